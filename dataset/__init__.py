@@ -1,0 +1,43 @@
+"""The data sets by name, and the one place that turns the arguments into splits."""
+
+from torch.utils.data import Dataset, Subset
+
+from dataset.base import Splits, split_off, targets_of
+from dataset.cremad import CREMAD
+from dataset.demo import Demo
+from dataset.grid import GRID
+
+DATASETS = {"CREMAD": CREMAD, "GRID": GRID, "demo": Demo}
+
+
+def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
+    """Read and check the data set that `args` names.
+
+    `held_out` is the share of the training split that the method withholds from itself, `args.val_fraction` the share
+    that selects the epoch; both are stratified and come out of the training split, never out of the test split.
+
+    Raises:
+        DataError: if anything on disk is missing, empty, unknown, or in both splits.
+
+    Which samples are withheld does not depend on the run's seed: every seed and method selects on the same ones.
+    """
+    source = DATASETS[args.dataset]
+    train_rows, test_rows = source.read_splits(args)
+    train = source(args, train_rows, modalities, train=True)
+    test = source(args, test_rows, modalities, train=False)
+    rest: Dataset = train
+    parts: dict[str, Dataset | None] = {}
+    for number, (name, share) in enumerate({"val": args.val_fraction, "held_out": held_out}.items()):
+        parts[name] = None
+        if share > 0:
+            positions = rest.indices if isinstance(rest, Subset) else list(range(len(train)))
+            # Each share is one of the whole training split, whatever has been withheld before.
+            kept, withheld = split_off(targets_of(rest), share * len(train) / len(rest), seed=number)
+            rest = Subset(train, [positions[i] for i in kept])
+            # What is withheld is looked at as the test split is: without augmentation.
+            plain = source(args, train_rows, modalities, train=False)
+            parts[name] = Subset(plain, [positions[i] for i in withheld])
+    return Splits(rest, parts["held_out"], parts["val"], test, source.classes)
+
+
+__all__ = ["DATASETS", "build"]

@@ -1,0 +1,75 @@
+"""Audio recipes: from a .wav file to the picture that the audio encoder sees."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+# By name: librosa loads its parts at first use, which would be once per loader process and epoch.
+from librosa import resample, stft
+from librosa.filters import mel
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LogSpectrogram:
+    """Log-magnitude spectrogram of a fixed length of sound, (1, bins, 1 + samples // hop) float32.
+
+    The sound is resampled by librosa, repeated until it fills `seconds` (clips of one second or more: three times, as
+    the public code does), cut there and clipped to [-1, 1]; the result is log(|STFT| + 1e-7), Hann window, centred.
+    With `mels` the magnitudes are first gathered into that many mel bands.
+
+    sample_rate in Hz, seconds in s, n_fft (also the window length) and hop in samples.
+    """
+
+    sample_rate: int
+    seconds: float
+    n_fft: int
+    hop: int
+    mels: int | None = None
+
+    @property
+    def samples(self) -> int:
+        return round(self.sample_rate * self.seconds)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return 1, self.mels or self.n_fft // 2 + 1, 1 + self.samples // self.hop
+
+    @cached_property
+    def bands(self) -> np.ndarray:
+        """(mels, 1 + n_fft // 2) mel filterbank."""
+        return mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
+
+    def __call__(self, path: Path) -> Tensor:
+        wave = read_wave(path, self.sample_rate)
+        wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
+        wave = np.clip(wave, -1.0, 1.0)
+        magnitude = np.abs(stft(wave, n_fft=self.n_fft, hop_length=self.hop))
+        if self.mels:
+            magnitude = self.bands @ magnitude
+        return torch.from_numpy(np.log(magnitude + 1e-7).astype(np.float32)).unsqueeze(0)
+
+
+def read_wave(path: Path, sample_rate: int) -> np.ndarray:
+    """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot."""
+    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    wave = wave.mean(axis=1)
+    return wave if rate == sample_rate else resample(wave, orig_sr=rate, target_sr=sample_rate)
+
+
+def wave_fault(path: Path) -> str | None:
+    """What makes `path` unusable, judged by its header and size alone (no decoding), or None."""
+    if not path.is_file():
+        return "missing"
+    if path.stat().st_size == 0:
+        return "empty"
+    try:
+        info = soundfile.info(str(path))
+    except soundfile.LibsndfileError:
+        return "not a sound file"
+    return None if info.frames > 0 else "without samples"

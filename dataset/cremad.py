@@ -1,0 +1,16 @@
+"""CREMA-D: 7442 clips of 91 actors, 6 emotions (Cao et al., IEEE Transactions on Affective Computing 2014)."""
+
+from dataset.audio import LogSpectrogram
+from dataset.clips import AudioVisualClips
+
+
+class CREMAD(AudioVisualClips):
+    """Recipe of the paper's public code: sound repeated to 3 s, 22050 Hz, 1 x 257 x 188; 3 frames at 3 per second."""
+
+    classes = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+    audio = LogSpectrogram(sample_rate=22050, seconds=3.0, n_fft=512, hop=353)
+    protocol = "public code"
+    defaults = dict(
+        data_root="data/CREMAD", fps=3, frames=3, image_size=224, batch_size=64, epochs=50,
+        optimizer="sgd", lr=2e-3, momentum=0.9, weight_decay=1e-4, lr_step=30, lr_gamma=0.1,
+    )  # fmt: skip

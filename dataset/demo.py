@@ -1,0 +1,130 @@
+"""demo: a generated audio-visual set for a CPU, with a fast but imperfect sound and a slow but complete picture."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from PIL import Image
+from tqdm import tqdm
+
+from dataset.audio import LogSpectrogram
+from dataset.clips import AudioVisualClips
+from utils.errors import DataError
+from utils.numbers import fraction, not_negative, positive
+
+SAMPLE_RATE = 8000  # Hz
+SECONDS = 1.0
+FPS = 4
+SIDE = 40  # pixels
+
+
+class Demo(AudioVisualClips):
+    """Eight classes, written as real .wav and .jpg files in the layout of the other sets, on first use.
+
+    Sound: a tone with one overtone, its pitch rising by a third from class to class, in faint noise; a few steps of
+    training suffice to tell the pitches apart. But in a share `--demo_sound_error` of the clips the pitch is that of
+    another class, drawn at random, so no audio encoder can be right about more than the rest.
+
+    Picture: a drifting grating under pixel noise of standard deviation `--demo_picture_noise` (in grey levels, beside a
+    grating amplitude of 40); its direction, in steps of 180/8 degrees, is the class, always. It has to be learnt from
+    many examples.
+
+    So each modality learns by itself, and the picture knows what the sound lacks. Trained together, the sound explains
+    most of the training set at once and, after memorising the misleading clips, all of it; the picture's gradient
+    vanishes before the picture is learnt.
+    """
+
+    classes = tuple(f"class{k}" for k in range(8))
+    audio = LogSpectrogram(sample_rate=SAMPLE_RATE, seconds=SECONDS, n_fft=128, hop=256)
+    crop_scale = (0.6, 1.0)
+    flip = False  # a mirrored grating is another class
+    protocol = "ours"
+    defaults = dict(
+        data_root="data/demo", fps=FPS, frames=2, image_size=32, batch_size=32, epochs=12,
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=9, lr_gamma=0.1,
+    )  # fmt: skip
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        super().add_args(group)
+        group.add_argument("--demo_clips", type=positive, default=640, help="clips in all; a quarter is the test split")
+        group.add_argument(
+            "--demo_sound_error", type=fraction, default=0.3, help="share of clips whose sound is another class's"
+        )
+        group.add_argument(
+            "--demo_picture_noise", type=not_negative, default=60.0, help="noise on the pictures, in grey levels"
+        )
+
+    @classmethod
+    def read_splits(cls, args):
+        setting = {name: getattr(args, name) for name in ("demo_clips", "demo_sound_error", "demo_picture_noise")}
+        root = Path(args.data_root)
+        manifest = root / "demo.json"
+        if not manifest.exists():
+            generate(root, **setting)
+        elif (found := json.loads(manifest.read_text())) != setting:
+            raise DataError(f"{root} was generated with {found}: delete it, or set --data_root to another folder")
+        return super().read_splits(args)
+
+
+def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_noise: float) -> None:
+    """Write the data set into `root`. The folder appears when it is complete; what it holds depends on nothing else.
+
+    Raises:
+        DataError: if `root` exists and is not empty, or there are too few clips for every class in both splits.
+    """
+    count = len(Demo.classes)
+    if demo_clips < 8 * count:
+        raise DataError(f"--demo_clips {demo_clips}: at least {8 * count} are needed")
+    if root.exists() and any(root.iterdir()):
+        raise DataError(f"{root} is not empty and holds no generated demo: set --data_root to another folder")
+    random = np.random.default_rng(0)
+    building = root.with_name(f".{root.name}.{os.getpid()}")
+    rows: list[str] = []
+    try:
+        (building / "AudioWAV").mkdir(parents=True)
+        for number in tqdm(range(demo_clips), desc=f"generating {root}", leave=False):
+            clip, k = f"clip{number:05d}", number % count
+            rows.append(f"{clip},{Demo.classes[k]}\n")
+            heard = (k + random.integers(1, count)) % count if random.random() < demo_sound_error else k
+            soundfile.write(building / "AudioWAV" / f"{clip}.wav", _tone(heard, random), SAMPLE_RATE)
+            folder = building / f"Image-{FPS:02d}-FPS" / clip
+            folder.mkdir(parents=True)
+            for i, frame in enumerate(_gratings(k, count, demo_picture_noise, random), 1):
+                Image.fromarray(frame).save(folder / f"{i:05d}.jpg", quality=95)
+        # Every fourth round of the classes is for testing, so that both splits are balanced.
+        tested = [row for number, row in enumerate(rows) if number // count % 4 == 3]
+        (building / "test.csv").write_text("".join(tested))
+        (building / "train.csv").write_text("".join(sorted(set(rows) - set(tested))))
+        setting = dict(demo_clips=demo_clips, demo_sound_error=demo_sound_error, demo_picture_noise=demo_picture_noise)
+        (building / "demo.json").write_text(json.dumps(setting))
+        if root.exists():
+            root.rmdir()
+        building.rename(root)
+    except OSError as error:
+        raise DataError(f"cannot generate the demo in {root} ({error}): set --data_root") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _tone(k: int, random: np.random.Generator) -> np.ndarray:
+    time = np.arange(int(SAMPLE_RATE * SECONDS)) / SAMPLE_RATE
+    pitch = 300 * 2 ** (k / 3) * random.uniform(0.98, 1.02)
+    phases = random.uniform(0, 2 * np.pi, 2)
+    wave = np.sin(2 * np.pi * pitch * time + phases[0]) + 0.3 * np.sin(4 * np.pi * pitch * time + phases[1])
+    return 0.3 * wave + 0.05 * random.standard_normal(len(time))
+
+
+def _gratings(k: int, count: int, noise: float, random: np.random.Generator):
+    """The frames of one clip, (SIDE, SIDE, 3) uint8 each."""
+    angle = np.pi * (k + random.uniform(-0.2, 0.2)) / count
+    y, x = np.mgrid[:SIDE, :SIDE]
+    along = x * np.cos(angle) + y * np.sin(angle)
+    period, phase, drift = random.uniform(6, 10), random.uniform(0, 2 * np.pi), random.uniform(-1, 1)
+    for number in range(int(FPS * SECONDS)):
+        grey = 128 + 40 * np.sin(2 * np.pi * along / period + phase + number * drift)
+        grey = grey[:, :, None] + noise * random.standard_normal((SIDE, SIDE, 3))
+        yield grey.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,70 @@
+"""Train one method on one data set: `python main.py --dataset CREMAD --method inforeg` (see --help)."""
+
+import sys
+
+import torch
+
+from dataset import DATASETS, build
+from methods import METHODS
+from models.multimodal import build_model
+from utils.args import parse
+from utils.errors import RunError, sentence
+from utils.plots import draw
+from utils.record import Record
+from utils.run import Run
+from utils.train import fit, make_optimizer
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the command line `argv` and return what result.json holds.
+
+    Raises:
+        RunError: for anything that the user can mend, in one sentence.
+    """
+    args = parse(argv)
+    method_class, source = METHODS[args.method], DATASETS[args.dataset]
+    device = choose_device(args)
+    names = method_class.modalities(args, tuple(source.encoders))
+    try:
+        model = build_model(
+            {name: source.encoders[name] for name in names}, args.fusion, len(source.classes), args.seed
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    method = method_class(args, model)
+    record = Record(args)
+    if record.done:
+        print(f"already done: {record.folder}")
+        return record.result
+    splits = build(args, names, method.held_out)
+    record.create()
+    model.to(device)
+    optimizer = make_optimizer(args, model.parameters())
+    run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device)
+    print(
+        f"{args.method} on {args.dataset}: {len(splits.train)} training and {len(splits.test)} test samples, {device}"
+    )
+    result = fit(run, method, splits.test, record)
+    draw(record.rows, record.folder / "figures")
+    for rule, figures in result.items():
+        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in ("accuracy", "macro_f1", *names))
+        print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")
+    print(f"written to {record.folder}")
+    return result
+
+
+def choose_device(args) -> torch.device:
+    available = torch.cuda.is_available()
+    if args.device == "cuda" and not available:
+        raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
+    device = torch.device("cuda" if args.device != "cpu" and available else "cpu")
+    if args.precision == "bf16" and device.type == "cpu":
+        print("warning: --precision bf16 is slow on a CPU without bf16 instructions", file=sys.stderr)
+    return device
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunError as error:
+        sys.exit(f"error: {sentence(error)}")

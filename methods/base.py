@@ -1,0 +1,99 @@
+"""The contract of every method. The base class is joint training, and measures what every method's run records.
+
+loop:  for each epoch: on_epoch_start, train_data
+         for each batch: forward, losses, zero_grad, backward, after_backward, step
+       on_epoch_end, then evaluation through the same forward
+"""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.base import Batch
+from methods.window import FisherTrace, PrimeWindow
+from models.multimodal import MultimodalModel, Output
+from utils.run import Run
+
+
+class Method:
+    """Joint training: one cross entropy on the fused logits, and with `--unimodal_loss` one per modality beside it."""
+
+    held_out = 0.0  # the share of the training split that the method needs withheld for itself
+    modulates = False  # whether --modulate_during means something to it (Table 4)
+    takes_unimodal_loss = True  # whether it leaves the loss alone, so that --unimodal_loss may add to it
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        """Add the method's own flags; they exist only when it is the method chosen."""
+
+    @classmethod
+    def defaults(cls, args) -> dict:
+        """Values that the method sets for common flags, or that follow from its own; the user's flags win."""
+        return {}
+
+    @classmethod
+    def modalities(cls, args, available: tuple[str, ...]) -> tuple[str, ...]:
+        """The modalities that the model is built with."""
+        return available
+
+    def __init__(self, args, model: MultimodalModel):
+        self.args, self.model = args, model
+        if getattr(args, "unimodal_loss", "none") == "heads":
+            model.add_heads()
+        self.trace = FisherTrace(model.encoders)
+        self.window = PrimeWindow(self.trace.history, args.threshold, args.window_smoothing)
+
+    def in_force(self, modality: str) -> bool:
+        """Whether the method may modulate `modality` in this epoch, by --modulate_during."""
+        return self.window.admits(modality, self.args.modulate_during)
+
+    def on_fit_start(self, run: Run) -> None:
+        """Before the first epoch of this process, after a checkpoint has been loaded."""
+
+    def on_epoch_start(self, run: Run) -> None:
+        """Before each epoch."""
+
+    def train_data(self, run: Run) -> Dataset:
+        return run.train
+
+    def forward(self, batch: Batch) -> Output:
+        features = self.model.encode(batch.inputs)
+        target = batch.target
+        if self.model.training:
+            features, target = self.modulate(features, batch)
+        return Output(self.model.fuse(features), self.model.unimodal(features), features, target)
+
+    def modulate(self, features: Mapping[str, Tensor], batch: Batch) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Between encoders and fusion, in training only: the features, and the targets that go with them."""
+        return features, batch.target
+
+    def losses(self, output: Output) -> dict[str, Tensor]:
+        """`loss` is trained; every other key is logged."""
+        joint = F.cross_entropy(output.logits, output.target)
+        losses = {"loss": joint, "loss_joint": joint}
+        if getattr(self.args, "unimodal_loss", "none") != "none":
+            for name, logits in output.unimodal.items():
+                losses[f"loss_{name}"] = F.cross_entropy(logits, output.target)
+                losses["loss"] = losses["loss"] + losses[f"loss_{name}"]
+        return losses
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        losses["loss"].backward()
+
+    def after_backward(self, output: Output) -> None:
+        """Between backward and the optimizer's step; edits p.grad in place, after the traces have been measured."""
+        self.trace.update()
+
+    def on_epoch_end(self, run: Run) -> dict[str, Mapping[str, float | bool | None]]:
+        """What the epoch's record holds of the method, by name and modality."""
+        record = self.window.record()
+        return record | {"fisher_trace": self.trace.end_epoch()}
+
+    def state_dict(self) -> dict:
+        """Whatever a resumed run needs beyond the model and the optimizer: tensors and plain values."""
+        return {"trace": self.trace.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.trace.load_state_dict(state["trace"])

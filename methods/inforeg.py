@@ -1,0 +1,240 @@
+"""InfoReg: Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition (CVPR 2025).
+
+Inside its prime learning window (window.py), the encoder that is ahead is held near its weights of the previous epoch,
+so that the others can catch up:
+
+    score    s_m = mean_i log softmax(z_i^m)_{y_i}                                                   (Eq. 8)
+    lead     Delta_m = mean over the C_m modalities with a smaller score of (s_m - s_m'), else 0     (Eq. 9-10)
+    term     P_m = alpha/2 ||w_m - w_m^{t-1}||^2,  alpha = exp(beta tanh(Delta_m)), if Delta_m > 0   (Eq. 12-16)
+
+The paper prints the score with the opposite sign and calls the larger one better; this is the sign under which it is.
+
+`variant="official"` is what the public code does instead: the score is the sum over the batch of the true class's
+probability; alpha = c_m exp(beta tanh(Delta_m)) with beta 1, c = 0.95 for the first modality and 0.1 for the others;
+the first modality's trace decides for all; that trace includes the regulation (window.py has the rest). It is always
+trained with the unimodal losses.
+
+`regulation` chooses how the leader is slowed: by the term above (`proximal`), by multiplying its gradient by 1/alpha
+(`gradient`), or its learning rate of that step by 1/alpha (`lr`).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from methods.base import Method
+from methods.window import DURING, VARIANTS, FisherTrace, PrimeWindow
+
+REGULATIONS = ("proximal", "gradient", "lr")
+# beta of Fig. 7, K of Fig. 8, the start of Algorithm 1; and the literals of the public code.
+DEFAULTS = {
+    "paper": dict(beta=0.9, threshold=0.04, smoothing=1, start_epoch=2),
+    "official": dict(beta=1.0, threshold=0.05, smoothing=10, start_epoch=0),
+}
+OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
+
+
+def scores(unimodal_logits: Mapping[str, Tensor], target: Tensor, variant: str = "paper") -> Tensor:
+    """(M,) performance of each modality on the batch, larger is better (Eq. 8)."""
+    log_p = torch.stack([logits.float().log_softmax(dim=1) for logits in unimodal_logits.values()])
+    true_class = log_p.gather(2, target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)
+    return true_class.mean(dim=1) if variant == "paper" else true_class.exp().sum(dim=1)
+
+
+def leads(score: Tensor) -> Tensor:
+    """(M,) Delta_m: the mean lead of m over the modalities behind it, 0 for the last (Eq. 9-10)."""
+    gaps = (score.unsqueeze(1) - score.unsqueeze(0)).clamp(min=0)
+    return gaps.sum(dim=1) / (gaps > 0).sum(dim=1).clamp(min=1)
+
+
+class InfoReg:
+    """The regulation as a part for any training loop.
+
+        regulation = InfoReg({"audio": model.audio, "visual": model.visual}, beta=0.9, threshold=0.04)
+        for epoch in range(epochs):
+            regulation.start_epoch()
+            for batch in loader:
+                ...  # forward, zero_grad, backward
+                regulation.step(unimodal_logits, target)
+                optimizer.step()
+            regulation.end_epoch()
+
+    encoders: {modality: module}; unimodal_logits: {modality: (B, C)} in the same names; target: (B,). A parameter left
+    as None takes the variant's value (DEFAULTS). With `regulation="lr"` call `attach(optimizer)` first.
+
+    Raises:
+        ValueError: for an unknown variant, regulation or `during`, or for a combination that is not defined.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        beta: float | None = None,
+        threshold: float | None = None,
+        smoothing: int | None = None,
+        start_epoch: int | None = None,
+        regulation: str = "proximal",
+        variant: str = "paper",
+        during: str = "prime",
+    ):
+        for value, allowed in ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING)):
+            if value not in allowed:
+                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+        if variant == "official" and regulation != "proximal":
+            raise ValueError("the official variant's constants are below 1, so it regulates by the proximal term only")
+        given = dict(beta=beta, threshold=threshold, smoothing=smoothing, start_epoch=start_epoch)
+        chosen = DEFAULTS[variant] | {name: value for name, value in given.items() if value is not None}
+        self.beta, self.regulation, self.variant, self.during = chosen.pop("beta"), regulation, variant, during
+        self.trace = FisherTrace(encoders, variant)
+        self.window = PrimeWindow(self.trace.history, variant=variant, **chosen)
+        self.modalities = tuple(encoders)
+        self._parameters = {name: list(encoder.parameters()) for name, encoder in encoders.items()}
+        self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
+        self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
+        self._active: tuple[str, ...] = ()
+        self._attached = False
+        self._sums: Tensor | int = 0
+        self._steps = 0
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `lr` act on this optimizer: its step is shortened to 1/alpha, as a rate of lr/alpha makes it."""
+        optimizer.register_step_pre_hook(lambda *_: self._keep(self._alpha))
+        optimizer.register_step_post_hook(lambda *_: self._shorten_step())
+        self._attached = True
+
+    def start_epoch(self) -> None:
+        """Decide which encoders may be regulated in this epoch, and keep their weights w^{t-1}."""
+        begun = self.window.epoch >= self.window.start_epoch
+        self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
+        if self._active and self.regulation == "lr" and not self._attached:
+            raise ValueError("regulation='lr' acts on the optimizer's step: call attach(optimizer) first")
+        if self.regulation == "proximal":
+            self._keep(self._active)
+
+    @torch.no_grad()
+    def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:
+        """Between backward and `optimizer.step()`: measure the gradients, then regulate the encoder that is ahead."""
+        if self.variant == "paper":
+            self.trace.update()
+        score = scores({name: unimodal_logits[name] for name in self.modalities}, target, self.variant)
+        lead = leads(score)
+        alpha = torch.exp(self.beta * torch.tanh(lead))
+        if self.variant == "official":
+            alpha = torch.cat([OFFICIAL_SCALE[0] * alpha[:1], OFFICIAL_SCALE[1] * alpha[1:]])
+        ahead = lead > 0
+        self._alpha = {name: alpha[i] for i, name in enumerate(self.modalities) if name in self._active}
+        for i, name in enumerate(self.modalities):
+            if name not in self._active:
+                continue
+            if self.regulation == "proximal":
+                self._pull_back(name, torch.where(ahead[i], alpha[i], 0.0))
+            elif self.regulation == "gradient":
+                torch._foreach_mul_([p.grad for p in self._parameters[name] if p.grad is not None], 1 / alpha[i])
+        if self.variant == "official":
+            self.trace.update()
+        self._sums = self._sums + torch.stack([score, lead, alpha * ahead, ahead.to(alpha.dtype)])
+        self._steps += 1
+
+    def end_epoch(self) -> dict[str, dict[str, float | bool | None]]:
+        """The epoch's figures by name and modality; appends the traces, on which the next windows depend.
+
+        `fisher_trace`; `relative_change` and `prime_window` as they were in this epoch; `score` and `lead`, means over
+        the steps; `regulated`, the share of steps in which the encoder was; `alpha`, its mean over those steps.
+        """
+        sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
+        record = self.window.record()
+        record["fisher_trace"] = self.trace.end_epoch()
+        for name in ("score", "lead", "alpha", "regulated"):
+            record[name] = {}
+        for i, modality in enumerate(self.modalities):
+            record["score"][modality] = sums["score"][i] / self._steps
+            record["lead"][modality] = sums["lead"][i] / self._steps
+            regulated = sums["ahead"][i] if modality in self._active else 0
+            record["regulated"][modality] = regulated / self._steps
+            record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
+        self._sums, self._steps = 0, 0
+        return record
+
+    def state_dict(self) -> dict:
+        return self.trace.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.trace.load_state_dict(state)
+
+    @torch.no_grad()
+    def _keep(self, names) -> None:
+        for name in names:
+            if name not in self._kept:
+                self._kept[name] = [torch.empty_like(p) for p in self._parameters[name]]
+            torch._foreach_copy_(self._kept[name], self._parameters[name])
+
+    def _pull_back(self, name: str, alpha: Tensor) -> None:
+        """Add the gradient of P_m, alpha (w_m - w_m^{t-1})."""
+        pairs = [(p, w) for p, w in zip(self._parameters[name], self._kept[name], strict=True) if p.grad is not None]
+        pull = torch._foreach_sub([p for p, _ in pairs], [w for _, w in pairs])
+        torch._foreach_mul_(pull, alpha)
+        torch._foreach_add_([p.grad for p, _ in pairs], pull)
+
+    @torch.no_grad()
+    def _shorten_step(self) -> None:
+        for name, alpha in self._alpha.items():
+            back = torch._foreach_sub(self._kept[name], self._parameters[name])
+            torch._foreach_mul_(back, 1 - 1 / alpha)
+            torch._foreach_add_(self._parameters[name], back)
+
+
+class InfoRegMethod(Method):
+    """InfoReg in this repository's training loop."""
+
+    modulates = True
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        group.add_argument(
+            "--variant", choices=VARIANTS, default="paper",
+            help="the paper's equations, or the public code's rules; the defaults of --beta, --threshold, "
+            "--window_smoothing, --start_epoch and --unimodal_loss follow from it",
+        )  # fmt: skip
+        group.add_argument("--beta", type=float, help="alpha = exp(beta tanh(lead)); 0.9: Fig. 7; public code: 1")
+        group.add_argument(
+            "--regulation", choices=REGULATIONS, default="proximal",
+            help="slow the leader by a proximal term (Eq. 12), by 1/alpha on its gradient, or on its learning rate",
+        )  # fmt: skip
+        group.add_argument(
+            "--start_epoch", type=int, help="first epoch that may be regulated; 2: Algorithm 1; public code: 0"
+        )
+
+    @classmethod
+    def defaults(cls, args) -> dict:
+        values = dict(DEFAULTS[args.variant])
+        values["window_smoothing"] = values.pop("smoothing")
+        return values | {"modulate_during": "prime", "unimodal_loss": "none" if args.variant == "paper" else "split"}
+
+    def __init__(self, args, model):
+        super().__init__(args, model)
+        self.regulation = InfoReg(
+            model.encoders,
+            beta=args.beta,
+            threshold=args.threshold,
+            smoothing=args.window_smoothing,
+            start_epoch=args.start_epoch,
+            regulation=args.regulation,
+            variant=args.variant,
+            during=args.modulate_during,
+        )
+        self.trace, self.window = self.regulation.trace, self.regulation.window
+
+    def on_fit_start(self, run) -> None:
+        if self.args.regulation == "lr":
+            self.regulation.attach(run.optimizer)
+
+    def on_epoch_start(self, run) -> None:
+        self.regulation.start_epoch()
+
+    def after_backward(self, output) -> None:
+        self.regulation.step(output.unimodal, output.target)
+
+    def on_epoch_end(self, run) -> dict:
+        return self.regulation.end_epoch()

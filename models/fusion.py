@@ -1,0 +1,106 @@
+"""Fusion heads: from the features of all modalities to class logits, each with its own unimodal read-out.
+
+A fusion is called with {modality: (B, dim)} and returns (B, classes). Its `unimodal` returns {modality: (B, classes)}:
+what the head says of each modality by itself. Concat and sum are additive, so they split exactly; film and gated are
+not, so a modality is read with the other's features set to zero (paper, Table 5).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from models.encoders import initialise
+
+
+class Concat(nn.Module):
+    """z = W [f^1; ...; f^M] + b, one linear layer over the concatenated features."""
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__()
+        self.modalities, self.dims = tuple(dims), tuple(dims.values())
+        self.head = nn.Linear(sum(self.dims), classes)
+        self.apply(initialise)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return self.head(torch.cat([features[name] for name in self.modalities], dim=1))
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """z^m = W_[:,m] f^m + b / M, so that the unimodal logits sum to the fused ones."""
+        blocks = self.head.weight.split(self.dims, dim=1)
+        bias = self.head.bias / len(self.dims)
+        return {name: features[name] @ block.T + bias for name, block in zip(self.modalities, blocks, strict=True)}
+
+
+class Sum(nn.Module):
+    """z = sum_m (W_m f^m + b_m), one linear layer per modality."""
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, classes) for name, dim in dims.items()})
+        self.apply(initialise)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack(list(self.unimodal(features).values())).sum(dim=0)
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: head(features[name]) for name, head in self.heads.items()}
+
+
+class TwoModalityFusion(nn.Module):
+    """Base of the fusions in which one modality acts on the other: the first one named acts on the second."""
+
+    name: str
+
+    def __init__(self, dims: Mapping[str, int]):
+        super().__init__()
+        if len(dims) != 2:
+            raise ValueError(
+                f"--fusion {self.name} is defined for two modalities, not for {len(dims)} ({', '.join(dims)}): "
+                "use concat or sum"
+            )
+        self.first, self.second = dims
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of each modality with the other's features set to zero."""
+        first, second = features[self.first], features[self.second]
+        return {
+            self.first: self({self.first: first, self.second: torch.zeros_like(second)}),
+            self.second: self({self.first: torch.zeros_like(first), self.second: second}),
+        }
+
+
+class FiLM(TwoModalityFusion):
+    """z = W_o (g * f^2 + h) + b_o with [g; h] = A f^1 + c (Perez et al., AAAI 2018); two modalities only."""
+
+    name = "film"
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__(dims)
+        self.film = nn.Linear(dims[self.first], 2 * dims[self.second])
+        self.head = nn.Linear(dims[self.second], classes)
+        self.apply(initialise)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        scale, shift = self.film(features[self.first]).chunk(2, dim=1)
+        return self.head(scale * features[self.second] + shift)
+
+
+class Gated(TwoModalityFusion):
+    """z = W_o (sigmoid(G_1 f^1 + c_1) * (G_2 f^2 + c_2)) + b_o (Kiela et al., AAAI 2018); two modalities only."""
+
+    name = "gated"
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__(dims)
+        self.gate = nn.Linear(dims[self.first], dims[self.second])
+        self.value = nn.Linear(dims[self.second], dims[self.second])
+        self.head = nn.Linear(dims[self.second], classes)
+        self.apply(initialise)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        return self.head(torch.sigmoid(self.gate(features[self.first])) * self.value(features[self.second]))
+
+
+FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated}

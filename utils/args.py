@@ -1,0 +1,131 @@
+"""The command line. Every default names its source; an unknown flag, or one of another method, stops the run."""
+
+import argparse
+import difflib
+
+from dataset import DATASETS
+from methods import METHODS
+from methods.window import DURING
+from models.fusion import FUSIONS
+from utils.numbers import count, fraction, not_negative, positive, positive_float
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; `tag` is filled in from the flags that differ from the defaults.
+
+    Raises:
+        SystemExit: with a usage message, for anything that is wrong with it.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_choice(first)
+    chosen, _ = first.parse_known_args(argv)
+    parser = make_parser(chosen.dataset, chosen.method)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_explain(unknown, parser, chosen.method))
+    # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win.
+    parser.set_defaults(**METHODS[args.method].defaults(args))
+    args = parser.parse_args(argv)
+    if args.tag is None:
+        args.tag = _tag(args, parser)
+    elif not args.tag or args.tag != args.tag.replace("/", "").lstrip("."):
+        parser.error(f"--tag {args.tag!r} is not a folder name")
+    return args
+
+
+def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="main.py",
+        description="Train one method on one data set and write results/<dataset>/<method>/<tag>/seed<k>/.",
+        epilog=f"Defaults are those of --dataset {dataset} --method {method}; name others to see theirs.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=110),
+    )
+    _add_choice(parser)
+    source, chosen = DATASETS[dataset], METHODS[method]
+
+    data = parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})")
+    data.add_argument("--data_root", help="folder of the prepared data (data/README.md)")
+    data.add_argument(
+        "--val_fraction", type=fraction, default=0.0,
+        help="stratified share of the training split that selects the epoch; the papers use none",
+    )  # fmt: skip
+    source.add_args(data)
+
+    model = parser.add_argument_group("model")
+    model.add_argument("--fusion", choices=FUSIONS, default="concat", help="paper, Section 4; Table 5 compares all")
+    if chosen.takes_unimodal_loss:
+        model.add_argument(
+            "--unimodal_loss", choices=("none", "split", "heads"), default="none",
+            help="add one cross entropy per modality, on the fusion head's read-out (split) or on a classifier of its "
+            "own (heads); the paper's starred rows are split",
+        )  # fmt: skip
+
+    recipe = parser.add_argument_group(f"training (defaults: {source.protocol})")
+    recipe.add_argument("--epochs", type=positive, help="passes over the training split")
+    recipe.add_argument("--batch_size", type=positive, help="samples a step")
+    recipe.add_argument("--optimizer", choices=("sgd", "adamw"), help="AdamW cancels most of a gradient's scaling")
+    recipe.add_argument("--lr", type=positive_float, help="learning rate")
+    recipe.add_argument("--momentum", type=fraction, help="of SGD")
+    recipe.add_argument("--weight_decay", type=not_negative, help="on every parameter")
+    recipe.add_argument("--lr_step", type=positive, help="epochs between two decays of the learning rate")
+    recipe.add_argument("--lr_gamma", type=positive_float, help="factor of each decay")
+    recipe.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
+    recipe.add_argument("--seed", type=int, default=0, help="of the weights, the data order and the augmentation")
+
+    window = parser.add_argument_group("prime learning window (recorded for every method)")
+    window.add_argument("--threshold", type=float, default=0.04, help="K of Eq. 11; paper, Fig. 8")
+    window.add_argument("--window_smoothing", type=positive, default=1, help="epochs of which the trace is the mean")
+    if chosen.modulates:
+        window.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
+
+    own = parser.add_argument_group(f"method {method}")
+    chosen.add_args(own)
+
+    machine = parser.add_argument_group("run")
+    machine.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
+    )
+    machine.add_argument("--workers", type=count, default=2, help="loader processes; results do not depend on it")
+    machine.add_argument("--out", default="results", help="folder of all results")
+    machine.add_argument(
+        "--tag", help="name of this setting in --out; by default the flags that differ from their defaults"
+    )
+    machine.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
+    parser.set_defaults(**source.defaults)
+    return parser
+
+
+# What may change between a run and its continuation, and does not name a setting.
+MACHINE_FLAGS = ("data_root", "device", "workers", "out", "tag", "resume", "seed")
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", choices=DATASETS, default="CREMAD", help="what to train on")
+    parser.add_argument("--method", choices=METHODS, default="inforeg", help="how to train")
+
+
+def _explain(unknown: list[str], parser: argparse.ArgumentParser, method: str) -> str:
+    """One sentence about the first unknown word: whose flag it is, or which one was meant."""
+    flag = unknown[0].split("=")[0]
+    for name, other in METHODS.items():
+        group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        other.add_args(group)
+        if name != method and flag in group._option_string_actions:
+            return f"{flag} is a flag of --method {name}, not of {method}"
+    if flag == "--modulate_during":
+        return f"--modulate_during does not apply: {method} modulates nothing"
+    if flag == "--unimodal_loss":
+        return f"--unimodal_loss does not apply: {method} defines its own losses"
+    close = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
+    return f"unknown argument {unknown[0]}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _tag(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """`default`, or the recipe's flags that differ from their defaults, as in `epochs=12_fusion=sum`."""
+    changed = [
+        f"{name}={value}"
+        for name, value in sorted(vars(args).items())
+        if name not in (*MACHINE_FLAGS, "dataset", "method") and value != parser.get_default(name)
+    ]
+    return "_".join(changed) or "default"

@@ -1,0 +1,48 @@
+"""Evaluation through the method's own forward, and the collection of anything per sample."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import f1_score
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dataset.base import Batch
+from models.multimodal import Output
+
+
+@torch.no_grad()
+def collect(
+    model: torch.nn.Module, loader: DataLoader, device: torch.device, fn: Callable[[Batch], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """`fn` of every batch in evaluation mode, concatenated over the samples, on the CPU.
+
+    Leaves the model in the mode that it was in. One synchronisation, at the end.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [fn(batch.to(device)) for batch in loader]
+    finally:
+        model.train(was_training)
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def evaluate(
+    model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
+) -> dict[str, float]:
+    """Loss, accuracy and macro F1 of the fused prediction, and the accuracy of each modality's read-out (0..1)."""
+
+    def predict(batch: Batch) -> dict[str, Tensor]:
+        output = forward(batch)
+        heads = {"accuracy": output.logits} | output.unimodal
+        found = {name: logits.argmax(dim=1) for name, logits in heads.items()}
+        loss = F.cross_entropy(output.logits.float(), batch.target, reduction="none")
+        return found | {"loss": loss, "target": batch.target}
+
+    found = collect(model, loader, device, predict)
+    target, loss = found.pop("target"), found.pop("loss")
+    accuracies = {name: (predicted == target).double().mean().item() for name, predicted in found.items()}
+    macro_f1 = f1_score(target.numpy(), found["accuracy"].numpy(), average="macro", zero_division=0.0)
+    return {"loss": loss.double().mean().item(), "macro_f1": float(macro_f1)} | accuracies

@@ -1,0 +1,24 @@
+"""Argument types: numbers with a range, whose error says what was wanted."""
+
+import argparse
+from collections.abc import Callable
+
+
+def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return convert
+
+
+positive = _number(int, lambda x: x > 0, "a positive whole number")
+count = _number(int, lambda x: x >= 0, "a whole number from 0")
+positive_float = _number(float, lambda x: 0 < x < float("inf"), "a positive number")
+not_negative = _number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
+fraction = _number(float, lambda x: 0 <= x < 1, "a share from 0 to below 1")

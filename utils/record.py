@@ -1,0 +1,193 @@
+"""The folder of one run: arguments, metrics, checkpoints. Everything is written aside and renamed, never half."""
+
+import json
+import math
+import os
+import platform
+import random
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.args import MACHINE_FLAGS
+from utils.errors import RunError
+
+
+class Record:
+    """results/<dataset>/<method>/<tag>/seed<k>/ with
+
+        args.json       the arguments, the versions and the machine
+        metrics.jsonl   a line per epoch
+        last.pt         model, method, optimizer, schedule and random states after the last finished epoch
+        best.pt         the weights of the epoch that the validation share selects, with --val_fraction
+        result.json     last epoch, validation-selected epoch, and oracle (best test epoch, the papers' rule)
+        done            written last; holds the seconds per epoch
+        figures/, events.*
+
+    Raises:
+        RunError: if the folder holds a run and --resume was not given, or a run of another setting.
+    """
+
+    def __init__(self, args: Namespace):
+        self.args = args
+        self.folder = Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
+        self.rows: list[dict] = []
+        if (self.folder / "args.json").exists() and not args.resume:
+            state = "a finished run" if self.done else "an unfinished run"
+            raise RunError(f"{self.folder} holds {state}: add --resume to go on with it, or choose --tag or --out")
+        if (self.folder / "args.json").exists():
+            self._check_same_setting()
+
+    def create(self) -> None:
+        """Make the folder, unless a run to be resumed has made it; call it once the data are known to be good."""
+        try:
+            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot write to {self.folder} ({error.strerror}): choose --out") from None
+        if not (self.folder / "args.json").exists():
+            versions = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+            write_atomically(
+                self.folder / "args.json", json.dumps(vars(self.args) | {"versions": versions}, indent=2) + "\n"
+            )
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done").exists()
+
+    @property
+    def result(self) -> dict:
+        return json.loads((self.folder / "result.json").read_text())
+
+    def append(self, row: dict) -> None:
+        """Add an epoch's line. The file is replaced as a whole, so that a reader never sees half a line."""
+        self.rows.append(row)
+        self._write_rows()
+
+    def save(self, name: str, state: dict) -> None:
+        temporary = self.folder / f".{name}.{os.getpid()}"
+        try:
+            torch.save(state | {"args": vars(self.args)}, temporary)
+            os.replace(temporary, self.folder / name)
+        except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save
+            temporary.unlink(missing_ok=True)
+            raise RunError(f"cannot write {self.folder / name} ({error}): the previous one is intact") from error
+
+    def load(self) -> dict | None:
+        """The last checkpoint, or None if the run has none yet; `rows` is cut to the epochs that it knows."""
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return None
+        state = load_checkpoint(path)
+        self.rows = read_metrics(self.folder / "metrics.jsonl")[: state["epoch"] + 1]
+        if [row["epoch"] for row in self.rows] != list(range(state["epoch"] + 1)):
+            raise RunError(
+                f"{self.folder / 'metrics.jsonl'} does not hold the epochs of last.pt: start in another --tag"
+            )
+        self._write_rows()
+        return state
+
+    def finish(self, result: dict, seconds: list[float]) -> None:
+        write_atomically(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        timing = {"seconds": sum(seconds), "median_seconds_per_epoch": float(np.median(seconds))}
+        write_atomically(self.folder / "done", json.dumps(timing) + "\n")
+
+    def _write_rows(self) -> None:
+        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
+
+    def _check_same_setting(self) -> None:
+        before = json.loads((self.folder / "args.json").read_text())
+        now = json.loads(json.dumps(vars(self.args)))
+        changed = [
+            f"--{name} was {before.get(name)}, is {now[name]}"
+            for name in now
+            if name not in MACHINE_FLAGS and before.get(name) != now[name]
+        ]
+        if changed:
+            raise RunError(f"{self.folder} holds a run of another setting ({'; '.join(changed)}): choose --tag")
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint without executing anything in it, onto the CPU.
+
+    Raises:
+        RunError: if the file is missing, truncated, or not a checkpoint of this repository.
+    """
+    if not path.is_file():
+        raise RunError(f"{path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the broken archive makes it raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(f"{path} is damaged or not a checkpoint ({reason}): delete it to start the run anew") from None
+    if not isinstance(state, dict) or not {"model", "args", "epoch"} <= state.keys():
+        raise RunError(f"{path} is not a checkpoint of this repository")
+    return state
+
+
+def load_model(model: torch.nn.Module, state: dict, path: Path) -> None:
+    """Put a checkpoint's weights into `model`.
+
+    Raises:
+        RunError: if they are those of another model; names the first difference.
+    """
+    wanted, held = model.state_dict(), state["model"]
+    odd = [name for name in [*wanted, *held] if name not in wanted or name not in held]
+    odd += [name for name in wanted if name in held and wanted[name].shape != held[name].shape]
+    if odd:
+        raise RunError(
+            f"{path} is a checkpoint of another model: {odd[0]} does not match; use the flags of its args.json"
+        )
+    model.load_state_dict(held)
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl.
+
+    Raises:
+        RunError: if the file is missing or a line is not JSON.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
+
+
+def random_states() -> dict:
+    """Every global generator, in plain values that load without executing anything."""
+    name, keys, *position = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, keys.tolist(), *position],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_states(states: dict) -> None:
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, *position = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path} ({error.strerror})") from error
+
+
+def _finite(value):
+    """JSON has no NaN and no infinity; they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,31 @@
+"""What a method may see of its run."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.base import make_loader
+from models.multimodal import MultimodalModel
+
+
+@dataclass
+class Run:
+    """The state of one training run. There is no test set in it: a method cannot peek."""
+
+    args: Namespace
+    model: MultimodalModel
+    optimizer: torch.optim.Optimizer
+    train: Dataset
+    held_out: Dataset | None
+    val: Dataset | None
+    device: torch.device
+    epoch: int = 0
+
+    def loader(self, data: Dataset, shuffle: bool = True) -> DataLoader:
+        """Batches of `data` in this epoch's order, which is the same for every method."""
+        args = self.args
+        return make_loader(
+            data, args.batch_size, args.workers, args.seed, self.epoch, shuffle, pin=self.device.type == "cuda"
+        )

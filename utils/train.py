@@ -1,0 +1,194 @@
+"""The training loop. It knows the Method contract and nothing of any method."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dataset.base import Dataset, make_loader
+from methods.base import Method
+from models.multimodal import Output
+from utils.errors import RunError
+from utils.evaluate import evaluate
+from utils.record import Record, load_model, random_states, restore_random_states
+from utils.run import Run
+
+
+def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
+    """Train from the last checkpoint on (or from the start) to the last epoch; returns what result.json holds.
+
+    Raises:
+        RunError: if a loss stops being finite, or the checkpoint is damaged or another model's.
+    """
+    args, model = run.args, run.model
+    schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, args.lr_step, args.lr_gamma)
+    seconds: list[float] = []
+    state = record.load()
+    if state is not None:
+        load_model(model, state, record.folder / "last.pt")
+        method.load_state_dict(state["method"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        seconds = state["seconds"]
+    start = len(record.rows)
+    run.epoch = start
+    method.on_fit_start(run)
+    if state is not None:
+        restore_random_states(state["random"])
+    watched = {name: data for name, data in (("val", run.val), ("test", test)) if data is not None}
+    writer = SummaryWriter(record.folder, purge_step=start)
+    for epoch in range(start, args.epochs):
+        began = time.perf_counter()
+        run.epoch = epoch
+        row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
+        row |= method.on_epoch_end(run)
+        schedule.step()
+        for name, data in watched.items():
+            loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
+            row[name] = evaluate(model, autocast(run, method.forward), loader, run.device)
+        seconds.append(time.perf_counter() - began)
+        write_scalars(writer, row, seconds[-1])
+        record.append(row)
+        if run.val is not None and epoch == best_epoch(record.rows, "val"):
+            record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
+        record.save(
+            "last.pt",
+            {
+                "model": model.state_dict(),
+                "method": method.state_dict(),
+                "optimizer": run.optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "random": random_states(),
+                "epoch": epoch,
+                "seconds": seconds,
+            },
+        )
+    writer.close()
+    result = summarise(record.rows)
+    record.finish(result, seconds)
+    return result
+
+
+def train_epoch(run: Run, method: Method) -> dict[str, float]:
+    """One epoch; means over its samples of the losses and of the training accuracies."""
+    method.on_epoch_start(run)
+    data = method.train_data(run)
+    totals = Totals()
+    run.model.train()
+    forward, losses_of = autocast(run, method.forward), autocast(run, method.losses)
+    with tqdm(
+        run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, dynamic_ncols=True
+    ) as bar:
+        for batch in bar:
+            batch = batch.to(run.device)
+            output = forward(batch)
+            losses = losses_of(output)
+            run.optimizer.zero_grad()
+            method.backward(losses)
+            method.after_backward(output)
+            run.optimizer.step()
+            totals.add(losses, output)
+            if totals.due():
+                bar.set_postfix(totals.glance())
+    means = totals.read()
+    wrong = [name for name, value in means.items() if not math.isfinite(value)]
+    if wrong:
+        raise RunError(
+            f"{', '.join(wrong)} became NaN or infinite in epoch {run.epoch + 1}: lower --lr, or check the data; "
+            "the checkpoint of the epoch before is kept"
+        )
+    return means
+
+
+class Totals:
+    """Sums over an epoch's samples that stay on the device; the bar glances at them without waiting for it."""
+
+    def __init__(self, every: float = 0.5):
+        self.every, self.next_glance = every, time.monotonic() + every
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.samples = 0
+        self.buffer: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, losses: dict[str, Tensor], output: Output) -> None:
+        count = len(output.target)
+        values = {name: loss * count for name, loss in losses.items()}
+        for name, logits in ({"accuracy": output.logits} | output.unimodal).items():
+            values[name] = (logits.argmax(dim=1) == output.target).sum()
+        self.names = list(values)
+        stacked = torch.stack([value.float() for value in values.values()])
+        self.sums = stacked if self.sums is None else self.sums + stacked
+        self.samples += count
+
+    def due(self) -> bool:
+        """Whether the bar wants new figures (at most twice a second)."""
+        now = time.monotonic()
+        if now < self.next_glance:
+            return False
+        self.next_glance = now + self.every
+        return True
+
+    def glance(self) -> dict[str, str]:
+        """Figures for the bar. On CUDA the copy runs behind the steps, so they are those of the glance before."""
+        if self.buffer is None:
+            pin = self.sums.device.type == "cuda"
+            self.buffer = torch.full((len(self.names) + 1,), math.nan, pin_memory=pin)
+        shown = self._means(self.buffer) if self.sums.device.type == "cuda" else None
+        self.buffer[:-1].copy_(self.sums, non_blocking=True)
+        self.buffer[-1] = self.samples
+        shown = shown or self._means(self.buffer)
+        return {
+            name: f"{value:.3f}" if name == "loss" else f"{value:.0%}"
+            for name, value in shown.items()
+            if not name.startswith("loss_") and math.isfinite(value)
+        }
+
+    def read(self) -> dict[str, float]:
+        if self.sums is None:
+            raise RunError("the training split gives no batch: it is empty")
+        return self._means(torch.cat([self.sums.cpu(), torch.tensor([float(self.samples)])]))
+
+    def _means(self, sums: Tensor) -> dict[str, float]:
+        *values, samples = sums.tolist()
+        return {name: value / samples for name, value in zip(self.names, values, strict=True)}
+
+
+def autocast(run: Run, function):
+    """`function` in the run's precision."""
+    enabled = run.args.precision == "bf16"
+    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)(function)
+
+
+def make_optimizer(args, parameters) -> torch.optim.Optimizer:
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay)
+    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay)
+
+
+def best_epoch(rows: list[dict], split: str) -> int:
+    """The first epoch with the highest accuracy on `split`."""
+    return max(rows, key=lambda row: (row[split]["accuracy"], -row["epoch"]))["epoch"]
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Test figures by selection rule: `last`, `val` (when there is a validation share), and `oracle`.
+
+    `oracle` is the best test epoch: the rule behind the papers' figures, and a look at the test set.
+    """
+    chosen = {"last": len(rows) - 1, "oracle": best_epoch(rows, "test")}
+    if "val" in rows[-1]:
+        chosen["val"] = best_epoch(rows, "val")
+    return {rule: {"epoch": epoch} | rows[epoch]["test"] for rule, epoch in chosen.items()}
+
+
+def write_scalars(writer: SummaryWriter, row: dict, seconds: float) -> None:
+    for group, values in row.items():
+        for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+            if value is not None and group != "epoch":
+                writer.add_scalar(f"{group}/{name}" if name else group, float(value), row["epoch"])
+    writer.add_scalar("seconds", seconds, row["epoch"])
+    writer.flush()
