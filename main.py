@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> dict:
         f"{args.method} on {args.dataset}: {len(splits.train)} training and {len(splits.test)} test samples, {device}"
     )
     result = fit(run, method, splits.test, record)
-    draw(record.rows, record.folder / "figures")
+    draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
     for rule, figures in result.items():
         shown = "  ".join(f"{name} {figures[name]:.2%}" for name in ("accuracy", "macro_f1", *names))
         print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")

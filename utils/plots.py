@@ -1,9 +1,67 @@
-"""Pictures of a run, drawn from its metrics alone."""
+"""Pictures of a run, drawn from the rows of its metrics.jsonl alone."""
+
+from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # before pyplot: a cluster node has no display
+import matplotlib.pyplot as plt  # noqa: E402
+
+# Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def draw(rows, folder):
-    pass
+def draw(rows: list[dict], folder: Path, title: str) -> None:
+    """Write fisher_trace.png, accuracy.png and, for a method that regulates, alpha.png into `folder`."""
+    for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("alpha", alpha)):
+        if name == "alpha" and "alpha" not in rows[0]:
+            continue
+        figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        plot(axes, rows)
+        axes.set(xlabel="epoch", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        plt.close(figure)
+
+
+def fisher_trace(axes, rows: list[dict]) -> None:
+    """Figure 1: the trace of each encoder over the epochs; its prime learning windows are shaded in its colour."""
+    for place, (name, colour) in enumerate(zip(rows[0]["fisher_trace"], COLOURS, strict=False)):
+        traces = [row["fisher_trace"][name] for row in rows]
+        axes.plot(_epochs(rows), traces, color=colour, marker="o", markersize=3, label=name)
+        opened = [row["epoch"] + 1 for row in rows if row["prime_window"][name]]
+        # One band per modality, stacked from the bottom, so that windows open together stay visible.
+        for number, epoch in enumerate(opened):
+            label = f"prime window, {name}" if number == 0 else None
+            low, high = 0.04 * place, 0.04 * (place + 1)
+            axes.axvspan(epoch - 0.5, epoch + 0.5, low, high, color=colour, alpha=0.5, linewidth=0, label=label)
+    if all(trace > 0 for row in rows for trace in row["fisher_trace"].values()):
+        axes.set_yscale("log")
+    axes.set_ylabel("Fisher trace  Tr(F)")
+
+
+def accuracy(axes, rows: list[dict]) -> None:
+    """Test accuracy of the fused prediction (black) and of each modality's read-out; training accuracy dotted."""
+    for name, colour in zip(("accuracy", *rows[0]["fisher_trace"]), ("black", *COLOURS), strict=False):
+        label = "fused" if name == "accuracy" else name
+        axes.plot(_epochs(rows), [100 * row["test"][name] for row in rows], color=colour, label=f"{label}, test")
+        axes.plot(_epochs(rows), [100 * row["train"][name] for row in rows], color=colour, linestyle=":", linewidth=1)
+    axes.plot([], [], color="grey", linestyle=":", linewidth=1, label="training")
+    axes.set(ylabel="accuracy (%)", ylim=(0, 101))
+
+
+def alpha(axes, rows: list[dict]) -> None:
+    """Mean regulation strength over the steps in which the encoder was regulated; the point's area is their share."""
+    for name, colour in zip(rows[0]["alpha"], COLOURS, strict=False):
+        regulated = [row for row in rows if row["alpha"][name] is not None]
+        strengths = [row["alpha"][name] for row in regulated]
+        shares = [60 * row["regulated"][name] for row in regulated]
+        axes.scatter(_epochs(regulated), strengths, s=shares, color=colour, label=f"{name}: {len(regulated)} epochs")
+    axes.set(ylabel=r"regulation strength  $\alpha$", xlim=(0.5, len(rows) + 0.5))
+    axes.set_ylim(bottom=0)
+
+
+def _epochs(rows: list[dict]) -> list[int]:
+    return [row["epoch"] + 1 for row in rows]

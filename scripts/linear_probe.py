@@ -1,0 +1,74 @@
+"""How much an encoder has learnt, whatever the fusion head made of it: a linear probe of its frozen features.
+
+    python scripts/linear_probe.py results/GRID/joint/default/seed0/last.pt
+
+For each modality a logistic regression (L2, C = 1, standardised features) is fitted on the training split's features,
+without augmentation, and scored on the test split's. Prints one line per modality and writes probe.json beside the
+checkpoint.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset.base import make_loader  # noqa: E402
+from methods import METHODS  # noqa: E402
+from models.multimodal import build_model  # noqa: E402
+from utils.errors import RunError, sentence  # noqa: E402
+from utils.evaluate import collect  # noqa: E402
+from utils.record import load_checkpoint, load_model, write_atomically  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Probe one checkpoint; returns {modality: test accuracy}.
+
+    Raises:
+        RunError: if the checkpoint or its data cannot be read.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("--data_root", help="where the data lie now, if not where they were")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    own = parser.parse_args(argv)
+
+    state = load_checkpoint(own.checkpoint)
+    args = argparse.Namespace(**state["args"])
+    args.data_root = own.data_root or args.data_root
+    source = DATASETS[args.dataset]
+    names = METHODS[args.method].modalities(args, tuple(source.encoders))
+    model = build_model({name: source.encoders[name] for name in names}, args.fusion, len(source.classes), args.seed)
+    METHODS[args.method](args, model)  # it may have given the model heads
+    load_model(model, state, own.checkpoint)
+    device = torch.device(own.device)
+    model.to(device)
+
+    found = []
+    for rows in source.read_splits(args):
+        loader = make_loader(source(args, rows, names, train=False), args.batch_size, own.workers)
+        found.append(collect(model, loader, device, lambda batch: model.encode(batch.inputs) | {"": batch.target}))
+    train, test = found
+    scores = {}
+    for name in names:
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        probe.fit(train[name].numpy(), train[""].numpy())
+        scores[name] = float(probe.score(test[name].numpy(), test[""].numpy()))
+        print(f"{name:>8}: {scores[name]:.2%}")
+    write_atomically(own.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
+    return scores
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunError as error:
+        sys.exit(f"error: {sentence(error)}")
