@@ -10,7 +10,7 @@ from models.multimodal import build_model
 from utils.args import parse
 from utils.errors import RunError, sentence
 from utils.plots import draw
-from utils.record import Record
+from utils.record import Record, seed_everything
 from utils.run import Run
 from utils.train import fit, make_optimizer
 
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> dict:
     print(
         f"{args.method} on {args.dataset}: {len(splits.train)} training and {len(splits.test)} test samples, {device}"
     )
+    # Anew, so that what a method draws does not depend on how much of the model was initialised before.
+    seed_everything(args.seed)
     result = fit(run, method, splits.test, record)
     draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
     for rule, figures in result.items():

@@ -24,8 +24,8 @@ SIDE = 40  # pixels
 class Demo(AudioVisualClips):
     """Eight classes, written as real .wav and .jpg files in the layout of the other sets, on first use.
 
-    Sound: a tone with one overtone, its pitch rising by a third from class to class, in faint noise; a few steps of
-    training suffice to tell the pitches apart. But in a share `--demo_sound_error` of the clips the pitch is that of
+    Sound: a tone in faint noise, its pitch rising by 400 Hz from class to class; a few steps of training suffice to
+    tell the pitches apart. But in a share `--demo_sound_error` of the clips the pitch is that of
     another class, drawn at random, so no audio encoder can be right about more than the rest.
 
     Picture: a drifting grating under pixel noise of standard deviation `--demo_picture_noise` (in grey levels, beside a
@@ -112,10 +112,9 @@ def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_
 
 def _tone(k: int, random: np.random.Generator) -> np.ndarray:
     time = np.arange(int(SAMPLE_RATE * SECONDS)) / SAMPLE_RATE
-    pitch = 300 * 2 ** (k / 3) * random.uniform(0.98, 1.02)
-    phases = random.uniform(0, 2 * np.pi, 2)
-    wave = np.sin(2 * np.pi * pitch * time + phases[0]) + 0.3 * np.sin(4 * np.pi * pitch * time + phases[1])
-    return 0.3 * wave + 0.05 * random.standard_normal(len(time))
+    pitch = 300 + 400 * (k + random.uniform(-0.1, 0.1))
+    tone = np.sin(2 * np.pi * pitch * time + random.uniform(0, 2 * np.pi))
+    return 0.3 * tone + 0.05 * random.standard_normal(len(time))
 
 
 def _gratings(k: int, count: int, noise: float, random: np.random.Generator):

@@ -38,7 +38,9 @@ OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
 
 def scores(unimodal_logits: Mapping[str, Tensor], target: Tensor, variant: str = "paper") -> Tensor:
     """(M,) performance of each modality on the batch, larger is better (Eq. 8)."""
-    log_p = torch.stack([logits.float().log_softmax(dim=1) for logits in unimodal_logits.values()])
+    logits = torch.stack(list(unimodal_logits.values()))
+    # In full precision under autocast, too; a double stays a double.
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
     true_class = log_p.gather(2, target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)
     return true_class.mean(dim=1) if variant == "paper" else true_class.exp().sum(dim=1)
 

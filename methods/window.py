@@ -37,10 +37,10 @@ class FisherTrace:
         for name, parameters in self._parameters.items():
             held = [p for p in parameters if p.grad is not None]
             if held:
-                squares = torch.stack(torch._foreach_norm([p.grad for p in held])).square()
+                norms = torch._foreach_norm([p.grad for p in held])
                 if self.variant == "official":
-                    squares = squares / torch.tensor([p.numel() for p in held], dtype=squares.dtype).to(squares.device)
-                self._sums[name] = self._sums.get(name, 0) + squares.sum()
+                    norms = torch._foreach_div(norms, [p.numel() ** 0.5 for p in held])
+                self._sums[name] = self._sums.get(name, 0) + torch.stack(norms).square().sum()
         self._steps += 1
 
     def end_epoch(self) -> dict[str, float]:

@@ -154,6 +154,13 @@ def read_metrics(path: Path) -> list[dict]:
         raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
 
 
+def seed_everything(seed: int) -> None:
+    """Seed every global generator. The data order and the augmentation do not use them (dataset/base.py)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_states() -> dict:
     """Every global generator, in plain values that load without executing anything."""
     name, keys, *position = np.random.get_state()
