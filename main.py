@@ -5,7 +5,7 @@ import sys
 import torch
 
 from dataset import DATASETS, build
-from methods import METHODS
+from methods import METHODS, Method
 from models.multimodal import build_model
 from utils.args import parse
 from utils.errors import RunError, sentence
@@ -22,37 +22,39 @@ def main(argv: list[str] | None = None) -> dict:
         RunError: for anything that the user can mend, in one sentence.
     """
     args = parse(argv)
-    method_class, source = METHODS[args.method], DATASETS[args.dataset]
     device = choose_device(args)
-    names = method_class.modalities(args, tuple(source.encoders))
-    try:
-        model = build_model(
-            {name: source.encoders[name] for name in names}, args.fusion, len(source.classes), args.seed
-        )
-    except ValueError as error:
-        raise RunError(str(error)) from None
-    method = method_class(args, model)
+    method = make_method(args)
+    model = method.model
     record = Record(args)
     if record.done:
         print(f"already done: {record.folder}")
         return record.result
-    splits = build(args, names, method.held_out)
+    splits = build(args, model.modalities, method.held_out)
     record.create()
     model.to(device)
     optimizer = make_optimizer(args, model.parameters())
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device)
-    print(
-        f"{args.method} on {args.dataset}: {len(splits.train)} training and {len(splits.test)} test samples, {device}"
-    )
+    print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")
     # Anew, so that what a method draws does not depend on how much of the model was initialised before.
     seed_everything(args.seed)
     result = fit(run, method, splits.test, record)
     draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
+    record.finish(result)
     for rule, figures in result.items():
-        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in ("accuracy", "macro_f1", *names))
+        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in ("accuracy", "macro_f1", *model.modalities))
         print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")
     print(f"written to {record.folder}")
     return result
+
+
+def make_method(args) -> Method:
+    """The method that `args` names, with its model, both as they are before the first step."""
+    source, method = DATASETS[args.dataset], METHODS[args.method]
+    encoders = {name: source.encoders[name] for name in method.modalities(args, tuple(source.encoders))}
+    try:
+        return method(args, build_model(encoders, args.fusion, len(source.class_names(args)), args.seed))
+    except ValueError as error:  # a combination that the model or the method does not define
+        raise RunError(str(error)) from None
 
 
 def choose_device(args) -> torch.device:

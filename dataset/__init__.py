@@ -37,7 +37,7 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
             # What is withheld is looked at as the test split is: without augmentation.
             plain = source(args, train_rows, modalities, train=False)
             parts[name] = Subset(plain, [positions[i] for i in withheld])
-    return Splits(rest, parts["held_out"], parts["val"], test, source.classes)
+    return Splits(rest, parts["held_out"], parts["val"], test, source.class_names(args))
 
 
 __all__ = ["DATASETS", "build"]

@@ -85,6 +85,11 @@ class AudioVisualClips(Dataset):
         return inputs, self.targets[position], position
 
     @classmethod
+    def class_names(cls, args) -> Sequence[str]:
+        """The labels in the order of their class numbers."""
+        return cls.classes
+
+    @classmethod
     def add_args(cls, group) -> None:
         group.add_argument("--fps", type=positive, help="which Image-<fps>-FPS folder to read")
         group.add_argument(
@@ -98,6 +103,6 @@ class AudioVisualClips(Dataset):
         root = Path(args.data_root)
         if not root.is_dir():
             raise DataError(f"{root} does not exist: prepare the data as data/README.md says, or set --data_root")
-        train, test = (read_split(root / f"{name}.csv", cls.classes) for name in ("train", "test"))
+        train, test = (read_split(root / f"{name}.csv", cls.class_names(args)) for name in ("train", "test"))
         check_disjoint(train, test, root)
         return train, test

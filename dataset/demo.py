@@ -24,12 +24,12 @@ SIDE = 40  # pixels
 class Demo(AudioVisualClips):
     """Eight classes, written as real .wav and .jpg files in the layout of the other sets, on first use.
 
-    Sound: a tone in faint noise, its pitch rising by 400 Hz from class to class; a few steps of training suffice to
-    tell the pitches apart. But in a share `--demo_sound_error` of the clips the pitch is that of
+    Sound: a buzz of all harmonics in faint noise, its pitch rising from 200 to 800 Hz over the classes; a few steps of
+    training suffice to tell the pitches apart. But in a share `--demo_sound_error` of the clips the pitch is that of
     another class, drawn at random, so no audio encoder can be right about more than the rest.
 
     Picture: a drifting grating under pixel noise of standard deviation `--demo_picture_noise` (in grey levels, beside a
-    grating amplitude of 40); its direction, in steps of 180/8 degrees, is the class, always. It has to be learnt from
+    grating amplitude of 20); its direction, in steps of 180/8 degrees, is the class, always. It has to be learnt from
     many examples.
 
     So each modality learns by itself, and the picture knows what the sound lacks. Trained together, the sound explains
@@ -52,10 +52,10 @@ class Demo(AudioVisualClips):
         super().add_args(group)
         group.add_argument("--demo_clips", type=positive, default=640, help="clips in all; a quarter is the test split")
         group.add_argument(
-            "--demo_sound_error", type=fraction, default=0.3, help="share of clips whose sound is another class's"
+            "--demo_sound_error", type=fraction, default=0.1, help="share of clips whose sound is another class's"
         )
         group.add_argument(
-            "--demo_picture_noise", type=not_negative, default=60.0, help="noise on the pictures, in grey levels"
+            "--demo_picture_noise", type=not_negative, default=90.0, help="noise on the pictures, in grey levels"
         )
 
     @classmethod
@@ -112,9 +112,10 @@ def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_
 
 def _tone(k: int, random: np.random.Generator) -> np.ndarray:
     time = np.arange(int(SAMPLE_RATE * SECONDS)) / SAMPLE_RATE
-    pitch = 300 + 400 * (k + random.uniform(-0.1, 0.1))
-    tone = np.sin(2 * np.pi * pitch * time + random.uniform(0, 2 * np.pi))
-    return 0.3 * tone + 0.05 * random.standard_normal(len(time))
+    pitch = 200 * 2 ** ((k + random.uniform(-0.1, 0.1)) * 2 / 7)
+    partials = np.arange(pitch, SAMPLE_RATE / 2, pitch)
+    tone = np.sin(2 * np.pi * np.outer(partials, time) + random.uniform(0, 2 * np.pi, (len(partials), 1))).sum(axis=0)
+    return 0.5 * tone / np.abs(tone).max() + 0.02 * random.standard_normal(len(time))
 
 
 def _gratings(k: int, count: int, noise: float, random: np.random.Generator):
@@ -124,6 +125,6 @@ def _gratings(k: int, count: int, noise: float, random: np.random.Generator):
     along = x * np.cos(angle) + y * np.sin(angle)
     period, phase, drift = random.uniform(6, 10), random.uniform(0, 2 * np.pi), random.uniform(-1, 1)
     for number in range(int(FPS * SECONDS)):
-        grey = 128 + 40 * np.sin(2 * np.pi * along / period + phase + number * drift)
+        grey = 128 + 20 * np.sin(2 * np.pi * along / period + phase + number * drift)
         grey = grey[:, :, None] + noise * random.standard_normal((SIDE, SIDE, 3))
         yield grey.clip(0, 255).astype(np.uint8)

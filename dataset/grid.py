@@ -3,15 +3,23 @@
 from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
 
+WORDS = {
+    "command": ("bin", "lay", "place", "set"),
+    "colour": ("blue", "green", "red", "white"),
+    "preposition": ("at", "by", "in", "with"),
+    "letter": tuple("abcdefghijklmnopqrstuvxyz"),
+    "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "adverb": ("again", "now", "please", "soon"),
+}
+
 
 class GRID(AudioVisualClips):
-    """Ten spoken digits, 0.64 s each, 16 frames at 25 per second; small enough to train on a CPU.
+    """One spoken word a clip, 0.64 s, 16 frames at 25 per second; small enough to train on a CPU.
 
     The sound is short, so it is not repeated to 3 s: 64 log-mel bands, 32 ms windows every 20 ms, 1 x 64 x 33. The
-    mouth fills the frame, so crops keep at least nine tenths of it. No paper of this field reports on this data.
+    mouth moves little in its frame, so crops keep at least nine tenths of it. No paper of this field reports on it.
     """
 
-    classes = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     audio = LogSpectrogram(sample_rate=16000, seconds=0.64, n_fft=512, hop=320, mels=64)
     crop_scale = (0.9, 1.0)
     protocol = "ours"
@@ -19,3 +27,14 @@ class GRID(AudioVisualClips):
         data_root="data/GRID", fps=25, frames=3, image_size=32, batch_size=32, epochs=12,
         optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=9, lr_gamma=0.1,
     )  # fmt: skip
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        super().add_args(group)
+        group.add_argument(
+            "--position", choices=WORDS, default="digit", help="the word that the data were prepared for"
+        )
+
+    @classmethod
+    def class_names(cls, args):
+        return WORDS[args.position]

@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from dataset.base import make_loader  # noqa: E402
-from methods import METHODS  # noqa: E402
-from models.multimodal import build_model  # noqa: E402
+from main import make_method  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
 from utils.record import load_checkpoint, load_model, write_atomically  # noqa: E402
@@ -45,9 +44,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args = argparse.Namespace(**state["args"])
     args.data_root = own.data_root or args.data_root
     source = DATASETS[args.dataset]
-    names = METHODS[args.method].modalities(args, tuple(source.encoders))
-    model = build_model({name: source.encoders[name] for name in names}, args.fusion, len(source.classes), args.seed)
-    METHODS[args.method](args, model)  # it may have given the model heads
+    model = make_method(args).model
+    names = model.modalities
     load_model(model, state, own.checkpoint)
     device = torch.device(own.device)
     model.to(device)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 
 from dataset import DATASETS
 from methods import METHODS
@@ -16,11 +17,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     Raises:
         SystemExit: with a usage message, for anything that is wrong with it.
     """
+    argv = sys.argv[1:] if argv is None else argv
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_choice(first)
     chosen, _ = first.parse_known_args(argv)
     parser = make_parser(chosen.dataset, chosen.method)
-    args, unknown = parser.parse_known_args(argv)
+    # Help is shown by the last pass, which knows every default.
+    args, unknown = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if unknown:
         parser.error(_explain(unknown, parser, chosen.method))
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win.
@@ -33,13 +36,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the default to each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="main.py",
         description="Train one method on one data set and write results/<dataset>/<method>/<tag>/seed<k>/.",
         epilog=f"Defaults are those of --dataset {dataset} --method {method}; name others to see theirs.",
+        usage="python main.py --dataset NAME --method NAME [flags]",
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=110),
+        formatter_class=lambda prog: HelpFormatter(prog, max_help_position=32, width=110),
     )
     _add_choice(parser)
     source, chosen = DATASETS[dataset], METHODS[method]

@@ -34,6 +34,7 @@ class Record:
         self.args = args
         self.folder = Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
         self.rows: list[dict] = []
+        self.seconds: list[float] = []  # of each epoch; not in the metrics, which a resumed run repeats bit for bit
         if (self.folder / "args.json").exists() and not args.resume:
             state = "a finished run" if self.done else "an unfinished run"
             raise RunError(f"{self.folder} holds {state}: add --resume to go on with it, or choose --tag or --out")
@@ -68,7 +69,7 @@ class Record:
     def save(self, name: str, state: dict) -> None:
         temporary = self.folder / f".{name}.{os.getpid()}"
         try:
-            torch.save(state | {"args": vars(self.args)}, temporary)
+            torch.save(state | {"args": vars(self.args), "seconds": self.seconds}, temporary)
             os.replace(temporary, self.folder / name)
         except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save
             temporary.unlink(missing_ok=True)
@@ -86,11 +87,12 @@ class Record:
                 f"{self.folder / 'metrics.jsonl'} does not hold the epochs of last.pt: start in another --tag"
             )
         self._write_rows()
+        self.seconds = state["seconds"]
         return state
 
-    def finish(self, result: dict, seconds: list[float]) -> None:
+    def finish(self, result: dict) -> None:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
-        timing = {"seconds": sum(seconds), "median_seconds_per_epoch": float(np.median(seconds))}
+        timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
         write_atomically(self.folder / "done", json.dumps(timing) + "\n")
 
     def _write_rows(self) -> None:

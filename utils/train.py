@@ -25,14 +25,12 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     """
     args, model = run.args, run.model
     schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, args.lr_step, args.lr_gamma)
-    seconds: list[float] = []
     state = record.load()
     if state is not None:
         load_model(model, state, record.folder / "last.pt")
         method.load_state_dict(state["method"])
         run.optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        seconds = state["seconds"]
     start = len(record.rows)
     run.epoch = start
     method.on_fit_start(run)
@@ -49,8 +47,9 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         for name, data in watched.items():
             loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
             row[name] = evaluate(model, autocast(run, method.forward), loader, run.device)
-        seconds.append(time.perf_counter() - began)
-        write_scalars(writer, row, seconds[-1])
+        record.seconds.append(time.perf_counter() - began)
+        tqdm.write(f"epoch {epoch + 1:>3}/{args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
+        write_scalars(writer, row, record.seconds[-1])
         record.append(row)
         if run.val is not None and epoch == best_epoch(record.rows, "val"):
             record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
@@ -63,13 +62,10 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
                 "schedule": schedule.state_dict(),
                 "random": random_states(),
                 "epoch": epoch,
-                "seconds": seconds,
             },
         )
     writer.close()
-    result = summarise(record.rows)
-    record.finish(result, seconds)
-    return result
+    return summarise(record.rows)
 
 
 def train_epoch(run: Run, method: Method) -> dict[str, float]:
@@ -79,9 +75,7 @@ def train_epoch(run: Run, method: Method) -> dict[str, float]:
     totals = Totals()
     run.model.train()
     forward, losses_of = autocast(run, method.forward), autocast(run, method.losses)
-    with tqdm(
-        run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, dynamic_ncols=True
-    ) as bar:
+    with tqdm(run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, disable=None) as bar:
         for batch in bar:
             batch = batch.to(run.device)
             output = forward(batch)
@@ -167,6 +161,17 @@ def make_optimizer(args, parameters) -> torch.optim.Optimizer:
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay)
     return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay)
+
+
+def describe(row: dict) -> str:
+    """An epoch in one line: the loss, then accuracies, fused and of each modality."""
+    parts = [f"loss {row['train']['loss']:.3f}"]
+    for split in ("train", "val", "test"):
+        if split in row:
+            figures = {"fused": row[split]["accuracy"]} | {name: row[split][name] for name in row["fisher_trace"]}
+            parts.append(f"{split}: " + " ".join(f"{name} {value:.1%}" for name, value in figures.items()))
+    opened = [name for name, is_open in row["prime_window"].items() if is_open]
+    return "  ".join(parts) + (f"  window open: {' '.join(opened)}" if opened else "")
 
 
 def best_epoch(rows: list[dict], split: str) -> int:
