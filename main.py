@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> dict:
         return record.result
     splits = build(args, model.modalities, method.held_out)
     record.create()
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)  # convolutions are faster in it on CPU and GPU
     optimizer = make_optimizer(args, model.parameters())
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")

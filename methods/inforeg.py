@@ -67,7 +67,8 @@ class InfoReg:
     as None takes the variant's value (DEFAULTS). With `regulation="lr"` call `attach(optimizer)` first.
 
     Raises:
-        ValueError: for an unknown variant, regulation or `during`, or for a combination that is not defined.
+        ValueError: for an unknown variant, regulation or `during`, a combination that is not defined, or an encoder
+            without parameters.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class InfoReg:
         self.window = PrimeWindow(self.trace.history, variant=variant, **chosen)
         self.modalities = tuple(encoders)
         self._parameters = {name: list(encoder.parameters()) for name, encoder in encoders.items()}
+        if empty := [name for name, parameters in self._parameters.items() if not parameters]:
+            raise ValueError(f"nothing to regulate: {', '.join(empty)} has no parameters")
         self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
         self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
         self._active: tuple[str, ...] = ()
@@ -132,8 +135,8 @@ class InfoReg:
                 continue
             if self.regulation == "proximal":
                 self._pull_back(name, torch.where(ahead[i], alpha[i], 0.0))
-            elif self.regulation == "gradient":
-                torch._foreach_mul_([p.grad for p in self._parameters[name] if p.grad is not None], 1 / alpha[i])
+            elif self.regulation == "gradient" and (grads := self._gradients(name)):
+                torch._foreach_mul_(grads, 1 / alpha[i])
         if self.variant == "official":
             self.trace.update()
         self._sums = self._sums + torch.stack([score, lead, alpha * ahead, ahead.to(alpha.dtype)])
@@ -165,6 +168,10 @@ class InfoReg:
     def load_state_dict(self, state: dict) -> None:
         self.trace.load_state_dict(state)
 
+    def _gradients(self, name: str) -> list[Tensor]:
+        """Those that the encoder holds: a frozen one holds none and is left alone."""
+        return [p.grad for p in self._parameters[name] if p.grad is not None]
+
     @torch.no_grad()
     def _keep(self, names) -> None:
         for name in names:
@@ -174,10 +181,12 @@ class InfoReg:
 
     def _pull_back(self, name: str, alpha: Tensor) -> None:
         """Add the gradient of P_m, alpha (w_m - w_m^{t-1})."""
-        pairs = [(p, w) for p, w in zip(self._parameters[name], self._kept[name], strict=True) if p.grad is not None]
-        pull = torch._foreach_sub([p for p, _ in pairs], [w for _, w in pairs])
-        torch._foreach_mul_(pull, alpha)
-        torch._foreach_add_([p.grad for p, _ in pairs], pull)
+        if grads := self._gradients(name):
+            pairs = zip(self._parameters[name], self._kept[name], strict=True)
+            now, before = zip(*((p, w) for p, w in pairs if p.grad is not None), strict=True)
+            pull = torch._foreach_sub(now, before)
+            torch._foreach_mul_(pull, alpha)
+            torch._foreach_add_(grads, pull)
 
     @torch.no_grad()
     def _shorten_step(self) -> None:
