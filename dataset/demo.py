@@ -86,7 +86,7 @@ def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_
     rows: list[str] = []
     try:
         (building / "AudioWAV").mkdir(parents=True)
-        for number in tqdm(range(demo_clips), desc=f"generating {root}", leave=False):
+        for number in tqdm(range(demo_clips), desc=f"generating {root}", leave=False, disable=None):
             clip, k = f"clip{number:05d}", number % count
             rows.append(f"{clip},{Demo.classes[k]}\n")
             heard = (k + random.integers(1, count)) % count if random.random() < demo_sound_error else k

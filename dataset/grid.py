@@ -24,8 +24,8 @@ class GRID(AudioVisualClips):
     crop_scale = (0.9, 1.0)
     protocol = "ours"
     defaults = dict(
-        data_root="data/GRID", fps=25, frames=3, image_size=32, batch_size=32, epochs=15,
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=11, lr_gamma=0.1,
+        data_root="data/GRID", fps=25, frames=3, image_size=32, batch_size=32, epochs=10,
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=7, lr_gamma=0.1,
     )  # fmt: skip
 
     @classmethod

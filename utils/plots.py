@@ -28,15 +28,16 @@ def draw(rows: list[dict], folder: Path, title: str) -> None:
 
 def fisher_trace(axes, rows: list[dict]) -> None:
     """Figure 1: the trace of each encoder over the epochs; its prime learning windows are shaded in its colour."""
+    count = len(rows[0]["fisher_trace"])
     for place, (name, colour) in enumerate(zip(rows[0]["fisher_trace"], COLOURS, strict=False)):
         traces = [row["fisher_trace"][name] for row in rows]
         axes.plot(_epochs(rows), traces, color=colour, marker="o", markersize=3, label=name)
         opened = [row["epoch"] + 1 for row in rows if row["prime_window"][name]]
-        # One band per modality, stacked from the bottom, so that windows open together stay visible.
+        # Each modality shades its own share of the height, so that windows open together stay visible.
         for number, epoch in enumerate(opened):
             label = f"prime window, {name}" if number == 0 else None
-            low, high = 0.04 * place, 0.04 * (place + 1)
-            axes.axvspan(epoch - 0.5, epoch + 0.5, low, high, color=colour, alpha=0.5, linewidth=0, label=label)
+            low, high = place / count, (place + 1) / count
+            axes.axvspan(epoch - 0.5, epoch + 0.5, low, high, color=colour, alpha=0.15, linewidth=0, label=label)
     if all(trace > 0 for row in rows for trace in row["fisher_trace"].values()):
         axes.set_yscale("log")
     axes.set_ylabel("Fisher trace  Tr(F)")
@@ -60,6 +61,7 @@ def alpha(axes, rows: list[dict]) -> None:
         shares = [60 * row["regulated"][name] for row in regulated]
         axes.scatter(_epochs(regulated), strengths, s=shares, color=colour, label=f"{name}: {len(regulated)} epochs")
     axes.set(ylabel=r"regulation strength  $\alpha$", xlim=(0.5, len(rows) + 0.5))
+    axes.margins(y=0.1)
     axes.set_ylim(bottom=0)
 
 
