@@ -1,0 +1,300 @@
+"""What the preparation scripts share: atomic clips, splits, the manifest and the final report.
+
+Prepared layout, the same for every data set:
+
+    <out>/AudioWAV/<clip>.wav
+    <out>/Image-{fps:02d}-FPS/<clip>/00001.jpg ...
+    <out>/train.csv, test.csv                               rows `clip,label`, no header
+    <out>/train_by_<group>.csv, test_by_<group>.csv         no group (actor, speaker) in both parts
+    <out>/manifest.json                                     settings, counts, failures, sha256 of the split files
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+CLOCK = 1e-3  # s, the resolution of the containers' time stamps
+
+
+class PrepareError(Exception):
+    """Stops the run: names the thing and the remedy."""
+
+
+class ClipError(Exception):
+    """One clip cannot be prepared; the message is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to prepare: `sources` are its raw files, `group` is who must not be in both parts of the group split."""
+
+    name: str
+    label: str
+    group: str
+    sources: tuple[Path, ...]
+
+
+# --- Files
+
+
+def check_source(path: Path) -> None:
+    """Raise ClipError for a raw file that is missing, empty or only the pointer that a clone without Git LFS leaves."""
+    name = f"{path.parent.name}/{path.name}"
+    if not path.is_file():
+        raise ClipError(f"{name} is missing")
+    with path.open("rb") as file:
+        head = file.read(24)
+    if not head:
+        raise ClipError(f"{name} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise ClipError(f"{name} is a Git LFS pointer, not the file: run `git lfs pull` in the download")
+
+
+def shown_at(times: np.ndarray, instants: Iterable[float]) -> np.ndarray:
+    """Index of the frame on the screen at each instant: the last one whose time stamp is at most that (all in s)."""
+    # Containers such as FLV round times to milliseconds: frame 20 of 30 fps is stamped 0.667 s, not 2/3 s.
+    return np.maximum(np.searchsorted(times, np.asarray(instants) + CLOCK, side="right") - 1, 0)
+
+
+def end_of(times: np.ndarray, fps: float) -> float:
+    """When the last frame leaves the screen, in s: after the mean distance of two frames, or 1/fps if there is one."""
+    return times[-1] + ((times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps)
+
+
+def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
+    """Write 00001.jpg ... of quality 95."""
+    for number, image in enumerate(images, 1):
+        _, jpg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        (folder / f"{number:05d}.jpg").write_bytes(jpg)
+
+
+# --- Clips
+
+Work = Callable[[Clip, Path, Path], None]  # clip, .wav file to write, existing empty folder for the frames
+
+
+def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, workers: int) -> dict[str, str]:
+    """Run `work` for each clip that is not finished yet and return {clip: reason} of those that failed.
+
+    A clip appears under its name only when it is complete; what a killed run left half-written is removed first.
+    """
+    waves, pictures = out / "AudioWAV", out / f"Image-{fps:02d}-FPS"
+    for folder in (waves, pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in folder.glob(".*.part"):
+            _remove(part)
+    todo = [c for c in clips if not ((waves / f"{c.name}.wav").is_file() and (pictures / c.name).is_dir())]
+    print(f"{pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
+    one = partial(_prepare_clip, work, waves, pictures)
+    results: dict[str, str | None] = {}
+    with tqdm(total=len(todo), desc=pictures.name, unit="clip") as bar:
+        if workers == 1:
+            for clip in todo:
+                results[clip.name] = one(clip)
+                bar.update()
+        else:
+            # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent)
+            try:
+                futures = {pool.submit(one, clip): clip.name for clip in todo}
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise PrepareError("a worker died, of memory or a decoder: run again with fewer --workers") from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return {name: reason for name, reason in sorted(results.items()) if reason is not None}
+
+
+def _prepare_clip(work: Work, waves: Path, pictures: Path, clip: Clip) -> str | None:
+    wave, folder = waves / f"{clip.name}.wav", pictures / clip.name
+    wave_part, folder_part = waves / f".{clip.name}.wav.part", pictures / f".{clip.name}.part"
+    folder_part.mkdir()
+    try:
+        work(clip, wave_part, folder_part)
+    except ClipError as error:
+        _remove(wave_part)
+        _remove(folder_part)
+        return str(error)
+    if wave.is_file():  # another frame rate has written it, and it does not depend on the frame rate
+        wave_part.unlink()
+    else:
+        wave_part.replace(wave)
+    _remove(folder)
+    folder_part.rename(folder)  # last: its name says that the clip is complete
+    return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _leave_with_parent() -> None:
+    """Workers of a killed run must not wait for work for ever."""
+    cv2.setNumThreads(1)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+# --- Splits
+
+Parts = tuple[list[Clip], list[Clip]]  # train, test
+
+
+def split(clips: Sequence[Clip], test_fraction: float, seed: int, by_group: bool = False) -> Parts:
+    """Seeded train and test, stratified by label; or by group: no group in both, and the fraction is that of groups."""
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedShuffleSplit  # here: workers start faster without
+
+    splitter = GroupShuffleSplit if by_group else StratifiedShuffleSplit
+    apart = {"groups": [clip.group for clip in clips]} if by_group else {"y": [clip.label for clip in clips]}
+    try:
+        train, test = next(splitter(1, test_size=test_fraction, random_state=seed).split(clips, **apart))
+    except ValueError as error:
+        raise PrepareError(
+            f"{len(clips)} clips cannot be split: {error} Change --test_fraction or add clips"
+        ) from error
+    return [clips[i] for i in sorted(train)], [clips[i] for i in sorted(test)]
+
+
+def split_text(clips: Iterable[Clip]) -> tuple[str, str]:
+    """The rows of a split file and their sha256."""
+    text = "".join(f"{clip.name},{clip.label}\n" for clip in clips)
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+# --- The run
+
+
+def common_parser(description: str, out: str, fps: int, test_fraction: float) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True, help="folder of the download")
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder to write")
+    parser.add_argument("--fps", type=int, default=fps, help="frames per second to keep; each rate has its own folder")
+    parser.add_argument("--test_fraction", type=float, default=test_fraction, help="share of clips or groups")
+    parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--allow_missing", action="store_true", help="leave clips that do not decode out of the splits")
+    parser.add_argument("--resplit", action="store_true", help="replace existing splits that were made otherwise")
+    return parser
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raise PrepareError for a flag out of range or a raw folder that is not there."""
+    for name in ("fps", "workers"):
+        if getattr(args, name) < 1:
+            raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
+    if not 0 < args.test_fraction < 1:
+        raise PrepareError(f"--test_fraction {args.test_fraction}: must be between 0 and 1")
+    if not args.raw.is_dir():
+        raise PrepareError(f"--raw {args.raw} is not a folder: download the data as data/README.md says")
+
+
+def prepare(args, clips: Sequence[Clip], work: Work, settings: dict, group: str, lists: Parts | None = None) -> None:
+    """Prepare all clips, then write the splits and the manifest.
+
+    settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
+    in place of a seeded split. Raises PrepareError, when all others are done, for clips that failed.
+    """
+    if not clips:
+        raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
+    list_settings = {part: split_text(rows)[1] for part, rows in zip(("train", "test"), lists or (), strict=False)}
+    split_settings = {"seed": args.seed, "test_fraction": args.test_fraction, "lists": list_settings}
+    manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
+    failed = prepare_clips(clips, work, args.out, args.fps, args.workers)
+    manifest["failed"] = failed
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failed and not args.allow_missing:
+        _write_manifest(args.out, manifest)
+        found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
+        raise PrepareError(f"{found}. Repair them and run this again, or leave them out with --allow_missing")
+    good = [clip for clip in clips if clip.name not in failed]
+    if not good:
+        raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
+    splits = {"": lists or split(good, args.test_fraction, args.seed)}
+    if len({clip.group for clip in good}) > 1:
+        splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
+    else:
+        print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
+    manifest["split"], manifest["splits"] = split_settings, {}
+    for suffix, parts in splits.items():
+        for part, rows in zip(("train", "test"), parts, strict=True):
+            rows = [clip for clip in rows if clip.name not in failed]
+            path, (text, digest) = args.out / f"{part}{suffix}.csv", split_text(rows)
+            write_atomic(path, text)
+            classes = dict(sorted(Counter(clip.label for clip in rows).items()))
+            manifest["splits"][path.name] = {"clips": len(rows), "classes": classes, "sha256": digest}
+            print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
+    _write_manifest(args.out, manifest)
+    print(f"done: {len(good)} clips in {args.out}" + (f", {len(failed)} left out (manifest.json)" if failed else ""))
+
+
+def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:
+    """The manifest of `out`, new or of an earlier run that agrees with this one; raises PrepareError if it does not."""
+    path = out / "manifest.json"
+    if not path.is_file():
+        if any(out.glob("[!.]*")):
+            raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        # Written before the first clip, so that a killed run cannot be continued with other settings.
+        manifest = {"settings": settings, "split": split_settings, "failed": {}, "splits": {}}
+        _write_manifest(out, manifest)
+        return manifest
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
+    if manifest["settings"] != settings:
+        raise PrepareError(f"{out} was prepared with {manifest['settings']}, not {settings}: choose another --out")
+    if manifest["splits"] and manifest["split"] != split_settings and not resplit:
+        found = f"the splits in {out} were made with {manifest['split']}, not {split_settings}"
+        raise PrepareError(f"{found}: repeat those flags, or replace the splits with --resplit (the clips are kept)")
+    return manifest
+
+
+def _write_manifest(out: Path, manifest: dict) -> None:
+    """Write it with the number of clips that each folder holds now."""
+    folders = [out / "AudioWAV", *sorted(out.glob("Image-*-FPS"))]
+    counts = {folder.name: sum(1 for _ in folder.glob("[!.]*")) for folder in folders}
+    write_atomic(out / "manifest.json", json.dumps({**manifest, "clips": counts}, indent=2) + "\n")
+
+
+def run(main: Callable[[], None]) -> int:
+    """Exit status of `main`: 2 with one line on stderr for what the user can put right, 130 when interrupted."""
+    try:
+        main()
+    except PrepareError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, no permission: the run can go on after it is put right
+        print(f"error: {error}: put it right and run the same command again; finished clips are kept", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on; finished clips are kept", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,151 @@
+"""Prepare CREMA-D from its public raw layout.
+
+    python data/prepare_cremad.py --raw CREMA-D --out data/CREMAD --fps 3 --train_csv train.csv --test_csv test.csv
+
+Reads `<raw>/AudioWAV/<clip>.wav` and `<raw>/VideoFlash/<clip>.flv`; the layout written is that of `common.py`.
+
+Sound: the wav as it is (hard link, or copy where the file system cannot link).
+Frames: those on the screen at times i/fps, i = 0, 1, 2, ..., while i/fps is smaller than the duration. On the screen at
+time t is the last frame whose time stamp is at most t (plus 1 ms, the container's clock); the duration is the last time
+stamp plus the mean distance of two frames. So a clip of 2.5 s has 8 frames at 3 fps, at any frame rate of the file.
+Label: the third field of the clip's name. Splits: the given lists, else stratified by label; always an actor-disjoint
+one beside it, because every actor of the published lists is in both parts.
+"""
+
+import math
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import common
+import cv2
+import numpy as np
+import soundfile
+from common import Clip, ClipError, PrepareError
+
+LABELS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+
+
+def find_clips(raw: Path) -> list[Clip]:
+    """All clips of which there is a wav or an flv, sorted by name. Raises PrepareError for any other file name."""
+    folders = raw / "AudioWAV", raw / "VideoFlash"
+    for folder in folders:
+        if not folder.is_dir():
+            raise PrepareError(f"{folder} is not there: --raw must be the folder of CREMA-D that holds it")
+    names = {path.stem for folder in folders for path in folder.glob("[!.]*") if path.suffix in (".wav", ".flv")}
+    clips = []
+    for name in sorted(names):
+        fields = name.split("_")
+        if len(fields) != 4 or fields[2] not in LABELS:
+            raise PrepareError(f"{name} in {raw} is not a CREMA-D name, as 1001_DFA_ANG_XX is: remove it from there")
+        clips.append(Clip(name, fields[2], fields[0], (folders[0] / f"{name}.wav", folders[1] / f"{name}.flv")))
+    return clips
+
+
+def read_list(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[Clip]:
+    """The clips of a published list, rows `clip,label`, in its order. Raises PrepareError naming the line.
+
+    A clip of which there is no raw file stops the run too, unless clips may be missing: it then fails like any other.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrepareError(f"cannot read the list {path}: {error}") from error
+    clips: dict[str, Clip] = {}
+    for number, line in enumerate(lines, 1):
+        where, fields = f"{path}, line {number}", line.split(",")
+        if len(fields) != 2:
+            raise PrepareError(f"{where}: expected `clip,label`, found {line!r}")
+        name, label = fields
+        if label not in LABELS:
+            raise PrepareError(f"{where}: label {label!r} is none of {', '.join(LABELS)}")
+        parts = name.split("_")
+        if len(parts) != 4 or parts[2] != label:
+            raise PrepareError(f"{where}: the name of {name!r} does not say {label}")
+        if name in clips:
+            raise PrepareError(f"{where}: {name} is there twice")
+        if name not in known and not allow_missing:
+            raise PrepareError(f"{where}: no raw file of {name}; complete the download, or pass --allow_missing")
+        clips[name] = known.get(name) or Clip(name, label, parts[0], (Path("AudioWAV", f"{name}.wav"), Path()))
+    if not clips:
+        raise PrepareError(f"the list {path} is empty")
+    return list(clips.values())
+
+
+def copy_sound(source: Path, target: Path) -> None:
+    """Link or copy a wav after a look at it. Raises ClipError if it does not open, is empty or truncated."""
+    common.check_source(source)
+    try:
+        info = soundfile.info(str(source))
+    except soundfile.LibsndfileError as error:
+        raise ClipError(f"{source.name} does not decode: {error.error_string}") from error
+    if info.frames == 0:
+        raise ClipError(f"{source.name} holds no sound")
+    with source.open("rb") as file:
+        declared = int.from_bytes(file.read(8)[4:], "little") + 8  # libsndfile reads a truncated wav without a word
+    # All ones: the size was unknown when the header was written. One byte: padding that some writers only count.
+    if declared != 0xFFFFFFFF + 8 and declared > source.stat().st_size + 1:
+        raise ClipError(f"{source.name} is truncated: {source.stat().st_size} of {declared} bytes")
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
+    """Frames (height, width, 3) uint8 in BGR order, their times and the end of the video in s. Raises ClipError."""
+    common.check_source(path)
+    video = cv2.VideoCapture(str(path))
+    frames, times = [], []
+    while True:
+        there, frame = video.read()
+        if not there:
+            break
+        frames.append(frame)
+        times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    if not frames:
+        raise ClipError(f"{path.name} does not decode: damaged or truncated")
+    if len(times) > 1 and not (times[-1] > times[0] and min(np.diff(times)) >= 0):
+        raise ClipError(f"{path.name} has no usable time stamps")
+    fps = video.get(cv2.CAP_PROP_FPS)
+    end = common.end_of(np.array(times), fps)
+    declared = video.get(cv2.CAP_PROP_FRAME_COUNT) / fps  # OpenCV computes the count from the duration in the header
+    if declared - end > 0.5:  # OpenCV reads a truncated file as a shorter one; the sound may outlast the video a little
+        raise ClipError(f"{path.name} is truncated: it ends at {end:.2f} s of {declared:.2f} s")
+    return frames, np.array(times), end
+
+
+def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int) -> None:
+    sound, video = clip.sources
+    copy_sound(sound, wave)
+    frames, times, end = read_video(video)
+    instants = np.arange(max(1, math.ceil((end - common.CLOCK) * fps))) / fps
+    common.write_frames(folder, (frames[i] for i in common.shown_at(times, instants)))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/CREMAD", fps=3, test_fraction=0.1)
+    parser.add_argument("--train_csv", type=Path, help="published list of training clips")
+    parser.add_argument("--test_csv", type=Path, help="published list of test clips")
+    args = parser.parse_args(argv)
+    common.check_args(args)
+    if (args.train_csv is None) != (args.test_csv is None):
+        raise PrepareError("--train_csv and --test_csv belong together: give both or neither")
+    clips = {clip.name: clip for clip in find_clips(args.raw)}
+    lists = None
+    if args.train_csv:
+        lists = tuple(read_list(path, clips, args.allow_missing) for path in (args.train_csv, args.test_csv))
+        if both := sorted({clip.name for clip in lists[0]} & {clip.name for clip in lists[1]}):
+            raise PrepareError(f"{len(both)} clips are in both lists, {both[0]} among them: the test must be unseen")
+        if unlisted := len(clips.keys() - {clip.name for part in lists for clip in part}):
+            print(f"{unlisted} clips of {args.raw} are in neither list: only in the actor-disjoint split")
+        clips |= {clip.name: clip for part in lists for clip in part}
+    rows, work = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)
+    common.prepare(args, rows, work, {"dataset": "CREMA-D"}, "actor", lists)
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(main))

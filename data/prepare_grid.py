@@ -1,0 +1,206 @@
+"""Prepare GRID: one spoken word cut out of every sentence, as sound and frames.
+
+    python data/prepare_grid.py --raw GRID --out data/GRID --position digit --seconds 0.64 --grey
+
+Reads `<raw>/<speaker>/<id>.mpg` and `<raw>/align/<speaker>/<id>.align`; the layout written is that of `common.py`.
+
+Window: `seconds` long, centred on the word, its start rounded to the nearest frame of the video (1/25 s, so that sound
+and frames begin together at any --fps), moved inside the clip. Sound: 16 kHz, mono, 16 bit. Frames: those on the screen
+at start + i/fps, the whole face or, with --crop, one square box of it, the same for all clips. Label: the word; the id
+of a sentence spells its six words, and the align file must agree with it. Clips are named `<id>`, or `<speaker>_<id>`
+when there are several speakers.
+"""
+
+import io
+import math
+import re
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import av
+import common
+import cv2
+import numpy as np
+import soundfile
+from common import Clip, ClipError, PrepareError
+
+UNITS = 25_000  # of the align files, per second
+VIDEO_FPS = 25
+WIDTH, HEIGHT = 360, 288  # of the videos, in pixels
+SAMPLE_RATE = 16_000
+# Position in the sentence -> character of the id -> word.
+WORDS = {
+    "command": {"b": "bin", "l": "lay", "p": "place", "s": "set"},
+    "colour": {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    "preposition": {"a": "at", "b": "by", "i": "in", "w": "with"},
+    "letter": {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},  # GRID has no w: three syllables
+    "digit": dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
+    "adverb": {"a": "again", "n": "now", "p": "please", "s": "soon"},
+}
+
+
+def find_clips(raw: Path, position: str) -> list[Clip]:
+    """All sentences of every speaker with a video folder, also where the video or the align file is missing."""
+    align = raw / "align"
+    if not align.is_dir():
+        raise PrepareError(f"{align} is not there: --raw must hold align/<speaker>/*.align beside <speaker>/*.mpg")
+    aligned = {path.name for path in align.iterdir() if path.is_dir()}
+    folders = [path for path in raw.glob("[!._]*") if path.is_dir() and path != align]
+    speakers = sorted(path.name for path in folders if path.name in aligned or any(path.glob("[!.]*.mpg")))
+    if without_video := sorted(aligned - set(speakers)):
+        print(f"not prepared, as {raw} has no folder of videos for them: {', '.join(without_video)}")
+    place = list(WORDS).index(position)
+    clips = []
+    for speaker in speakers:
+        videos, aligns = raw / speaker, align / speaker
+        names = {path.stem for path in [*videos.glob("[!.]*.mpg"), *aligns.glob("[!.]*.align")]}
+        for name in sorted(names):
+            if len(name) != len(WORDS) or any(c not in words for c, words in zip(name, WORDS.values(), strict=True)):
+                raise PrepareError(f"{name} of {speaker} does not spell a GRID sentence, as bbaf2n does: remove it")
+            label = WORDS[position][name[place]]
+            clip = name if len(speakers) == 1 else f"{speaker}_{name}"
+            clips.append(Clip(clip, label, speaker, (videos / f"{name}.mpg", aligns / f"{name}.align")))
+    return clips
+
+
+def read_word(path: Path, position: str, label: str) -> tuple[float, float, float]:
+    """Start and end of the word and end of the sentence's recording, in seconds. Raises ClipError."""
+    common.check_source(path)
+    try:
+        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+        spans = [(int(start) / UNITS, int(end) / UNITS, word) for start, end, word in rows]
+    except ValueError as error:
+        raise ClipError(f"{path.name} has a line that is not `start end word`") from error
+    words = [span for span in spans if span[2] not in ("sil", "sp")]
+    if len(words) != len(WORDS):
+        raise ClipError(f"{path.name} has {len(words)} words in place of {len(WORDS)}")
+    start, end, word = words[list(WORDS).index(position)]
+    if word not in (label, path.stem[list(WORDS).index(position)]):  # some files write the digit zero as z
+        raise ClipError(f"{path.name} has the {position} {word!r} where the id spells {label!r}: of another sentence?")
+    return start, end, spans[-1][1]
+
+
+def read_media(path: Path) -> tuple[list[av.VideoFrame], np.ndarray, np.ndarray]:
+    """Frames, their times in s and the sound, mono int16 at 16 kHz; both clocks start with the container's.
+
+    Raises ClipError. PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed; OpenCV has no sound.
+    """
+    common.check_source(path)
+    frames, sound = [], []
+    try:
+        with av.open(str(path)) as container:
+            if not (container.streams.video and container.streams.audio):
+                raise ClipError(f"{path.name} lacks video or sound")
+            origin = (container.start_time or 0) / av.time_base
+            container.streams.video[0].codec_context.thread_count = 1  # one process per clip already fills the machine
+            for frame in container.decode(video=0, audio=0):
+                (frames if isinstance(frame, av.VideoFrame) else sound).append(frame)
+    except av.FFmpegError as error:
+        raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
+    if not (frames and sound):
+        raise ClipError(f"{path.name} is truncated: it holds no {'sound' if frames else 'frames'}")
+    return frames, np.array([frame.time for frame in frames]) - origin, resample(sound, origin)
+
+
+def resample(frames: list[av.AudioFrame], origin: float) -> np.ndarray:
+    """Mono int16 at 16 kHz whose sample 0 lies at `origin`, a time in s on the clock of the frames."""
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
+    offset = round((frames[0].time - origin) * SAMPLE_RATE)
+    return np.concatenate([np.zeros(max(offset, 0), np.int16), *parts])[max(-offset, 0) :]
+
+
+def window_start(start: float, end: float, seconds: float, length: float) -> float:
+    """Start in seconds of the window around a word, on a frame of the video and inside a clip of this length."""
+    centred = math.floor(((start + end) / 2 - seconds / 2) * VIDEO_FPS + 0.5)
+    last = math.floor((length - seconds) * VIDEO_FPS + 1e-6)
+    return max(0, min(centred, last)) / VIDEO_FPS
+
+
+def parse_crop(text: str) -> list[int]:
+    """X, Y and SIDE of a `--crop X,Y,SIDE` that lies in GRID's pictures, in pixels. Raises PrepareError."""
+    if not re.fullmatch(r"[0-9]+,[0-9]+,[0-9]+", text):
+        raise PrepareError(f"--crop {text}: must be X,Y,SIDE in whole pixels, as 107,166,96")
+    crop = [int(number) for number in text.split(",")]  # a list, as the manifest gives it back
+    if not inside(crop, WIDTH, HEIGHT):
+        raise PrepareError(f"--crop {text}: SIDE must be at least 1 and the box inside the {WIDTH} x {HEIGHT} picture")
+    return crop
+
+
+def inside(crop: Sequence[int], width: int, height: int) -> bool:
+    """Whether a box with X and Y of at least 0 is not empty and lies in a picture of this size, in pixels."""
+    x, y, side = crop
+    return side >= 1 and x + side <= width and y + side <= height
+
+
+def prepare_clip(
+    clip: Clip,
+    wave: Path,
+    folder: Path,
+    position: str,
+    seconds: float,
+    crop: Sequence[int] | None,
+    size: int,
+    grey: bool,
+    fps: int,
+):
+    video, align = clip.sources
+    start, end, sentence_end = read_word(align, position, clip.label)
+    frames, times, sound = read_media(video)
+    length = min(common.end_of(times, VIDEO_FPS), len(sound) / SAMPLE_RATE)
+    if length < sentence_end - 0.1:  # in whole clips the sound ends up to a frame before the alignment
+        raise ClipError(f"{video.name} is truncated: it ends at {length:.2f} s, its alignment at {sentence_end:.2f} s")
+    if length < seconds:
+        raise ClipError(f"{video.name} is shorter ({length:.2f} s) than the window of {seconds} s")
+    width, height = frames[0].width, frames[0].height
+    if crop and not inside(crop, width, height):  # a slice beyond the edge would be cut short without a word
+        raise ClipError(f"{video.name} is {width} x {height} and does not hold the box of --crop")
+    begin = window_start(start, end, seconds, length)
+    first = round(begin * SAMPLE_RATE)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound[first : first + round(seconds * SAMPLE_RATE)], SAMPLE_RATE, "PCM_16", format="WAV")
+    wave.write_bytes(buffer.getvalue())
+    shown = common.shown_at(times, begin + np.arange(round(seconds * fps)) / fps)
+    common.write_frames(folder, (shape(frames[i].to_ndarray(format="bgr24"), crop, size, grey) for i in shown))
+
+
+def shape(image, crop: Sequence[int] | None, size: int, grey: bool):
+    """A BGR image cut to its box, made grey and with `size` pixels on its shorter side, where asked for."""
+    if crop:
+        x, y, side = crop
+        image = image[y : y + side, x : x + side]
+    if grey:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    if size:
+        scale = size / min(image.shape[:2])
+        image = cv2.resize(image, [round(side * scale) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
+    return image
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/GRID", fps=VIDEO_FPS, test_fraction=0.2)
+    parser.add_argument("--position", choices=list(WORDS), default="digit", help="the word to cut out, the class")
+    parser.add_argument("--seconds", type=float, default=0.64, help="length of the window")
+    parser.add_argument(
+        "--crop", metavar="X,Y,SIDE", help="square box of the 360 x 288 picture, in pixels from the top left corner"
+    )
+    parser.add_argument("--size", type=int, default=0, help="pixels of the frames' shorter side; 0 leaves them alone")
+    parser.add_argument("--grey", action="store_true", help="grey frames")
+    args = parser.parse_args(argv)
+    common.check_args(args)
+    if round(args.seconds * args.fps) < 1:
+        raise PrepareError(f"--seconds {args.seconds} holds no frame at --fps {args.fps}: make one of them larger")
+    if args.size < 0:
+        raise PrepareError(f"--size {args.size}: must be 0 or the pixels of the shorter side")
+    crop = None if args.crop is None else parse_crop(args.crop)
+    clips = find_clips(args.raw, args.position)
+    recipe = {"position": args.position, "seconds": args.seconds, "crop": crop, "size": args.size, "grey": args.grey}
+    several = len({clip.group for clip in clips}) > 1
+    settings = {"dataset": "GRID", **recipe, "clip_names": "<speaker>_<id>" if several else "<id>"}
+    common.prepare(args, clips, partial(prepare_clip, **recipe, fps=args.fps), settings, "speaker")
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(main))
