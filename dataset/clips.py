@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from librosa.util.exceptions import LibrosaError
 from torch.utils.data import Dataset
 
 from dataset.audio import LogSpectrogram, wave_fault
@@ -80,7 +81,7 @@ class AudioVisualClips(Dataset):
                 files = self.files[position]
                 chosen = random_frames(len(files), self.wanted) if self.train else even_frames(len(files), self.wanted)
                 inputs["visual"] = load_frames([files[i] for i in chosen], self.transform)
-        except (OSError, RuntimeError) as error:  # libsndfile's errors are RuntimeErrors, Pillow's OSErrors
+        except (OSError, RuntimeError, LibrosaError) as error:  # of Pillow, libsndfile, and librosa for NaN samples
             raise DataError(f"clip {self.names[position]} does not decode ({error}): prepare it again") from error
         return inputs, self.targets[position], position
 

@@ -65,8 +65,15 @@ class Demo(AudioVisualClips):
         manifest = root / "demo.json"
         if not manifest.exists():
             generate(root, **setting)
-        elif (found := json.loads(manifest.read_text())) != setting:
-            raise DataError(f"{root} was generated with {found}: delete it, or set --data_root to another folder")
+        try:
+            found = json.loads(manifest.read_text())
+        except ValueError as error:
+            raise DataError(f"{manifest} cannot be read ({error}): delete {root}") from None
+        changed = [
+            f"--{name} {found.get(name)}, not {value}" for name, value in setting.items() if found[name] != value
+        ]
+        if changed:
+            raise DataError(f"{root} was generated with {', '.join(changed)}: delete it, or set --data_root")
         return super().read_splits(args)
 
 
@@ -82,7 +89,9 @@ def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_
     if root.exists() and any(root.iterdir()):
         raise DataError(f"{root} is not empty and holds no generated demo: set --data_root to another folder")
     random = np.random.default_rng(0)
+    root = root.resolve()
     building = root.with_name(f".{root.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)  # of a killed process that had this number
     rows: list[str] = []
     try:
         (building / "AudioWAV").mkdir(parents=True)
@@ -101,11 +110,10 @@ def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_
         (building / "train.csv").write_text("".join(sorted(set(rows) - set(tested))))
         setting = dict(demo_clips=demo_clips, demo_sound_error=demo_sound_error, demo_picture_noise=demo_picture_noise)
         (building / "demo.json").write_text(json.dumps(setting))
-        if root.exists():
-            root.rmdir()
         building.rename(root)
     except OSError as error:
-        raise DataError(f"cannot generate the demo in {root} ({error}): set --data_root") from error
+        if not (root / "demo.json").exists():  # it exists when another process was first
+            raise DataError(f"cannot generate the demo in {root} ({error}): set --data_root") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

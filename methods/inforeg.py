@@ -26,6 +26,7 @@ from torch import Tensor
 
 from methods.base import Method
 from methods.window import DURING, VARIANTS, FisherTrace, PrimeWindow
+from utils.numbers import count, number
 
 REGULATIONS = ("proximal", "gradient", "lr")
 # beta of Fig. 7, K of Fig. 8, the start of Algorithm 1; and the literals of the public code.
@@ -208,13 +209,13 @@ class InfoRegMethod(Method):
             help="the paper's equations, or the public code's rules; the defaults of --beta, --threshold, "
             "--window_smoothing, --start_epoch and --unimodal_loss follow from it",
         )  # fmt: skip
-        group.add_argument("--beta", type=float, help="alpha = exp(beta tanh(lead)); 0.9: Fig. 7; public code: 1")
+        group.add_argument("--beta", type=number, help="alpha = exp(beta tanh(lead)); 0.9: Fig. 7; public code: 1")
         group.add_argument(
             "--regulation", choices=REGULATIONS, default="proximal",
             help="slow the leader by a proximal term (Eq. 12), by 1/alpha on its gradient, or on its learning rate",
         )  # fmt: skip
         group.add_argument(
-            "--start_epoch", type=int, help="first epoch that may be regulated; 2: Algorithm 1; public code: 0"
+            "--start_epoch", type=count, help="first epoch that may be regulated; 2: Algorithm 1; public code: 0"
         )
 
     @classmethod

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> str:
     parser.add_argument("results", type=Path, help="a folder that holds runs, at any depth")
     parser.add_argument("--rule", choices=RULES, default="last", help="which epoch's figures (default: last)")
     args = parser.parse_args(argv)
-    runs, unfinished = find_runs(args.results)
+    runs, unfinished = find_runs(args.results.resolve())
     if not runs:
         sys.exit(f"error: no finished run below {args.results}")
     table = make_table(runs, args.rule)
@@ -48,8 +48,12 @@ def find_runs(root: Path) -> tuple[dict[tuple[str, str, str], list[Path]], list[
         else:
             unfinished.append(folder)
     order = list(METHODS)
-    key = lambda setting: (setting[0], order.index(setting[1]), setting[2])  # noqa: E731
-    return {setting: runs[setting] for setting in sorted(runs, key=key)}, unfinished
+
+    def place(setting: tuple[str, str, str]) -> tuple:
+        dataset, method, tag = setting
+        return dataset, order.index(method) if method in order else len(order), method, tag
+
+    return {setting: runs[setting] for setting in sorted(runs, key=place)}, unfinished
 
 
 def make_table(runs: dict[tuple[str, str, str], list[Path]], rule: str) -> str:
@@ -61,12 +65,12 @@ def make_table(runs: dict[tuple[str, str, str], list[Path]], rule: str) -> str:
     lines = [
         f"Test figures, rule `{rule}`, {seeds} seed(s), mean +- standard deviation.",
         "",
-        "| data set | method | setting | " + " | ".join(columns) + " |",
-        "| --- " * (len(columns) + 3) + "|",
+        "| data set | method | setting | seeds | " + " | ".join(columns) + " |",
+        "| --- " * (len(columns) + 4) + "|",
     ]
     for setting, seeds_of in rows.items():
         cells = [cell([seed[name] for seed in seeds_of if name in seed]) for name in columns]
-        lines.append("| " + " | ".join([*setting, *cells]) + " |")
+        lines.append("| " + " | ".join([*setting, str(len(seeds_of)), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 

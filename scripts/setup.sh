@@ -8,7 +8,7 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 fi
 stamp=.venv/installed.txt
 if ! cmp -s requirements.txt "$stamp"; then
-    echo "installing requirements.txt into .venv (some 5 GB with CUDA; minutes, the first time only)"
+    echo "installing requirements.txt into .venv (5.6 GB with CUDA; the first time only)"
     if ! "$PYTHON" -m venv .venv; then
         echo "error: $PYTHON cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
         exit 1

@@ -8,7 +8,7 @@ from dataset import DATASETS
 from methods import METHODS
 from methods.window import DURING
 from models.fusion import FUSIONS
-from utils.numbers import count, fraction, not_negative, positive, positive_float
+from utils.numbers import count, fraction, not_negative, number, positive, positive_float
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # Help is shown by the last pass, which knows every default.
     args, unknown = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if unknown:
-        parser.error(_explain(unknown, parser, chosen.method))
+        parser.error(_explain(unknown, parser, chosen.dataset, chosen.method))
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win.
     parser.set_defaults(**METHODS[args.method].defaults(args))
     args = parser.parse_args(argv)
@@ -40,7 +40,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds the default to each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        without = action.default is None or action.default is False  # 0 is a default worth showing
+        return action.help if without else super()._get_help_string(action)
 
 
 def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
@@ -85,7 +86,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     recipe.add_argument("--seed", type=int, default=0, help="of the weights, the data order and the augmentation")
 
     window = parser.add_argument_group("prime learning window (recorded for every method)")
-    window.add_argument("--threshold", type=float, default=0.04, help="K of Eq. 11; paper, Fig. 8")
+    window.add_argument("--threshold", type=number, default=0.04, help="K of Eq. 11; paper, Fig. 8")
     window.add_argument("--window_smoothing", type=positive, default=1, help="epochs of which the trace is the mean")
     if chosen.modulates:
         window.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
@@ -116,14 +117,15 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", choices=METHODS, default="inforeg", help="how to train")
 
 
-def _explain(unknown: list[str], parser: argparse.ArgumentParser, method: str) -> str:
+def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, method: str) -> str:
     """One sentence about the first unknown word: whose flag it is, or which one was meant."""
     flag = unknown[0].split("=")[0]
-    for name, other in METHODS.items():
-        group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        other.add_args(group)
-        if name != method and flag in group._option_string_actions:
-            return f"{flag} is a flag of --method {name}, not of {method}"
+    for kind, table, chosen in (("method", METHODS, method), ("dataset", DATASETS, dataset)):
+        for name, other in table.items():
+            group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            other.add_args(group)
+            if flag in group._option_string_actions:
+                return f"{flag} is a flag of --{kind} {name}, not of {chosen}"
     if flag == "--modulate_during":
         return f"--modulate_during does not apply: {method} modulates nothing"
     if flag == "--unimodal_loss":

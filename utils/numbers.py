@@ -19,6 +19,7 @@ def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callab
 
 positive = _number(int, lambda x: x > 0, "a positive whole number")
 count = _number(int, lambda x: x >= 0, "a whole number from 0")
+number = _number(float, lambda x: abs(x) < float("inf"), "a finite number")
 positive_float = _number(float, lambda x: 0 < x < float("inf"), "a positive number")
 not_negative = _number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
 fraction = _number(float, lambda x: 0 <= x < 1, "a share from 0 to below 1")

@@ -59,7 +59,7 @@ class Record:
 
     @property
     def result(self) -> dict:
-        return json.loads((self.folder / "result.json").read_text())
+        return read_json(self.folder / "result.json")
 
     def append(self, row: dict) -> None:
         """Add an epoch's line. The file is replaced as a whole, so that a reader never sees half a line."""
@@ -99,7 +99,7 @@ class Record:
         write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
 
     def _check_same_setting(self) -> None:
-        before = json.loads((self.folder / "args.json").read_text())
+        before = read_json(self.folder / "args.json")
         now = json.loads(json.dumps(vars(self.args)))
         changed = [
             f"--{name} was {before.get(name)}, is {now[name]}"
@@ -148,12 +148,26 @@ def read_metrics(path: Path) -> list[dict]:
     """The lines of a metrics.jsonl.
 
     Raises:
-        RunError: if the file is missing or a line is not JSON.
+        RunError: if the file is missing or a line is not a JSON object.
     """
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
+    if not all(isinstance(row, dict) and "epoch" in row for row in rows):
+        raise RunError(f"{path} is damaged (a line is not an epoch's record): start in another --tag")
+    return rows
+
+
+def read_json(path: Path) -> dict:
+    """Raises RunError if the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): choose another --tag") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is damaged (not a JSON object): choose another --tag")
+    return found
 
 
 def seed_everything(seed: int) -> None:

@@ -42,11 +42,13 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         began = time.perf_counter()
         run.epoch = epoch
         row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
+        check_finite(row, "train")
         row |= method.on_epoch_end(run)
         schedule.step()
         for name, data in watched.items():
             loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
             row[name] = evaluate(model, autocast(run, method.forward), loader, run.device)
+            check_finite(row, name)  # the weights of the epoch's last step have been in no training loss
         record.seconds.append(time.perf_counter() - began)
         tqdm.write(f"epoch {epoch + 1:>3}/{args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
         write_scalars(writer, row, record.seconds[-1])
@@ -87,14 +89,17 @@ def train_epoch(run: Run, method: Method) -> dict[str, float]:
             totals.add(losses, output)
             if totals.due():
                 bar.set_postfix(totals.glance())
-    means = totals.read()
-    wrong = [name for name, value in means.items() if not math.isfinite(value)]
+    return totals.read()
+
+
+def check_finite(row: dict, split: str) -> None:
+    """Stop before weights that are of no use replace the checkpoint."""
+    wrong = [f"{split} {name}" for name, value in row[split].items() if not math.isfinite(value)]
     if wrong:
         raise RunError(
-            f"{', '.join(wrong)} became NaN or infinite in epoch {run.epoch + 1}: lower --lr, or check the data; "
+            f"{', '.join(wrong)} became NaN or infinite in epoch {row['epoch'] + 1}: lower --lr, or check the data; "
             "the checkpoint of the epoch before is kept"
         )
-    return means
 
 
 class Totals:

@@ -1,0 +1,79 @@
+"""Runs of main() that are small enough for a test: a generated demo, one frame a clip, encoders of few weights."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+
+import main as program
+from dataset.demo import Demo, generate
+from utils.args import parse
+
+CLIPS = 64  # 48 to train on, 16 to test on
+SETTING = dict(demo_clips=CLIPS, demo_sound_error=0.3, demo_picture_noise=30.0)
+STEPS = 3  # an epoch, of 16 samples each
+
+
+class SmallEncoder(nn.Module):
+    """Convolution, batch normalisation and pooling: a state of every kind that ResNet-18 has, in 16 channels."""
+
+    dim = 16
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        if x.ndim == 5:
+            return self(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(dim=1)
+        return self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+
+
+SMALL = {"audio": partial(SmallEncoder, channels=1), "visual": partial(SmallEncoder, channels=3)}
+
+
+def make_demo(folder):
+    """The generated data set that `train` reads."""
+    generate(folder, **SETTING)
+    return folder
+
+
+def flags(data_root, out, *more):
+    """A command line for the demo; `more` comes last, so it wins."""
+    places = ["--dataset", "demo", "--data_root", str(data_root), "--out", str(out), "--tag", "test"]
+    small = "--frames 1 --image_size 32 --batch_size 16 --workers 0 --device cpu".split()
+    return [*places, *(f"--{name}={value}" for name, value in SETTING.items()), *small, *more]
+
+
+def train(data_root, out, *more, encoders=SMALL, figures=False):
+    """Run main() and return the run's folder. Without `encoders` the demo's own ResNet-18s are trained."""
+    argv = flags(data_root, out, *more)
+    with pytest.MonkeyPatch.context() as patch:
+        if encoders:
+            patch.setattr(Demo, "encoders", encoders)
+        if not figures:
+            patch.setattr(program, "draw", lambda *_: None)
+        program.main(argv)
+    return folder_of(argv)
+
+
+def folder_of(argv):
+    args = parse(argv)
+    return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder, name="last.pt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def differing(one, other):
+    """Names of the tensors that are not bit for bit the same in two state dicts."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]

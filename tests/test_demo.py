@@ -1,0 +1,204 @@
+"""The generated data set: what is in it, that it is always the same, and that it never overwrites anything."""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from dataset import build, demo
+from dataset.demo import FPS, SECONDS, SIDE, Demo, generate
+from utils.args import parse
+from utils.errors import DataError
+
+CLASSES = len(Demo.classes)
+SETTING = dict(demo_clips=64, demo_sound_error=0.3, demo_picture_noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("generated") / "demo"
+    generate(root, **SETTING)
+    return root
+
+
+def rows(root, name):
+    return [line.split(",") for line in (root / f"{name}.csv").read_text().splitlines()]
+
+
+def number_of(root):
+    return {clip: Demo.classes.index(label) for name in ("train", "test") for clip, label in rows(root, name)}
+
+
+def files(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def flags(root, **changes):
+    setting = SETTING | changes
+    return parse(
+        ["--dataset", "demo", "--data_root", str(root), *(f"--{name}={value}" for name, value in setting.items())]
+    )
+
+
+def pitch(path):
+    """Fundamental frequency by autocorrelation: the first lag, after it has once been negative, near its highest."""
+    wave, rate = soundfile.read(path)
+    power = np.abs(np.fft.rfft(wave[:2048], 4096)) ** 2
+    fine = 8  # lags in eighths of a sample, by zeros behind the power spectrum
+    lags = np.fft.irfft(power, fine * 4096)[: fine * rate // 100]
+    begin = np.argmax(lags < 0)
+    near = begin + np.argmax(lags[begin:] > 0.85 * lags[begin:].max())
+    return fine * rate / (near + np.argmax(lags[near : near + 2 * fine]))
+
+
+def misleading(root, scale):
+    """{clip: heard class} of the clips whose pitch is nearer to another class's."""
+    true = number_of(root)
+    heard = {c: int(np.abs(np.log(pitch(root / "AudioWAV" / f"{c}.wav") / scale)).argmin()) for c in true}
+    return {clip: k for clip, k in heard.items() if k != true[clip]}
+
+
+def test_layout_and_balance(root):
+    train, test = rows(root, "train"), rows(root, "test")
+    assert (len(train), len(test)) == (48, 16)
+    assert Counter(label for _, label in train) == dict.fromkeys(Demo.classes, 6)
+    assert Counter(label for _, label in test) == dict.fromkeys(Demo.classes, 2)
+    clips = {clip for clip, _ in train + test}
+    assert len(clips) == 64
+    assert {path.stem for path in (root / "AudioWAV").iterdir()} == clips
+    assert {path.name for path in (root / f"Image-{FPS:02d}-FPS").iterdir()} == clips
+    for clip in clips:
+        info = soundfile.info(root / "AudioWAV" / f"{clip}.wav")
+        assert (info.duration, info.channels, info.samplerate) == (SECONDS, 1, Demo.audio.sample_rate)
+        pictures = sorted((root / f"Image-{FPS:02d}-FPS" / clip).iterdir())
+        assert [path.name for path in pictures] == [f"{i:05d}.jpg" for i in range(1, int(FPS * SECONDS) + 1)]
+    with Image.open(pictures[0]) as image:
+        assert (image.size, image.mode, image.format) == ((SIDE, SIDE), "RGB", "JPEG")
+
+
+def test_it_is_read_like_any_other_set(root):
+    data = build(flags(root), ("audio", "visual"))
+    assert (len(data.train), len(data.test), data.classes) == (48, 16, Demo.classes)
+    inputs = data.test[0][0]
+    assert inputs["audio"].shape == Demo.audio.shape and inputs["visual"].shape == (2, 3, 32, 32)
+
+
+def test_the_share_of_misleading_sounds(tmp_path):
+    generate(tmp_path / "true", 64, demo_sound_error=0.0, demo_picture_noise=0.0)
+    by_class = [[] for _ in Demo.classes]
+    for clip, k in number_of(tmp_path / "true").items():
+        by_class[k].append(pitch(tmp_path / "true" / "AudioWAV" / f"{clip}.wav"))
+    scale = np.array([np.median(pitches) for pitches in by_class])
+    # Every class has a pitch of its own, and without error every clip has its class's.
+    assert (np.diff(scale) > 0).all() and not misleading(tmp_path / "true", scale)
+    generate(tmp_path / "mixed", 400, demo_sound_error=0.3, demo_picture_noise=0.0)
+    wrong, numbers = misleading(tmp_path / "mixed", scale), number_of(tmp_path / "mixed")
+    assert 0.23 < len(wrong) / 400 < 0.37  # three standard deviations of 400 draws
+    # The wrong class is any of the other seven: their distances to the true one are uniform.
+    distances = Counter((heard - numbers[clip]) % CLASSES for clip, heard in wrong.items())
+    assert set(distances) == set(range(1, CLASSES)) and max(distances.values()) < 2.5 * len(wrong) / (CLASSES - 1)
+
+
+def test_the_picture_always_shows_the_class(root):
+    frequency = np.fft.fftfreq(512)
+    for clip, k in number_of(root).items():
+        with Image.open(root / f"Image-{FPS:02d}-FPS" / clip / "00001.jpg") as image:
+            grey = np.asarray(image.convert("L"), float)
+        grey = (grey - grey.mean()) * np.outer(np.hanning(SIDE), np.hanning(SIDE))
+        strength = np.abs(np.fft.fft2(grey, (512, 512)))
+        y, x = np.unravel_index(strength.argmax(), strength.shape)
+        angle = np.arctan2(frequency[y], frequency[x]) % np.pi
+        assert round(angle / np.pi * CLASSES) % CLASSES == k
+
+
+def test_noise_is_on_the_pictures_alone(root, tmp_path):
+    spread = []
+    for noise in (0.0, 60.0):
+        generate(tmp_path / str(noise), 64, demo_sound_error=0.0, demo_picture_noise=noise)
+        with Image.open(tmp_path / str(noise) / f"Image-{FPS:02d}-FPS" / "clip00000" / "00001.jpg") as image:
+            spread.append(np.diff(np.asarray(image, float), axis=2).std())
+    assert spread[0] < 1 and spread[1] > 20  # a grating alone is grey
+
+
+def test_twice_the_same_bytes(root, tmp_path):
+    np.random.seed(5)  # the global generator has no part in it
+    generate(tmp_path / "again", **SETTING)
+    assert files(root) == files(tmp_path / "again")
+    assert json.loads((root / "demo.json").read_text()) == SETTING
+
+
+def test_a_set_that_is_there_is_used_as_it_is(root):
+    before = files(root)
+    Demo.read_splits(flags(root))
+    assert files(root) == before
+
+
+@pytest.mark.parametrize(
+    "change", [dict(demo_clips=128), dict(demo_sound_error=0.2), dict(demo_picture_noise=1.0)], ids=str
+)
+def test_another_setting_is_refused(root, change):
+    before = files(root)
+    with pytest.raises(DataError) as refused:
+        Demo.read_splits(flags(root, **change))
+    assert str(root) in str(refused.value) and "--data_root" in str(refused.value)
+    assert files(root) == before
+
+
+def test_an_unrelated_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="not empty"):
+        Demo.read_splits(flags(tmp_path))
+    assert files(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_an_empty_folder_is_filled(root, tmp_path):
+    Demo.read_splits(flags(tmp_path))
+    assert files(tmp_path) == files(root)
+
+
+def test_too_few_clips_are_refused(tmp_path):
+    with pytest.raises(DataError, match="--demo_clips 63"):
+        Demo.read_splits(flags(tmp_path / "demo", demo_clips=63))
+    assert not list(tmp_path.iterdir())
+
+
+def stop_after_ten_clips(monkeypatch, stop):
+    gratings, made = demo._gratings, []
+
+    def some(*values):
+        made.append(values)
+        return stop() if len(made) > 10 else gratings(*values)
+
+    monkeypatch.setattr(demo, "_gratings", some)
+
+
+def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    stop_after_ten_clips(monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path / "demo", **SETTING)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_generation_leaves_no_half_made_set(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after_ten_clips(patch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        forked = multiprocessing.get_context("fork")
+        process = forked.Process(target=generate, args=(tmp_path / "demo",), kwargs=SETTING)
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "demo").exists()
+    # In a container the next process has the same number, and meets what the killed one has left.
+    (left,) = tmp_path.iterdir()
+    left.rename(left.with_name(f".demo.{os.getpid()}"))
+    Demo.read_splits(flags(tmp_path / "demo"))
+    assert files(tmp_path / "demo") == files(root)

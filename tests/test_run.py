@@ -1,0 +1,283 @@
+"""Whole runs through main(): every method and fusion, what a run leaves behind, and that it is always the same."""
+
+import itertools
+import json
+from collections import defaultdict
+from functools import partial
+
+import pytest
+import torch
+from runs import CLIPS, STEPS, checkpoint, differing, flags, folder_of, make_demo, rows_of, train
+from torch.utils.data import Dataset
+
+from dataset import DATASETS
+from main import main
+from methods import METHODS
+from methods.base import Method
+from models.encoders import ResNet18
+from models.fusion import FUSIONS
+from utils.errors import RunError
+from utils.record import Record
+
+FIGURES = {"loss", "accuracy", "macro_f1"}
+OWN = {"inforeg": {"score", "lead", "alpha", "regulated"}}  # what a method records beside the common columns
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return make_demo(tmp_path_factory.mktemp("data") / "demo")
+
+
+def chosen(method):
+    return ["--method", method, *(["--modality", "visual"] if method == "unimodal" else [])]
+
+
+def trained(method):
+    return {"visual"} if method == "unimodal" else {"audio", "visual"}
+
+
+CASES = [(m, f) for m, f in itertools.product(METHODS, FUSIONS) if m != "unimodal" or f == "concat"]
+
+
+@pytest.mark.parametrize("method, fusion", CASES, ids=map("-".join, CASES))
+def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusion):
+    argv = [*chosen(method), "--epochs", "1", *(["--fusion", fusion] if method != "unimodal" else [])]
+    folder = train(demo, tmp_path, *argv, "--threshold", "-10")
+    assert folder == tmp_path / "demo" / method / "test" / "seed0"
+    (row,) = rows_of(folder)
+    columns = {"epoch", "lr", "train", "test", "fisher_trace", "relative_change", "prime_window"}
+    assert row.keys() == columns | OWN.get(method, set())
+    assert row["test"].keys() == FIGURES | trained(method)
+    assert row["train"].keys() == {"loss", "loss_joint", "accuracy"} | trained(method)
+    for name in columns - {"epoch", "lr", "train", "test"} | OWN.get(method, set()):
+        assert row[name].keys() == trained(method)
+    assert all(trace > 0 for trace in row["fisher_trace"].values())
+    for split, count in (("train", CLIPS * 3 // 4), ("test", CLIPS // 4)):
+        for name in {"accuracy"} | trained(method):
+            hits = row[split][name] * count
+            assert 0 <= hits <= count and hits == pytest.approx(round(hits))
+    held = checkpoint(folder)["model"]
+    assert not any(name.startswith("module.") or ".module." in name for name in held)
+    assert {name.split(".")[1] for name in held if name.startswith("encoders.")} == trained(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_demo_with_its_own_encoders_learns_and_is_drawn(demo, tmp_path, method):
+    folder = train(demo, tmp_path, *chosen(method), "--epochs", "2", encoders=None, figures=True)
+    first, last = rows_of(folder)
+    assert last["train"]["loss"] < first["train"]["loss"]
+    drawn = {"fisher_trace", "accuracy"} | ({"alpha"} if method == "inforeg" else set())
+    assert {path.stem for path in (folder / "figures").iterdir()} == drawn
+    for path in (folder / "figures").iterdir():
+        assert path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+    for file in folder.glob("*.pt"):  # 180 MB each
+        file.unlink()
+
+
+def test_what_the_folder_of_a_run_holds(demo, tmp_path):
+    argv = ["--method", "joint", "--epochs", "2", "--lr", "0.02", "--lr_step", "1"]
+    folder = train(demo, tmp_path, *argv)
+    names = {path.name for path in folder.iterdir()}
+    assert {name for name in names if not name.startswith("events.")} == {
+        "args.json", "metrics.jsonl", "result.json", "last.pt", "done", "figures",
+    }  # fmt: skip
+    assert any(name.startswith("events.") for name in names)
+    args = json.loads((folder / "args.json").read_text())
+    wanted = dict(method="joint", dataset="demo", lr=0.02, epochs=2, seed=0, fusion="concat", batch_size=16)
+    assert wanted.items() <= args.items()
+    assert args["versions"].keys() == {"python", "torch", "machine"}
+    assert [row["lr"] for row in rows_of(folder)] == pytest.approx([0.02, 0.002], rel=1e-12)
+    state = checkpoint(folder)
+    assert state["epoch"] == 1 and {"model", "method", "optimizer", "schedule", "random", "args"} <= state.keys()
+    done = json.loads((folder / "done").read_text())
+    assert done["seconds"] > done["median_seconds_per_epoch"] > 0
+
+
+def check_result(folder, rules):
+    rows, result = rows_of(folder), json.loads((folder / "result.json").read_text())
+    assert result.keys() == rules
+    for figures in result.values():
+        assert figures == {"epoch": figures["epoch"]} | rows[figures["epoch"]]["test"]
+    accuracies = [row["test"]["accuracy"] for row in rows]
+    assert result["last"]["epoch"] == len(rows) - 1
+    assert result["oracle"]["epoch"] == accuracies.index(max(accuracies))
+    return rows, result
+
+
+def test_result_has_the_last_and_the_best_test_epoch(demo, tmp_path):
+    folder = train(demo, tmp_path, "--method", "joint", "--epochs", "4", "--lr", "0.1")
+    check_result(folder, {"last", "oracle"})
+    assert not (folder / "best.pt").exists()
+
+
+def test_a_validation_share_selects_an_epoch_and_its_weights(demo, tmp_path, monkeypatch):
+    kept, save = {}, Record.save
+
+    def keep(self, name, state):
+        kept.setdefault(state["epoch"], {key: value.clone() for key, value in state["model"].items()})
+        save(self, name, state)
+
+    monkeypatch.setattr(Record, "save", keep)
+    argv = ["--method", "joint", "--epochs", "6", "--lr", "0.1", "--val_fraction", "0.34"]
+    rows, result = check_result(train(demo, tmp_path, *argv), {"last", "oracle", "val"})
+    accuracies = [row["val"]["accuracy"] for row in rows]
+    best = accuracies.index(max(accuracies))
+    assert result["val"]["epoch"] == best
+    assert 0 < best < 5 or len(set(accuracies)) > 1  # otherwise nothing has been selected
+    state = checkpoint(folder_of(flags(demo, tmp_path, *argv)), "best.pt")
+    assert state["epoch"] == best and not differing(state["model"], kept[best])
+    assert sorted(kept) == list(range(6)) and all(differing(kept[best], kept[e]) for e in kept if e != best)
+
+
+def expected_window(traces, epoch, threshold, official):
+    """Relative change before `epoch` by the definition, and whether the window is open."""
+    if official and epoch == 0:
+        return 1.0, True
+    if not official and epoch < 2:
+        return None, False
+    if official:  # ten zeros stand before the first trace; sums of ten, the one shifted by an epoch
+        padded = [0.0] * 11 + traces[:epoch]
+        newest, before = sum(padded[-10:]), sum(padded[-11:-1])
+    else:
+        newest, before = traces[epoch - 1], traces[epoch - 2]
+    change = (newest - before) / newest
+    return change, change > threshold
+
+
+@pytest.mark.parametrize(
+    "method, variant, threshold",
+    [("unimodal", None, 0.0), ("joint", None, 0.0), ("inforeg", "paper", 0.0), ("inforeg", "official", 0.11)],
+)
+def test_windows_follow_from_the_recorded_traces(demo, tmp_path, method, variant, threshold):
+    argv = [*chosen(method), f"--threshold={threshold}", *(["--variant", variant] if variant else [])]
+    rows = rows_of(train(demo, tmp_path, *argv, "--epochs", "5", "--lr", "0.2"))
+    opened = []
+    for row, name in itertools.product(rows, trained(method)):
+        decides = "audio" if variant == "official" else name
+        traces = [row["fisher_trace"][decides] for row in rows]
+        change, is_open = expected_window(traces, row["epoch"], threshold, variant == "official")
+        assert row["relative_change"][name] == (None if change is None else pytest.approx(change, rel=1e-12))
+        assert row["prime_window"][name] is is_open
+        opened.append((row["epoch"] >= 2, is_open))
+        if method == "inforeg":
+            assert is_open or row["regulated"][name] == 0
+            assert (row["alpha"][name] is None) == (row["regulated"][name] == 0)
+    assert {(True, True), (True, False)} <= set(opened)  # otherwise the threshold has decided nothing
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_seed_one_result(demo, tmp_path, method):
+    argv = [*chosen(method), "--epochs", "3", "--threshold", "-10", "--val_fraction", "0.34"]
+    one, other = (train(demo, tmp_path / name, *argv) for name in ("one", "other"))
+    for name in ("metrics.jsonl", "result.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])
+    third = train(demo, tmp_path / "one", *argv, "--seed", "1")
+    assert third == one.parent / "seed1"
+    assert differing(checkpoint(one)["model"], checkpoint(third)["model"])
+    assert (one / "metrics.jsonl").read_bytes() != (third / "metrics.jsonl").read_bytes()
+
+
+def test_workers_and_folders_do_not_change_a_result(demo, tmp_path):
+    one = train(demo, tmp_path / "one", "--method", "inforeg", "--epochs", "2")
+    other = train(demo, tmp_path / "other", "--method", "inforeg", "--epochs", "2", "--workers", "2")
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def test_every_method_sees_the_same_order_and_starts_from_the_same_encoders(demo, tmp_path, monkeypatch):
+    seen, start = defaultdict(list), {}
+    forward = Method.forward
+
+    def record(self, batch):
+        if self.model.training:
+            seen[self.args.method].append(batch.index.tolist())
+            start.setdefault(self.args.method, {k: v.clone() for k, v in self.model.state_dict().items()})
+        return forward(self, batch)
+
+    monkeypatch.setattr(Method, "forward", record)
+    for method in METHODS:
+        train(demo, tmp_path, *chosen(method), "--epochs", "2")
+    assert seen["joint"] == seen["inforeg"] == seen["unimodal"]
+    assert len(seen["joint"]) == 2 * STEPS and seen["joint"][:STEPS] != seen["joint"][STEPS:]
+    assert sorted(sum(seen["joint"][:STEPS], [])) == list(range(CLIPS * 3 // 4))
+    assert not differing(start["joint"], start["inforeg"])
+    visual = {name: value for name, value in start["joint"].items() if name.startswith("encoders.visual")}
+    assert not differing(visual, {k: v for k, v in start["unimodal"].items() if k.startswith("encoders.")})
+
+
+def test_a_window_that_never_opens_makes_inforeg_joint_training(demo, tmp_path):
+    joint = train(demo, tmp_path, "--method", "joint", "--epochs", "4")
+    closed = train(demo, tmp_path, "--method", "inforeg", "--epochs", "4", "--threshold", "1.0")
+    assert not differing(checkpoint(joint)["model"], checkpoint(closed)["model"])
+    assert (joint / "result.json").read_bytes() == (closed / "result.json").read_bytes()
+    always = train(demo, tmp_path / "always", "--method", "inforeg", "--epochs", "4", "--threshold", "-10")
+    assert differing(checkpoint(joint)["model"], checkpoint(always)["model"])
+
+
+class Three(Dataset):
+    """Random pictures; only those of `audio` tell the class, by their level."""
+
+    encoders = dict.fromkeys(("audio", "visual", "depth"), partial(ResNet18, channels=1))
+    protocol = "the tests'"
+    defaults = dict(
+        data_root="nowhere", batch_size=12, epochs=1, optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=0.0,
+        lr_step=9, lr_gamma=0.1,
+    )  # fmt: skip
+
+    def __init__(self, args, rows, modalities, train):
+        draws = torch.Generator().manual_seed(rows[0])
+        self.modality_names, self.targets = modalities, [number % 3 for number in rows]
+        level = torch.tensor(self.targets, dtype=torch.float32).view(-1, 1, 1, 1)
+        self.inputs = {name: torch.randn(len(rows), 1, 32, 32, generator=draws) for name in self.encoders}
+        self.inputs["audio"] = 2 * level + 0.1 * self.inputs["audio"]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        return {name: self.inputs[name][i] for name in self.modality_names}, self.targets[i], i
+
+    @classmethod
+    def add_args(cls, group):
+        pass
+
+    @classmethod
+    def class_names(cls, args):
+        return ("low", "middle", "high")
+
+    @classmethod
+    def read_splits(cls, args):
+        return range(36), range(36, 54)
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch):
+    """Command lines for a set of three modalities that is registered for the length of a test."""
+    monkeypatch.setitem(DATASETS, "three", Three)
+    yield ["--dataset", "three", "--out", str(tmp_path), "--workers", "0", "--device", "cpu"]
+    for file in tmp_path.rglob("*.pt"):  # 270 MB each
+        file.unlink()
+
+
+@pytest.mark.parametrize("method", ["joint", "inforeg"])
+def test_three_modalities_train_and_are_probed(three, tmp_path, method):
+    from scripts import linear_probe
+
+    result = main([*three, "--method", method])
+    names = set(Three.encoders)
+    assert result["last"].keys() == {"epoch"} | FIGURES | names
+    folder = tmp_path / "three" / method / "default" / "seed0"
+    (row,) = rows_of(folder)
+    assert row["fisher_trace"].keys() == row["prime_window"].keys() == names
+    scores = linear_probe.main([str(folder / "last.pt"), "--workers", "0", "--device", "cpu"])
+    assert scores.keys() == names and json.loads((folder / "probe.json").read_text()) == scores
+    # Levels far apart are separable in any encoder's features; noise is not.
+    assert scores["audio"] == 1.0 and max(scores["visual"], scores["depth"]) < 0.8
+
+
+@pytest.mark.parametrize("fusion", ["film", "gated"])
+def test_a_fusion_of_two_modalities_refuses_three(three, fusion):
+    with pytest.raises(RunError) as refused:
+        main([*three, "--fusion", fusion])
+    message = str(refused.value)
+    assert f"--fusion {fusion}" in message and "audio, visual, depth" in message and "\n" not in message
