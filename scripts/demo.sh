@@ -7,3 +7,5 @@ for method in joint inforeg; do
     .venv/bin/python main.py --dataset demo --method "$method" --resume "$@"
 done
 .venv/bin/python scripts/collect.py results/demo
+echo "figures:"
+find results/demo -name '*.png' | sort

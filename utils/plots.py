@@ -59,10 +59,12 @@ def alpha(axes, rows: list[dict]) -> None:
         regulated = [row for row in rows if row["alpha"][name] is not None]
         strengths = [row["alpha"][name] for row in regulated]
         shares = [60 * row["regulated"][name] for row in regulated]
-        axes.scatter(_epochs(regulated), strengths, s=shares, color=colour, label=f"{name}: {len(regulated)} epochs")
-    axes.set(ylabel=r"regulation strength  $\alpha$", xlim=(0.5, len(rows) + 0.5))
-    axes.margins(y=0.1)
-    axes.set_ylim(bottom=0)
+        label = f"{name}, in {len(regulated)} of {len(rows)} epochs"
+        axes.scatter(_epochs(regulated), strengths, s=shares, color=colour, label=label)
+    strongest = max((value for row in rows for value in row["alpha"].values() if value is not None), default=1.0)
+    axes.set(
+        ylabel="regulation strength  α", xlim=(0.5, len(rows) + 0.5), ylim=(0, 1.5 * strongest)
+    )  # room for a legend
 
 
 def _epochs(rows: list[dict]) -> list[int]:
