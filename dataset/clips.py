@@ -36,6 +36,7 @@ class AudioVisualClips(Dataset):
     flip: ClassVar[bool] = True
     defaults: ClassVar[dict[str, object]]
     protocol: ClassVar[str]
+    method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
         root = Path(args.data_root)

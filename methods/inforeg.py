@@ -25,6 +25,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from methods.base import Method
+from methods.scores import confidence, log_likelihood
 from methods.window import DURING, VARIANTS, FisherTrace, PrimeWindow
 from utils.numbers import count, number
 
@@ -39,11 +40,7 @@ OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
 
 def scores(unimodal_logits: Mapping[str, Tensor], target: Tensor, variant: str = "paper") -> Tensor:
     """(M,) performance of each modality on the batch, larger is better (Eq. 8)."""
-    logits = torch.stack(list(unimodal_logits.values()))
-    # In full precision under autocast, too; a double stays a double.
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
-    true_class = log_p.gather(2, target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)
-    return true_class.mean(dim=1) if variant == "paper" else true_class.exp().sum(dim=1)
+    return {"paper": log_likelihood, "official": confidence}[variant](unimodal_logits, target)
 
 
 def leads(score: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if unknown:
         parser.error(_explain(unknown, parser, chosen.dataset, chosen.method))
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win.
-    parser.set_defaults(**METHODS[args.method].defaults(args))
+    per_dataset = DATASETS[args.dataset].method_defaults.get(args.method, {})
+    parser.set_defaults(**METHODS[args.method].defaults(args), **per_dataset)
     args = parser.parse_args(argv)
     if args.tag is None:
         args.tag = _tag(args, parser)

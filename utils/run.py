@@ -1,13 +1,16 @@
 """What a method may see of its run."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.base import make_loader
+from dataset.base import Batch, make_loader
 from models.multimodal import MultimodalModel
+from utils.evaluate import collect
 
 
 @dataclass
@@ -22,6 +25,10 @@ class Run:
     val: Dataset | None
     device: torch.device
     epoch: int = 0
+
+    def collect(self, data: Dataset, fn: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """`fn` of every batch of `data` in evaluation mode, concatenated in the order of `data`, on the CPU."""
+        return collect(self.model, self.loader(data, shuffle=False), self.device, fn)
 
     def loader(self, data: Dataset, shuffle: bool = True) -> DataLoader:
         """Batches of `data` in this epoch's order, which is the same for every method."""

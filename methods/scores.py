@@ -1,0 +1,29 @@
+"""How well each modality does on a batch by its unimodal logits: what most methods of this field decide on.
+
+Everything stays on the device; the scores carry no gradient.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def log_likelihood(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    """(M,) mean over the batch of log softmax(z^m)_y, in the modalities' order; larger is better."""
+    return _true_class(unimodal_logits, target).mean(dim=1)
+
+
+@torch.no_grad()
+def confidence(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    """(M,) sum over the batch of softmax(z^m)_y, in the modalities' order; larger is better."""
+    return _true_class(unimodal_logits, target).exp().sum(dim=1)
+
+
+def _true_class(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    """(M, B) log-probability of the true class."""
+    logits = torch.stack(list(unimodal_logits.values()))
+    # In full precision under autocast, too; a double stays a double.
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
+    return log_p.gather(2, target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)
