@@ -1,9 +1,9 @@
 # Sourced by the other scripts: makes .venv and installs requirements.txt into it, once for each state of that file.
-# PYTHON names the interpreter to start from (default python3, 3.10 or newer).
+# PYTHON names the interpreter to start from (default python3), one of 3.10 to 3.13: the pinned libraries have no others.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
-if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    echo "error: $PYTHON is missing or older than 3.10; set PYTHON=/path/to/python3.10 or newer" >&2
+if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    echo "error: $PYTHON is missing or not Python 3.10 to 3.13; set PYTHON=/path/to/python3.12, say" >&2
     exit 1
 fi
 stamp=.venv/installed.txt
