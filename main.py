@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> dict:
     record.create()
     model.to(device, memory_format=torch.channels_last)  # convolutions are faster in it on CPU and GPU
     optimizer = make_optimizer(args, model.parameters())
-    run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device)
+    run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")
     # Anew, so that what a method draws does not depend on how much of the model was initialised before.
     seed_everything(args.seed)

@@ -27,6 +27,7 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     test = source(args, test_rows, modalities, train=False)
     rest: Dataset = train
     parts: dict[str, Dataset | None] = {}
+    train_plain: Dataset | None = None
     for number, (name, share) in enumerate({"val": args.val_fraction, "held_out": held_out}.items()):
         parts[name] = None
         if share > 0:
@@ -37,7 +38,9 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
             # What is withheld is looked at as the test split is: without augmentation.
             plain = source(args, train_rows, modalities, train=False)
             parts[name] = Subset(plain, [positions[i] for i in withheld])
-    return Splits(rest, parts["held_out"], parts["val"], test, source.class_names(args))
+            if name == "held_out":
+                train_plain = Subset(plain, rest.indices)
+    return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
 
 
 __all__ = ["DATASETS", "build"]

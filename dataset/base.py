@@ -19,7 +19,7 @@ from utils.errors import DataError
 
 @dataclass
 class Batch:
-    """inputs: {modality: (B, ...)}; target: (B,) class numbers; index: (B,) positions in the training split."""
+    """inputs: {modality: (B, ...)}; target: (B,) class numbers; index: (B,) positions in the data set that is read."""
 
     inputs: dict[str, Tensor]
     target: Tensor
@@ -39,9 +39,13 @@ class Batch:
 
 @dataclass
 class Splits:
-    """What `dataset.build` returns. `held_out` and `val` come out of the training split, or are None."""
+    """What `dataset.build` returns. `held_out` and `val` come out of the training split, or are None.
+
+    `plain` is `train`, sample for sample, without augmentation: what `held_out` may be compared with. None without it.
+    """
 
     train: Dataset
+    plain: Dataset | None
     held_out: Dataset | None
     val: Dataset | None
     test: Dataset

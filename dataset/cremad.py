@@ -14,3 +14,16 @@ class CREMAD(AudioVisualClips):
         data_root="data/CREMAD", fps=3, frames=3, image_size=224, batch_size=64, epochs=50,
         optimizer="sgd", lr=2e-3, momentum=0.9, weight_decay=1e-4, lr_step=30, lr_gamma=0.1,
     )  # fmt: skip
+    method_defaults = {
+        # README of the public code of OGM-GE.
+        "ogm": dict(alpha=0.8),
+        "ogm_ge": dict(alpha=0.8),
+        # Commands in the public code of PMR.
+        "pmr": dict(alpha=2.0, modulation_ends=70, prototype_momentum=0.0),
+        # Its authors' answers in issues 5 and 10 of their repository, for 1500 epochs.
+        "agm": dict(alpha=1.5),
+        # Public code: 744 of 6698 clips; its E, R and lambda, which are for this data set, are the flags' own defaults.
+        "relearning": dict(held_out=0.111),
+        # Comments in the scripts of the public code: 77.48 % with 4, 78.12 % with 5, by the best test epoch.
+        "dgl": dict(alpha=4.0),
+    }

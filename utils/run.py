@@ -15,7 +15,10 @@ from utils.evaluate import collect
 
 @dataclass
 class Run:
-    """The state of one training run. There is no test set in it: a method cannot peek."""
+    """The state of one training run. There is no test set in it: a method cannot peek.
+
+    `plain` is `train` without augmentation, for a method that withholds a share (`held_out`) to compare it with.
+    """
 
     args: Namespace
     model: MultimodalModel
@@ -25,6 +28,7 @@ class Run:
     val: Dataset | None
     device: torch.device
     epoch: int = 0
+    plain: Dataset | None = None
 
     def collect(self, data: Dataset, fn: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
         """`fn` of every batch of `data` in evaluation mode, concatenated in the order of `data`, on the CPU."""
