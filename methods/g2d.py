@@ -1,0 +1,169 @@
+"""G2D: Boosting Multimodal Learning with Gradient-Guided Distillation (ICCV 2025).
+
+Unimodal teachers, trained before, guide the joint model: their logits t^m the fused ones, their features f_T^m those of
+the encoders.
+
+    L = CE(z, y) + sum_m [ a T^2 KL(softmax(t^m / T) || softmax(z / T)) + b ||f^m - f_T^m||^2 ]
+
+with the mean over the batch in the second term and over all entries in the third, as in the public code (the paper's
+formula sums the latter, which is another b). Sequential modality prioritisation: in the first epochs the encoders of
+the modalities whose teachers are surer of the batch (sum of the true class's probability) get no gradient, and the
+weakest modality learns undisturbed. The public code has two modalities; with M of them those epochs are cut into M - 1
+equal parts, and with each the next stronger modality joins in.
+
+The public code zeroes the gradients of convolutions alone, so that the batch normalisation of a held encoder goes on
+learning (`--hold convolutions`), and it stops where two teachers are equally sure: here both learn. Momentum and weight
+decay act on what is held, in both.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.base import Method
+from methods.scores import confidence
+from models.multimodal import MultimodalModel
+from utils.errors import RunError
+from utils.numbers import count, not_negative, positive_float
+
+HELD = ("encoder", "convolutions")
+
+
+class G2D(Method):
+    """One forward and one backward pass of the model and one forward pass of every teacher a step."""
+
+    modulates = True
+    takes_unimodal_loss = False
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        group.add_argument(
+            "--teachers", nargs="+", metavar="NAME=PATH",
+            help="for every modality a checkpoint of `--method unimodal --modality NAME` on this data set",
+        )  # fmt: skip
+        group.add_argument("--temperature", type=positive_float, default=1.0, help="T of the logits; public code: 1")
+        group.add_argument("--logit_weight", type=not_negative, default=1.0, help="a, of each KL term; public code: 1")
+        group.add_argument(
+            "--feature_weight", type=not_negative, default=1.0, help="b, of each feature term; public code: 1"
+        )
+        group.add_argument(
+            "--priority_epochs", type=count,
+            help="epochs in which the weaker modalities learn alone; half of --epochs: public code (150 of 300)",
+        )  # fmt: skip
+        group.add_argument(
+            "--hold", choices=HELD, default="encoder",
+            help="what of a stronger modality's encoder gets no gradient: all of it, or its convolutions (public code)",
+        )  # fmt: skip
+
+    @classmethod
+    def defaults(cls, args) -> dict:
+        # Teachers are runs of the same seed, and paths: they do not belong into the name of a setting.
+        return {"priority_epochs": args.epochs // 2, "teachers": args.teachers}
+
+    def __init__(self, args, model):
+        super().__init__(args, model)
+        self.teachers = {name: load_teacher(args, model, name, path) for name, path in teacher_paths(args, model)}
+        self._taught: dict[str, tuple[Tensor, Tensor]] = {}
+        self._learning: Tensor | int = 0
+        self._steps = 0
+
+    def on_fit_start(self, run) -> None:
+        for teacher in self.teachers.values():
+            teacher.to(next(self.model.parameters()), memory_format=torch.channels_last)
+
+    def forward(self, batch):
+        if self.model.training:
+            with torch.no_grad():
+                self._taught = {name: teach(teacher, batch.inputs[name]) for name, teacher in self.teachers.items()}
+        return super().forward(batch)
+
+    def losses(self, output) -> dict[str, Tensor]:
+        losses = super().losses(output)
+        student = F.log_softmax(output.logits / self.args.temperature, dim=1)
+        for name, (feature, logits) in self._taught.items():
+            soft = F.log_softmax(logits / self.args.temperature, dim=1)
+            divergence = F.kl_div(student, soft, reduction="batchmean", log_target=True) * self.args.temperature**2
+            distance = F.mse_loss(output.features[name], feature)
+            losses[f"loss_{name}"] = self.args.logit_weight * divergence + self.args.feature_weight * distance
+            losses["loss"] = losses["loss"] + losses[f"loss_{name}"]
+        return losses
+
+    @torch.no_grad()
+    def after_backward(self, output) -> None:
+        super().after_backward(output)
+        learning = self.learning(output.target)
+        for name, factor in learning.items():
+            if grads := self._held(self.model.encoders[name]):
+                torch._foreach_mul_(grads, factor)
+        self._learning = self._learning + torch.stack(list(learning.values()))
+        self._steps += 1
+
+    def learning(self, target: Tensor) -> dict[str, Tensor]:
+        """1 for each modality that learns from this batch, 0 for one that is held."""
+        sure = confidence({name: logits for name, (_, logits) in self._taught.items()}, target)
+        weaker = (sure < sure.unsqueeze(1)).sum(dim=1)  # how many are less sure
+        epoch, last = self.window.epoch, self.args.priority_epochs
+        allowed = epoch * (len(sure) - 1) // last if epoch < last else len(sure)
+        factors = (weaker <= allowed).to(sure.dtype)
+        return {
+            name: factor if self.in_force(name) else torch.ones_like(factor)
+            for name, factor in zip(self._taught, factors, strict=True)
+        }
+
+    def _held(self, encoder: nn.Module) -> list[Tensor]:
+        everything = self.args.hold == "encoder"
+        return [p.grad for p in encoder.parameters() if p.grad is not None and (everything or p.ndim == 4)]
+
+    def on_epoch_end(self, run) -> dict:
+        """Adds `learning`, the share of the epoch's steps in which the encoder was not held."""
+        shares = (self._learning / self._steps).tolist()
+        self._learning, self._steps = 0, 0
+        return super().on_epoch_end(run) | {"learning": dict(zip(self.teachers, shares, strict=True))}
+
+
+def teacher_paths(args, model: MultimodalModel) -> list[tuple[str, Path]]:
+    """(modality, path) of `--teachers`, in the model's order.
+
+    Raises:
+        RunError: unless there is exactly one for every modality.
+    """
+    pairs = [word.partition("=")[::2] for word in args.teachers or ()]
+    if sorted(name for name, path in pairs if path) != sorted(model.modalities):
+        wanted = " ".join(f"{name}=PATH" for name in model.modalities)
+        raise RunError(
+            f"--method g2d needs --teachers {wanted}: the last.pt or best.pt of a run of --method unimodal for each"
+            + (f"; not {' '.join(args.teachers)}" if args.teachers else "")
+        )
+    return [(name, Path(dict(pairs)[name])) for name in model.modalities]
+
+
+def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> MultimodalModel:
+    """The unimodal model of a checkpoint, frozen.
+
+    Raises:
+        RunError: if the checkpoint is missing or damaged, or not one of modality `name` on this data set.
+    """
+    # Here, since utils.record knows the command line, and the command line every method.
+    from utils.record import load_checkpoint, load_model
+
+    state = load_checkpoint(path)
+    wanted = {"dataset": args.dataset, "method": "unimodal", "modality": name}
+    held = {key: state["args"].get(key) for key in wanted}
+    if held != wanted:
+        described = " ".join(f"--{key} {value}" for key, value in held.items() if value is not None)
+        raise RunError(f"--teachers {name}={path} is a run of {described}: it must be one of --method unimodal "
+                       f"--modality {name} on {args.dataset}")  # fmt: skip
+    teacher = MultimodalModel({name: copy.deepcopy(model.encoders[name])}, "concat", model.classes)
+    load_model(teacher, state, path)
+    return teacher.requires_grad_(False).eval()
+
+
+def teach(teacher: MultimodalModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's feature (B, dim) and its logits (B, C)."""
+    (name,) = teacher.modalities
+    features = teacher.encode({name: x})
+    return features[name], teacher.fuse(features)
