@@ -1,8 +1,36 @@
-"""The methods by name, in the order of the paper's tables."""
+"""The methods by name, in the order of the paper's tables; those that are not in them follow by year."""
 
+from methods.agm import AGM
 from methods.base import Method
+from methods.dgl import DGL
+from methods.g2d import G2D
+from methods.gblending import GBlending
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
+from methods.mmpareto import MMPareto
+from methods.ogm import OGM, OGMGE
+from methods.opm import OPM, OPMWithOGM
+from methods.pmr import PMR
+from methods.relearning import Relearning
+from methods.tcmax import TCMax
 from methods.unimodal import Unimodal
+from methods.valuation import Valuation
 
-METHODS: dict[str, type[Method]] = {"unimodal": Unimodal, "joint": Joint, "inforeg": InfoRegMethod}
+METHODS: dict[str, type[Method]] = {
+    "unimodal": Unimodal,
+    "joint": Joint,
+    "gblending": GBlending,
+    "ogm": OGM,
+    "ogm_ge": OGMGE,
+    "pmr": PMR,
+    "agm": AGM,
+    "mmpareto": MMPareto,
+    "inforeg": InfoRegMethod,
+    "opm": OPM,
+    "opm_ogm": OPMWithOGM,
+    "valuation": Valuation,
+    "relearning": Relearning,
+    "dgl": DGL,
+    "g2d": G2D,
+    "tcmax": TCMax,
+}

@@ -10,6 +10,7 @@ import torch.nn as nn
 
 import main as program
 from dataset.demo import Demo, generate
+from models.multimodal import build_model
 from utils.args import parse
 
 CLIPS = 64  # 48 to train on, 16 to test on
@@ -50,6 +51,8 @@ def flags(data_root, out, *more):
 
 def train(data_root, out, *more, encoders=SMALL, figures=False):
     """Run main() and return the run's folder. Without `encoders` the demo's own ResNet-18s are trained."""
+    if "g2d" in more:
+        more = (*more, "--teachers", *save_teachers(out, encoders or Demo.encoders))
     argv = flags(data_root, out, *more)
     with pytest.MonkeyPatch.context() as patch:
         if encoders:
@@ -58,6 +61,19 @@ def train(data_root, out, *more, encoders=SMALL, figures=False):
             patch.setattr(program, "draw", lambda *_: None)
         program.main(argv)
     return folder_of(argv)
+
+
+def save_teachers(out, encoders):
+    """Checkpoints of the demo's unimodal models, untrained but always the same, as --teachers names them."""
+    words = []
+    for name, encoder in encoders.items():
+        path = out / "teachers" / f"{name}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        teacher = build_model({name: encoder}, "concat", len(Demo.classes), seed=7)
+        args = {"dataset": "demo", "method": "unimodal", "modality": name}
+        torch.save({"model": teacher.state_dict(), "args": args, "epoch": 0}, path)
+        words.append(f"{name}={path}")
+    return words
 
 
 def folder_of(argv):

@@ -22,6 +22,11 @@ SETTINGS = {
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
     "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],
     "inforeg official": ["--method", "inforeg", "--variant", "official", "--val_fraction", "0.17"],
+    "gblending": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "2", "--estimate_epochs", "1"],
+    "gblending offline": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "9"],
+    "valuation": ["--method", "valuation", "--warmup", "2"],
+    "valuation modality": ["--method", "valuation", "--warmup", "2", "--level", "modality", "--alpha", "9"],
+    "relearning": ["--method", "relearning", "--every", "1", "--held_out", "0.17"],
 }
 
 
