@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         axis.legend(frameon=False)
     axes[0].set_ylabel("Fisher trace  Tr(F)")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out)
+    # Without its date the same runs give the same file.
+    figure.savefig(args.out, metadata={"Date": None} if args.out.suffix == ".svg" else None)
     print(f"written: {args.out}")
 
 
