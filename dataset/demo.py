@@ -43,8 +43,8 @@ class Demo(AudioVisualClips):
     flip = False  # a mirrored grating is another class
     protocol = "ours"
     defaults = dict(
-        data_root="data/demo", fps=FPS, frames=2, image_size=32, batch_size=32, epochs=12,
-        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=9, lr_gamma=0.1,
+        data_root="data/demo", fps=FPS, frames=2, image_size=32, batch_size=32, epochs=8,
+        optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=6, lr_gamma=0.1,
     )  # fmt: skip
     # The same part of the training as the published 20 of 90 epochs, and 5 of 60.
     method_defaults = {"relearning": dict(every=3), "valuation": dict(warmup=1)}
