@@ -47,7 +47,7 @@ class Demo(AudioVisualClips):
         optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=6, lr_gamma=0.1,
     )  # fmt: skip
     # The same part of the training as the published 20 of 90 epochs, and 5 of 60.
-    method_defaults = {"relearning": dict(every=3), "valuation": dict(warmup=1)}
+    method_defaults = {"relearning": dict(every=2), "valuation": dict(warmup=1)}
 
     @classmethod
     def add_args(cls, group) -> None:
