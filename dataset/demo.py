@@ -33,8 +33,8 @@ class Demo(AudioVisualClips):
     many examples.
 
     So each modality learns by itself, and the picture knows what the sound lacks. Trained together, the sound explains
-    most of the training set at once and, after memorising the misleading clips, all of it; the picture's gradient
-    vanishes before the picture is learnt.
+    most of the training set at once, and the picture, left with a smaller gradient, stays behind what it reaches alone
+    (docs/REPRODUCTION.md). A larger `--demo_sound_error` leaves it more, a smaller one less.
     """
 
     classes = tuple(f"class{k}" for k in range(8))
