@@ -34,7 +34,7 @@ class Demo(AudioVisualClips):
 
     So each modality learns by itself, and the picture knows what the sound lacks. Trained together, the sound explains
     most of the training set at once, and the picture, left with a smaller gradient, stays behind what it reaches alone
-    (docs/REPRODUCTION.md). A larger `--demo_sound_error` leaves it more, a smaller one less.
+    (docs/REPRODUCTION.md).
     """
 
     classes = tuple(f"class{k}" for k in range(8))
