@@ -182,7 +182,7 @@ def test_the_share_is_withheld_and_the_plain_split_is_the_training_split(begin, 
 
 
 def test_flags_of_each_data_set():
-    for dataset, expected in {"CREMAD": (20, 0.111), "GRID": (2, 0.1), "demo": (3, 0.1)}.items():
+    for dataset, expected in {"CREMAD": (20, 0.111), "GRID": (2, 0.1), "demo": (2, 0.1)}.items():
         args = parse(["--dataset", dataset, "--method", "relearning"])
         assert (args.every, args.held_out, args.times, args.strength) == (*expected, 3, 3.0)
     assert parse(["--method", "relearning", "--unimodal_loss", "split"]).unimodal_loss == "split"
