@@ -72,7 +72,7 @@ class Demo(AudioVisualClips):
         except ValueError as error:
             raise DataError(f"{manifest} cannot be read ({error}): delete {root}") from None
         changed = [
-            f"--{name} {found.get(name)}, not {value}" for name, value in setting.items() if found[name] != value
+            f"--{name} {found.get(name)}, not {value}" for name, value in setting.items() if found.get(name) != value
         ]
         if changed:
             raise DataError(f"{root} was generated with {', '.join(changed)}: delete it, or set --data_root")

@@ -81,8 +81,8 @@ def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusi
     assert {name.split(".")[1] for name in held if name.startswith("encoders.")} == trained(method)
 
 
-# G2D's teachers are untrained here, and TCMax's loss swings over the first three steps: they tell nothing of learning.
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("g2d", "tcmax")])
+# G2D's teachers are untrained here, so that its loss tells nothing of learning.
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "g2d"])
 def test_the_demo_with_its_own_encoders_learns_and_is_drawn(demo, tmp_path, method):
     folder = train(demo, tmp_path, *chosen(method), "--epochs", "2", encoders=None, figures=True)
     first, last = rows_of(folder)
@@ -281,7 +281,7 @@ def three(tmp_path, monkeypatch):
         file.unlink()
 
 
-@pytest.mark.parametrize("method", ["joint", "agm", "mmpareto", "inforeg", "tcmax"])
+@pytest.mark.parametrize("method", ["joint", "agm", "mmpareto", "inforeg"])
 def test_three_modalities_train_and_are_probed(three, tmp_path, method):
     from scripts import linear_probe
 
