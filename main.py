@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> dict:
     draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
     record.finish(result)
     for rule, figures in result.items():
-        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in ("accuracy", "macro_f1", *model.modalities))
+        names = ("accuracy", "macro_f1", "majority", *model.modalities)
+        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in names)
         print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")
     print(f"written to {record.folder}")
     return result

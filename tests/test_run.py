@@ -21,7 +21,7 @@ from utils.args import parse
 from utils.errors import RunError
 from utils.record import Record
 
-FIGURES = {"loss", "accuracy", "macro_f1"}
+FIGURES = {"loss", "accuracy", "macro_f1", "majority"}
 # What a method records beside the common columns, and the losses it logs beside the common ones.
 OWN = {
     "inforeg": {"score", "lead", "alpha", "regulated"},

@@ -82,7 +82,8 @@ def test_modulation_is_of_training_only(tiny_model, tiny_run, make_args):
     assert modes == [True] * STEPS
     figures = evaluate(model, method.forward, make_loader(run.train, batch_size=4, workers=0), run.device)
     assert modes == [True] * STEPS
-    assert set(figures) == {"loss", "accuracy", "macro_f1", "audio", "visual"}
+    assert set(figures) == {"loss", "accuracy", "macro_f1", "majority", "audio", "visual"}
+    assert figures["majority"] == pytest.approx(0.4)  # ten samples of the classes 0 1 2 0 1 2 0 1 2 0
     assert model.training
 
 

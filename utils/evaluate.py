@@ -32,7 +32,10 @@ def collect(
 def evaluate(
     model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
 ) -> dict[str, float]:
-    """Loss, accuracy and macro F1 of the fused prediction, and the accuracy of each modality's read-out (0..1)."""
+    """Loss, accuracy and macro F1 of the fused prediction, and the accuracy of each modality's read-out (0..1).
+
+    `majority` is the share of the most frequent class: the accuracy of a prediction that looks at nothing.
+    """
 
     def predict(batch: Batch) -> dict[str, Tensor]:
         output = forward(batch)
@@ -45,4 +48,5 @@ def evaluate(
     target, loss = found.pop("target"), found.pop("loss")
     accuracies = {name: (predicted == target).double().mean().item() for name, predicted in found.items()}
     macro_f1 = f1_score(target.numpy(), found["accuracy"].numpy(), average="macro", zero_division=0.0)
-    return {"loss": loss.double().mean().item(), "macro_f1": float(macro_f1)} | accuracies
+    majority = target.bincount().max().item() / len(target)
+    return {"loss": loss.double().mean().item(), "macro_f1": float(macro_f1), "majority": majority} | accuracies
