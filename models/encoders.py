@@ -83,6 +83,32 @@ class ConvNet(Staged):
         return x.transpose(1, 2) if x.ndim == 5 else x
 
 
+class Transformer(nn.Module):
+    """MultiBench's transformer over a series of features, for what is no picture: (B, T, channels) -> (B, dim).
+
+    Each step is projected (a convolution of one step, no bias) and passes `layers` of PyTorch's encoder layers, as
+    PyTorch sets them up: feed-forward layers of 2048, ReLU, dropout 0.1. The feature is what stands at the last step.
+    As in MultiBench there is no code of the positions, so the order of the steps before the last has no influence, and
+    no mask, so padding takes part in the attention.
+
+    Raises:
+        ValueError: if `heads` does not divide `dim`.
+    """
+
+    def __init__(self, channels: int, dim: int, layers: int = 5, heads: int = 5):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"a transformer of {heads} heads needs a width that they divide, not {dim}")
+        self.dim = dim
+        self.project = nn.Conv1d(channels, dim, kernel_size=1, bias=False)
+        layer = nn.TransformerEncoderLayer(dim, heads, batch_first=True)
+        self.transform = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.project(x.transpose(1, 2)).transpose(1, 2)
+        return self.transform(steps)[:, -1]
+
+
 def initialise(module: nn.Module) -> None:
     """Initialisation of the paper's public code: convolutions kaiming-normal (fan-out), linear layers xavier-normal."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):

@@ -9,7 +9,7 @@ import torchvision
 from conftest import CLASSES, TinyEncoder
 
 from methods.joint import Joint
-from models.encoders import ConvNet, ResNet18, initialise
+from models.encoders import ConvNet, ResNet18, Transformer, initialise
 from models.fusion import FUSIONS
 from models.multimodal import build_model, place
 
@@ -180,6 +180,51 @@ def test_convnet_starts_as_kaiming_says():
             expected = math.sqrt(2 / (convolution.out_channels * kernel))
             assert weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
             assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+def attend(layer, x):
+    """One encoder layer of PyTorch on one series (T, dim), from its formulas, without dropout."""
+    heads = layer.self_attn.num_heads
+    q, k, v = (x @ layer.self_attn.in_proj_weight.T + layer.self_attn.in_proj_bias).chunk(3, dim=1)
+    mixed = []
+    for part in torch.arange(x.shape[1]).chunk(heads):
+        weights = (q[:, part] @ k[:, part].T / math.sqrt(len(part))).softmax(dim=1)
+        mixed.append(weights @ v[:, part])
+    x = layer.norm1(x + layer.self_attn.out_proj(torch.cat(mixed, dim=1)))
+    return layer.norm2(x + layer.linear2(layer.linear1(x).relu()))
+
+
+@pytest.mark.parametrize("steps", [1, 6])
+def test_the_transformer_is_its_formulas(steps):
+    torch.manual_seed(0)
+    encoder = Transformer(channels=3, dim=10).double().eval()
+    for p in encoder.parameters():  # so that no bias and no scale is 0 or 1, and no two layers are the same
+        nn.init.normal_(p, std=0.3)
+    x = torch.randn(4, steps, 3, dtype=torch.float64)
+    found = encoder(x)
+    assert found.shape == (4, encoder.dim) and len(encoder.transform.layers) == 5
+    for i, series in enumerate(x):
+        steps_of = series @ encoder.project.weight[:, :, 0].T
+        for layer in encoder.transform.layers:
+            steps_of = attend(layer, steps_of)
+        same(found[i], steps_of[-1])
+    with torch.no_grad():
+        same(encoder(x), found)  # PyTorch has a way of its own for it
+
+
+def test_the_transformer_drops_out_in_training_only_and_knows_no_order_but_the_last_step():
+    torch.manual_seed(0)
+    encoder, x = Transformer(channels=3, dim=10).double(), torch.randn(4, 6, 3, dtype=torch.float64)
+    assert not torch.equal(encoder(x), encoder(x))
+    encoder.eval()
+    assert torch.equal(encoder(x), encoder(x))
+    same(encoder(x), encoder(x[:, [2, 0, 4, 3, 1, 5]]))
+    assert not torch.allclose(encoder(x), encoder(x.flip(1)))
+
+
+def test_the_transformers_heads_share_its_width():
+    with pytest.raises(ValueError, match="5 heads.*not 12"):
+        Transformer(channels=3, dim=12)
 
 
 def test_placing_a_model_changes_its_layout_not_its_weights():
