@@ -67,6 +67,9 @@ class G2D(Method):
     def __init__(self, args, model):
         super().__init__(args, model)
         self.teachers = {name: load_teacher(args, model, name, path) for name, path in teacher_paths(args, model)}
+        without = [name for name, encoder in model.encoders.items() if all(p.ndim < 4 for p in encoder.parameters())]
+        if args.hold == "convolutions" and without:
+            raise ValueError(f"--hold convolutions: the encoder of {', '.join(without)} has none; use --hold encoder")
         self._taught: dict[str, tuple[Tensor, Tensor]] = {}
         self._learning: Tensor | int = 0
         self._steps = 0

@@ -9,14 +9,17 @@ The encoder whose modality does better on the batch gets a smaller gradient, so 
     OGM-GE       g <- k_m g + eps,  eps ~ N(0, sigma^2), sigma the standard deviation of the entries of that g
 
 g is the gradient of one convolution weight (a 4-D tensor) of encoder m; batch norm, linear layers and the fusion head
-are left alone, as in the public code. The noise goes to every encoder, also to those with k_m = 1. The ratio enters as
-it is, not less 1: k_m jumps from 1 to 1 - tanh(alpha) where a modality takes the lead.
+are left alone, as in the public code. An encoder without convolutions, which that code would leave untouched, is
+modulated in all its weight matrices: a transformer's projections, not its biases and norms. The noise goes to every
+encoder, also to those with k_m = 1. The ratio enters as it is, not less 1: k_m jumps from 1 to 1 - tanh(alpha) where a
+modality takes the lead.
 
 The public code differs in one point that is not followed: at an exact tie it damps the first modality. One forward and
 one backward pass a step.
 """
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from methods.modulation import Modulation
@@ -28,6 +31,12 @@ def coefficients(score: Tensor, alpha: float) -> Tensor:
     """(M,) k_m of the modalities' scores."""
     ratio = ratio_to_others(score)
     return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), 1.0)
+
+
+def modulated(encoder: nn.Module) -> list[nn.Parameter]:
+    """The convolution weights, or every weight matrix where there are none."""
+    weights = [p for p in encoder.parameters() if p.ndim >= 2]
+    return [p for p in weights if p.ndim >= 4] or weights
 
 
 class OGM(Modulation):
@@ -49,11 +58,9 @@ class OGM(Modulation):
 
     def __init__(self, args, model):
         super().__init__(args, model)
-        self._weights = {
-            name: [p for p in encoder.parameters() if p.ndim >= 4] for name, encoder in model.encoders.items()
-        }
+        self._weights = {name: modulated(encoder) for name, encoder in model.encoders.items()}
         if without := [name for name, weights in self._weights.items() if not weights]:
-            raise ValueError(f"OGM acts on convolution weights (4-D); the encoder of {', '.join(without)} has none")
+            raise ValueError(f"OGM acts on weight matrices; the encoder of {', '.join(without)} has none")
 
     def damps(self, modality: str) -> bool:
         """Whether this epoch may change the gradient of `modality`."""

@@ -66,7 +66,9 @@ class Exchange(nn.Module):
         super().__init__()
         whole = [name for name, encoder in encoders.items() if not isinstance(encoder, Staged)]
         if whole:
-            raise ValueError(f"MMTM units stand between the stages of encoders; {', '.join(whole)} has none")
+            raise ValueError(
+                f"MMTM units stand between the stages of convolutional encoders; that of {', '.join(whole)} has none"
+            )
         if len(encoders) < 2 or len({len(encoder.widths) for encoder in encoders.values()}) > 1:
             raise ValueError("MMTM units need several encoders of equally many stages")
         widths = zip(*(encoder.widths[1:] for encoder in encoders.values()), strict=True)

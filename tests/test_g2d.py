@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from steps import assert_same_gradients, count_samples, gradients, sgd, step
 
 from methods.g2d import G2D
 from methods.joint import Joint
+from models.encoders import Transformer
+from models.multimodal import MultimodalModel, build_model
 from utils.args import parse
 from utils.errors import RunError
 
@@ -75,6 +78,19 @@ def test_without_distillation_and_priority_it_is_joint_training_bit_for_bit(
     expected = joint.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in neutral.model.state_dict().items())
     assert joint.trace.history == neutral.trace.history
+
+
+def test_convolutions_cannot_be_held_where_there_are_none(make_args, tmp_path):
+    model = build_model({name: partial(Transformer, channels=5, dim=10) for name in TWO}, "concat", 3, 0)
+    words = []
+    for name, encoder in model.encoders.items():
+        teacher, path = MultimodalModel({name: encoder}, "concat", 3), tmp_path / f"{name}.pt"
+        args = {"dataset": "CREMAD", "method": "unimodal", "modality": name}
+        torch.save({"model": teacher.state_dict(), "args": args, "epoch": 0}, path)
+        words.append(f"{name}={path}")
+    G2D(make_args(**FLAGS | {"teachers": words}), model)
+    with pytest.raises(ValueError, match="the encoder of audio, visual has none; use --hold encoder"):
+        G2D(make_args(**FLAGS | {"teachers": words, "hold": "convolutions"}), model)
 
 
 def taught(*probabilities):

@@ -2,16 +2,20 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from conftest import CLASSES
 from steps import one_step
 
 from methods.joint import Joint
 from methods.ogm import OGM, OGMGE, coefficients
 from methods.scores import ratio_to_others
+from models.encoders import Transformer
+from models.multimodal import build_model
 from utils.args import parse
 
 FLAGS = dict(alpha=0.8, noise=0.0, modulation_starts=0, modulation_ends=50)
@@ -97,6 +101,28 @@ def test_three_modalities(tiny_model, tiny_batch, make_args):
     for name, factor in zip(names, (1 - math.tanh(0.8 * 2 / 1.3), 1.0, 1.0), strict=True):
         key = f"encoders.{name}.conv.weight"
         torch.testing.assert_close(damped[key], factor * plain[key], rtol=1e-12, atol=0)
+
+
+def test_of_an_encoder_without_convolutions_every_matrix_is_damped(tiny_batch, make_args):
+    names = ("vision", "audio")
+    model = build_model({name: partial(Transformer, channels=5, dim=10) for name in names}, "concat", CLASSES, 0)
+    model = model.double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.MultiheadAttention):
+            module.p = module.dropout = 0.0
+    batch = tiny_batch(names)
+    batch.inputs = {name: x.squeeze(1) for name, x in batch.inputs.items()}  # (B, T, channels)
+    k = literal_coefficients(model, batch, 0.8)
+    plain = one_step(Joint(make_args(), copy.deepcopy(model)), batch)
+    damped = one_step(OGM(make_args(**FLAGS), model), batch)
+    kinds = set()
+    for name, grad in plain.items():
+        matrix = name.startswith("encoders.") and grad.ndim >= 2
+        kinds.add((grad.ndim, matrix))
+        factor = k[name.split(".")[1]] if matrix else 1.0
+        torch.testing.assert_close(damped[name], factor * grad, rtol=1e-10, atol=0)
+    assert kinds == {(3, True), (2, True), (2, False), (1, False)}
+    assert min(k.values()) < 0.35
 
 
 class Wide(nn.Module):
@@ -214,7 +240,7 @@ def test_what_is_not_defined_is_refused(tiny_model, make_args):
     with pytest.raises(ValueError, match="two or more"):
         OGM(make_args(**FLAGS), tiny_model(("audio",)))
     model = tiny_model()
-    model.encoders["visual"] = nn.Linear(2, 3)
+    model.encoders["visual"] = nn.LayerNorm(3)  # vectors only
     with pytest.raises(ValueError, match="visual"):
         OGM(make_args(**FLAGS), model)
 
