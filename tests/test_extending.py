@@ -365,13 +365,20 @@ def test_the_encoder_is_in_stages(train):
     assert last["train"]["loss"] < first["train"]["loss"]
 
 
-@pytest.mark.parametrize("method, fusion", [("ogm", "sum"), ("ogm_ge", "sum"), ("opm_ogm", "sum"), ("dgl", "lowrank")])
-def test_who_refuses_the_new_parts(program, method, fusion):
+def test_ogm_scales_all_convolutions_of_the_encoder(program):
+    from methods.ogm import modulated
+    from models.encoders import SequenceNet
+
+    encoder = SequenceNet(3)
+    assert [id(p) for p in modulated(encoder)] == [id(stage[0].weight) for stage in encoder.stages]
+
+
+def test_who_refuses_the_fusion(program):
     from utils.args import parse
     from utils.errors import RunError
 
     with pytest.raises(RunError) as refused:
-        program.make_method(parse(["--dataset", "wearable", "--method", method, "--fusion", fusion]))
+        program.make_method(parse(["--dataset", "wearable", "--method", "dgl", "--fusion", "lowrank"]))
     assert "\n" not in str(refused.value)
 
 
