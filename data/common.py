@@ -292,9 +292,9 @@ def run(main: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, no permission: the run can go on after it is put right
-        print(f"error: {error}: put it right and run the same command again; finished clips are kept", file=sys.stderr)
+        print(f"error: {error}: put it right and run the same command again; what is finished is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on; finished clips are kept", file=sys.stderr)
+        print("interrupted: run the same command again to go on; what is finished is kept", file=sys.stderr)
         return 130
     return 0

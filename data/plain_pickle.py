@@ -1,0 +1,122 @@
+"""Read pickles of number arrays and plain containers without running anything that stands in them.
+
+A pickle is a program: it names the functions that are to rebuild its objects, and may name any. Here no such name is
+looked up. The few by which NumPy's arrays, dtypes and scalars are stored stand for the functions below, which write
+down what an array is; dicts, lists, tuples, texts and numbers need no name; any other is refused.
+"""
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+from common import PrepareError
+
+CODE = re.compile(r"[fiu][1248]|b1|[SU]\d+|O8?")
+
+
+class Kind:
+    """A dtype as a pickle states it: a code such as f8, and the order of its bytes."""
+
+    def __init__(self, code):
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state):
+        if state[2] is not None or state[3]:
+            raise ValueError("an array of records")
+        self.order = state[1]
+
+    @property
+    def dtype(self) -> np.dtype:
+        code = self.code.decode() if isinstance(self.code, bytes) else self.code
+        if not isinstance(code, str) or not CODE.fullmatch(code) or self.order not in ("<", ">", "=", "|"):
+            raise ValueError(f"an array of type {code!r}")
+        return np.dtype(self.order + code)
+
+
+class Array:
+    """An array as a pickle states it; `read` makes it."""
+
+    def __init__(self, shape=None, kind=None, fortran=False, data=None):
+        self.shape, self.kind, self.fortran, self.data = shape, kind, fortran, data
+
+    def __setstate__(self, state):
+        _, self.shape, self.kind, self.fortran, self.data = state
+
+    def read(self) -> np.ndarray:
+        """Raises ValueError, or TypeError, if what is stated is no array."""
+        if not isinstance(self.kind, Kind):
+            raise ValueError("an array without a type")
+        dtype = self.kind.dtype
+        if dtype.hasobject:
+            array = np.empty(len(self.data), object)
+            for i, value in enumerate(self.data):
+                array[i] = value
+        else:
+            # What Python 2 has written is text of one character a byte.
+            data = self.data.encode("latin-1") if isinstance(self.data, str) else self.data
+            array = np.frombuffer(data, dtype)
+        return array.reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def _array(*_):
+    return Array()  # its state follows
+
+
+def _array_from_buffer(data, kind, shape, order):
+    return Array(shape, kind, order == "F", data)
+
+
+def _kind(code, *_):
+    return Kind(code)
+
+
+def _scalar(kind, data):
+    return Array((1,), kind, False, data).read()[0].item()
+
+
+def _bytes(text, encoding):
+    if encoding not in ("latin1", "latin-1"):
+        raise ValueError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin-1")
+
+
+NAMES = {
+    ("numpy", "ndarray"): "ndarray",  # an argument of _reconstruct, never called
+    ("numpy", "dtype"): _kind,
+    ("numpy.core.multiarray", "_reconstruct"): _array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
+    ("_codecs", "encode"): _bytes,  # how Python 3 writes bytes for Python 2
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file, path: Path):
+        super().__init__(file, encoding="latin-1")
+        self.path = path
+
+    def find_class(self, module, name):
+        known = NAMES.get((module.replace("numpy._core.", "numpy.core."), name))
+        if known is None:
+            raise PrepareError(
+                f"{self.path} asks for {module}.{name}, which no array of numbers needs: it is refused, nothing in it "
+                "has been run; get the file from where data/README.md says"
+            )
+        return known
+
+
+def load(path: Path):
+    """What the pickle holds, with an `Array` in the place of each array.
+
+    Raises:
+        PrepareError: if it names anything that is neither array nor plain container, or is not a whole pickle.
+    """
+    try:
+        with path.open("rb") as file:
+            return _Unpickler(file, path).load()
+    except (PrepareError, OSError):
+        raise
+    except Exception as error:  # a damaged program fails in any way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PrepareError(f"{path} is not a whole pickle of arrays ({reason}): download it again") from error
