@@ -6,15 +6,18 @@ from dataset.base import Splits, split_off, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
 from dataset.grid import GRID
+from dataset.mosi import MOSEI, MOSI
 
-DATASETS = {"CREMAD": CREMAD, "GRID": GRID, "demo": Demo}
+DATASETS = {"CREMAD": CREMAD, "GRID": GRID, "MOSI": MOSI, "MOSEI": MOSEI, "demo": Demo}
 
 
 def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     """Read and check the data set that `args` names.
 
     `held_out` is the share of the training split that the method withholds from itself, `args.val_fraction` the share
-    that selects the epoch; both are stratified and come out of the training split, never out of the test split.
+    that selects the epoch; both are stratified and come out of the training split, never out of the test split. A data
+    set with a validation split of its own, the third that `read_splits` names, selects on that one unless
+    `args.val_fraction` asks for a share.
 
     Raises:
         DataError: if anything on disk is missing, empty, unknown, or in both splits.
@@ -22,7 +25,7 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     Which samples are withheld does not depend on the run's seed: every seed and method selects on the same ones.
     """
     source = DATASETS[args.dataset]
-    train_rows, test_rows = source.read_splits(args)
+    train_rows, test_rows, *val_rows = source.read_splits(args)
     train = source(args, train_rows, modalities, train=True)
     test = source(args, test_rows, modalities, train=False)
     rest: Dataset = train
@@ -40,6 +43,8 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
             parts[name] = Subset(plain, [positions[i] for i in withheld])
             if name == "held_out":
                 train_plain = Subset(plain, rest.indices)
+    if parts["val"] is None and val_rows:
+        parts["val"] = source(args, *val_rows, modalities, train=False)
     return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
 
 

@@ -41,6 +41,8 @@ class Batch:
 class Splits:
     """What `dataset.build` returns. `held_out` and `val` come out of the training split, or are None.
 
+    `val` may also be the data set's own validation split.
+
     `plain` is `train`, sample for sample, without augmentation: what `held_out` may be compared with. None without it.
     """
 

@@ -61,7 +61,8 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     data.add_argument("--data_root", help="folder of the prepared data (data/README.md)")
     data.add_argument(
         "--val_fraction", type=fraction, default=0.0,
-        help="stratified share of the training split that selects the epoch; the papers use none",
+        help="stratified share of the training split that selects the epoch, in place of a validation split of the "
+        "data set's own; the papers use none",
     )  # fmt: skip
     source.add_args(data)
 

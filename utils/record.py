@@ -21,7 +21,7 @@ class Record:
         args.json       the arguments, the versions and the machine
         metrics.jsonl   a line per epoch
         last.pt         model, method, optimizer, schedule and random states after the last finished epoch
-        best.pt         the weights of the epoch that the validation share selects, with --val_fraction
+        best.pt         the weights of the epoch that the validation split selects, where there is one
         result.json     last epoch, validation-selected epoch, and oracle (best test epoch, the papers' rule)
         done            written last; holds the seconds per epoch
         figures/, events.*
