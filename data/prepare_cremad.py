@@ -12,7 +12,6 @@ Label: the third field of the clip's name. Splits: the given lists, else stratif
 one beside it, because every actor of the published lists is in both parts.
 """
 
-import math
 import os
 import shutil
 import sys
@@ -21,10 +20,9 @@ from functools import partial
 from pathlib import Path
 
 import common
-import cv2
-import numpy as np
 import soundfile
 from common import Clip, ClipError, PrepareError
+from media import Media
 
 LABELS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 
@@ -95,35 +93,11 @@ def copy_sound(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def read_video(path: Path) -> tuple[list[np.ndarray], np.ndarray, float]:
-    """Frames (height, width, 3) uint8 in BGR order, their times and the end of the video in s. Raises ClipError."""
-    common.check_source(path)
-    video = cv2.VideoCapture(str(path))
-    frames, times = [], []
-    while True:
-        there, frame = video.read()
-        if not there:
-            break
-        frames.append(frame)
-        times.append(video.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-    if not frames:
-        raise ClipError(f"{path.name} does not decode: damaged or truncated")
-    if len(times) > 1 and not (times[-1] > times[0] and min(np.diff(times)) >= 0):
-        raise ClipError(f"{path.name} has no usable time stamps")
-    fps = video.get(cv2.CAP_PROP_FPS)
-    end = common.end_of(np.array(times), fps)
-    declared = video.get(cv2.CAP_PROP_FRAME_COUNT) / fps  # OpenCV computes the count from the duration in the header
-    if declared - end > 0.5:  # OpenCV reads a truncated file as a shorter one; the sound may outlast the video a little
-        raise ClipError(f"{path.name} is truncated: it ends at {end:.2f} s of {declared:.2f} s")
-    return frames, np.array(times), end
-
-
 def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int) -> None:
     sound, video = clip.sources
     copy_sound(sound, wave)
-    frames, times, end = read_video(video)
-    instants = np.arange(max(1, math.ceil((end - common.CLOCK) * fps))) / fps
-    common.write_frames(folder, (frames[i] for i in common.shown_at(times, instants)))
+    with Media(video) as media:
+        common.write_frames(folder, media.shown(fps))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,6 @@ of a sentence spells its six words, and the align file must agree with it. Clips
 when there are several speakers.
 """
 
-import io
 import math
 import re
 import sys
@@ -19,12 +18,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import av
 import common
 import cv2
 import numpy as np
-import soundfile
 from common import Clip, ClipError, PrepareError
+from media import Media, picture, write_wave
 
 UNITS = 25_000  # of the align files, per second
 VIDEO_FPS = 25
@@ -82,36 +80,6 @@ def read_word(path: Path, position: str, label: str) -> tuple[float, float, floa
     return start, end, spans[-1][1]
 
 
-def read_media(path: Path) -> tuple[list[av.VideoFrame], np.ndarray, np.ndarray]:
-    """Frames, their times in s and the sound, mono int16 at 16 kHz; both clocks start with the container's.
-
-    Raises ClipError. PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed; OpenCV has no sound.
-    """
-    common.check_source(path)
-    frames, sound = [], []
-    try:
-        with av.open(str(path)) as container:
-            if not (container.streams.video and container.streams.audio):
-                raise ClipError(f"{path.name} lacks video or sound")
-            origin = (container.start_time or 0) / av.time_base
-            container.streams.video[0].codec_context.thread_count = 1  # one process per clip already fills the machine
-            for frame in container.decode(video=0, audio=0):
-                (frames if isinstance(frame, av.VideoFrame) else sound).append(frame)
-    except av.FFmpegError as error:
-        raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
-    if not (frames and sound):
-        raise ClipError(f"{path.name} is truncated: it holds no {'sound' if frames else 'frames'}")
-    return frames, np.array([frame.time for frame in frames]) - origin, resample(sound, origin)
-
-
-def resample(frames: list[av.AudioFrame], origin: float) -> np.ndarray:
-    """Mono int16 at 16 kHz whose sample 0 lies at `origin`, a time in s on the clock of the frames."""
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-    parts = [part.to_ndarray()[0] for frame in [*frames, None] for part in resampler.resample(frame)]
-    offset = round((frames[0].time - origin) * SAMPLE_RATE)
-    return np.concatenate([np.zeros(max(offset, 0), np.int16), *parts])[max(-offset, 0) :]
-
-
 def window_start(start: float, end: float, seconds: float, length: float) -> float:
     """Start in seconds of the window around a word, on a frame of the video and inside a clip of this length."""
     centred = math.floor(((start + end) / 2 - seconds / 2) * VIDEO_FPS + 0.5)
@@ -148,8 +116,10 @@ def prepare_clip(
 ):
     video, align = clip.sources
     start, end, sentence_end = read_word(align, position, clip.label)
-    frames, times, sound = read_media(video)
-    length = min(common.end_of(times, VIDEO_FPS), len(sound) / SAMPLE_RATE)
+    with Media(video, SAMPLE_RATE) as media:
+        times, frames = zip(*media.frames(), strict=True)
+        sound = media.sound()
+    length = min(media.end, len(sound) / SAMPLE_RATE)
     if length < sentence_end - 0.1:  # in whole clips the sound ends up to a frame before the alignment
         raise ClipError(f"{video.name} is truncated: it ends at {length:.2f} s, its alignment at {sentence_end:.2f} s")
     if length < seconds:
@@ -159,11 +129,9 @@ def prepare_clip(
         raise ClipError(f"{video.name} is {width} x {height} and does not hold the box of --crop")
     begin = window_start(start, end, seconds, length)
     first = round(begin * SAMPLE_RATE)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound[first : first + round(seconds * SAMPLE_RATE)], SAMPLE_RATE, "PCM_16", format="WAV")
-    wave.write_bytes(buffer.getvalue())
-    shown = common.shown_at(times, begin + np.arange(round(seconds * fps)) / fps)
-    common.write_frames(folder, (shape(frames[i].to_ndarray(format="bgr24"), crop, size, grey) for i in shown))
+    write_wave(wave, sound[first : first + round(seconds * SAMPLE_RATE)], SAMPLE_RATE)
+    shown = common.shown_at(np.array(times), begin + np.arange(round(seconds * fps)) / fps)
+    common.write_frames(folder, (shape(picture(frames[i]), crop, size, grey) for i in shown))
 
 
 def shape(image, crop: Sequence[int] | None, size: int, grey: bool):

@@ -16,6 +16,7 @@ import numpy as np
 import prepare_cremad
 import pytest
 import soundfile
+from media import Media
 
 ROOT = Path(__file__).parents[1]
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # BGR
@@ -113,8 +114,9 @@ def test_cremad_frames_are_those_on_the_screen_and_the_sound_is_the_raw_one(crem
 
 def test_duration_that_is_no_whole_number_of_frames(tmp_path):
     write_video(tmp_path / "clip.flv", "flv", 30, [BLUE] * 71)  # 2.37 s: instants 0, 1/3 ... 7/3
-    _, times, end = prepare_cremad.read_video(tmp_path / "clip.flv")
-    assert end == pytest.approx(71 / 30, abs=2e-3) and len(times) == 71
+    with Media(tmp_path / "clip.flv") as media:
+        shown = list(media.shown(3))
+    assert media.end == pytest.approx(71 / 30, abs=2e-3) and len(media.times) == 71 and len(shown) == 8
     (tmp_path / "frames").mkdir()
     soundfile.write(tmp_path / "clip.wav", np.zeros(100), 16000)
     clip = common.Clip("clip", "NEU", "1", (tmp_path / "clip.wav", tmp_path / "clip.flv"))
