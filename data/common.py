@@ -5,12 +5,14 @@ Prepared layout, the same for every data set:
     <out>/AudioWAV/<clip>.wav
     <out>/Image-{fps:02d}-FPS/<clip>/00001.jpg ...
     <out>/train.csv, test.csv                               rows `clip,label`, no header
-    <out>/train_by_<group>.csv, test_by_<group>.csv         no group (actor, speaker) in both parts
+    <out>/train_by_<group>.csv, test_by_<group>.csv         no group (actor, speaker) in both parts, where there is one
     <out>/manifest.json                                     settings, counts, failures, sha256 of the split files
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -30,6 +32,9 @@ import numpy as np
 from tqdm import tqdm
 
 CLOCK = 1e-3  # s, the resolution of the containers' time stamps
+BLOCK = 4096  # bytes, what file systems allot at least
+PROBES = 5  # clips whose size on disk stands for that of all
+SHOWN = 20  # failed clips that are printed; manifest.json has them all
 
 
 class PrepareError(Exception):
@@ -46,7 +51,7 @@ class Clip:
 
     name: str
     label: str
-    group: str
+    group: str  # "" where nothing groups the clips
     sources: tuple[Path, ...]
 
 
@@ -103,16 +108,26 @@ def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, worker
     print(f"{pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
     one = partial(_prepare_clip, work, waves, pictures)
     results: dict[str, str | None] = {}
+    # Spread over the list, since neighbours are alike.
+    step = -(-len(todo) // PROBES) or 1
+    probes, rest = todo[::step], [clip for number, clip in enumerate(todo) if number % step]
     with tqdm(total=len(todo), desc=pictures.name, unit="clip") as bar:
+        for clip in probes:
+            results[clip.name] = one(clip)
+            bar.update()
+        done = [clip.name for clip in probes if results[clip.name] is None]
+        if rest and done:
+            sizes = [size_on_disk([waves / f"{name}.wav", *(pictures / name).iterdir()]) for name in done]
+            check_space(out, sum(sizes) / len(sizes), len(rest), len(done))
         if workers == 1:
-            for clip in todo:
+            for clip in rest:
                 results[clip.name] = one(clip)
                 bar.update()
-        else:
+        elif rest:
             # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
             pool = ProcessPoolExecutor(workers, get_context("spawn"), _leave_with_parent)
             try:
-                futures = {pool.submit(one, clip): clip.name for clip in todo}
+                futures = {pool.submit(one, clip): clip.name for clip in rest}
                 for future in as_completed(futures):
                     results[futures[future]] = future.result()
                     bar.update()
@@ -121,6 +136,29 @@ def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, worker
             finally:
                 pool.shutdown(cancel_futures=True)
     return {name: reason for name, reason in sorted(results.items()) if reason is not None}
+
+
+def size_on_disk(files: Iterable[Path]) -> int:
+    """Bytes that the files take, in whole blocks; links to files of the download take none."""
+    return sum(-(-info.st_size // BLOCK) * BLOCK for info in map(os.stat, files) if info.st_nlink == 1)
+
+
+def check_space(out: Path, size: float, count: int, seen: int) -> None:
+    """Say what `count` more clips of `size` bytes will take; raise PrepareError if the disk has less."""
+    free = shutil.disk_usage(out).free
+    needed = f"{count} more clips need about {in_units(size * count)} ({in_units(size)} each, the mean of {seen})"
+    tqdm.write(f"{needed}; the disk of {out} has {in_units(free)}", file=sys.stderr)
+    if size * count > free:
+        raise PrepareError(
+            f"{needed}, but the disk of {out} has {in_units(free)}: free the difference, or choose an --out elsewhere "
+            "or smaller pictures"
+        )
+
+
+def in_units(size: float) -> str:
+    """Bytes with their decimal unit: 12.3 MB."""
+    unit = min(3, max(0, (len(str(int(size))) - 1) // 3))
+    return f"{size / 1000**unit:.3g} {('B', 'kB', 'MB', 'GB')[unit]}"
 
 
 def _prepare_clip(work: Work, waves: Path, pictures: Path, clip: Clip) -> str | None:
@@ -176,8 +214,10 @@ def split(clips: Sequence[Clip], test_fraction: float, seed: int, by_group: bool
 
 
 def split_text(clips: Iterable[Clip]) -> tuple[str, str]:
-    """The rows of a split file and their sha256."""
-    text = "".join(f"{clip.name},{clip.label}\n" for clip in clips)
+    """The rows of a split file, quoted where a name has a comma, and their sha256."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows((clip.name, clip.label) for clip in clips)
+    text = buffer.getvalue()
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -214,11 +254,14 @@ def check_args(args: argparse.Namespace) -> None:
         raise PrepareError(f"--raw {args.raw} is not a folder: download the data as data/README.md says")
 
 
-def prepare(args, clips: Sequence[Clip], work: Work, settings: dict, group: str, lists: Parts | None = None) -> None:
-    """Prepare all clips, then write the splits and the manifest.
+def prepare(
+    args, clips: Sequence[Clip], work: Work, settings: dict, group: str | None = None, lists: Parts | None = None
+) -> Parts:
+    """Prepare all clips, write the splits and the manifest, and return the main split.
 
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
-    in place of a seeded split. Raises PrepareError, when all others are done, for clips that failed.
+    in place of a seeded split. group: what `Clip.group` is, for a second split without a group in both parts.
+    Raises PrepareError before the work if the disk is too small, and after it for clips that failed.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -227,8 +270,10 @@ def prepare(args, clips: Sequence[Clip], work: Work, settings: dict, group: str,
     manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
     failed = prepare_clips(clips, work, args.out, args.fps, args.workers)
     manifest["failed"] = failed
-    for name, reason in failed.items():
+    for name, reason in list(failed.items())[:SHOWN]:
         print(f"failed: {name}: {reason}", file=sys.stderr)
+    if len(failed) > SHOWN:
+        print(f"... and {len(failed) - SHOWN} more, all in {args.out / 'manifest.json'}", file=sys.stderr)
     if failed and not args.allow_missing:
         _write_manifest(args.out, manifest)
         found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
@@ -237,14 +282,18 @@ def prepare(args, clips: Sequence[Clip], work: Work, settings: dict, group: str,
     if not good:
         raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
     splits = {"": lists or split(good, args.test_fraction, args.seed)}
-    if len({clip.group for clip in good}) > 1:
+    splits[""] = tuple([clip for clip in part if clip.name not in failed] for part in splits[""])
+    if empty := [part for part, rows in zip(("train", "test"), splits[""], strict=True) if not rows]:
+        raise PrepareError(f"no clip is left for {empty[0]}.csv: complete the download")
+    if group is None:
+        pass
+    elif len({clip.group for clip in good}) > 1:
         splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
     else:
         print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
     manifest["split"], manifest["splits"] = split_settings, {}
     for suffix, parts in splits.items():
         for part, rows in zip(("train", "test"), parts, strict=True):
-            rows = [clip for clip in rows if clip.name not in failed]
             path, (text, digest) = args.out / f"{part}{suffix}.csv", split_text(rows)
             write_atomic(path, text)
             classes = dict(sorted(Counter(clip.label for clip in rows).items()))
@@ -252,6 +301,7 @@ def prepare(args, clips: Sequence[Clip], work: Work, settings: dict, group: str,
             print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
     _write_manifest(args.out, manifest)
     print(f"done: {len(good)} clips in {args.out}" + (f", {len(failed)} left out (manifest.json)" if failed else ""))
+    return splits[""]
 
 
 def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:
