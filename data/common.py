@@ -230,13 +230,17 @@ def write_atomic(path: Path, text: str) -> None:
 # --- The run
 
 
-def common_parser(description: str, out: str, fps: int, test_fraction: float) -> argparse.ArgumentParser:
+def common_parser(description: str, out: str, fps: int, test_fraction: float | None = None) -> argparse.ArgumentParser:
+    """The flags of all scripts; those of a seeded split only with the `test_fraction` of one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, help="folder of the download")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder to write")
     parser.add_argument("--fps", type=int, default=fps, help="frames per second to keep; each rate has its own folder")
-    parser.add_argument("--test_fraction", type=float, default=test_fraction, help="share of clips or groups")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits")
+    if test_fraction is None:
+        parser.set_defaults(test_fraction=None, seed=None)
+    else:
+        parser.add_argument("--test_fraction", type=float, default=test_fraction, help="share of clips or groups")
+        parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--allow_missing", action="store_true", help="leave clips that do not decode out of the splits")
     parser.add_argument("--resplit", action="store_true", help="replace existing splits that were made otherwise")
@@ -248,7 +252,7 @@ def check_args(args: argparse.Namespace) -> None:
     for name in ("fps", "workers"):
         if getattr(args, name) < 1:
             raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
-    if not 0 < args.test_fraction < 1:
+    if args.test_fraction is not None and not 0 < args.test_fraction < 1:
         raise PrepareError(f"--test_fraction {args.test_fraction}: must be between 0 and 1")
     if not args.raw.is_dir():
         raise PrepareError(f"--raw {args.raw} is not a folder: download the data as data/README.md says")

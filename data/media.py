@@ -23,7 +23,8 @@ class Media(AbstractContextManager):
     """A video file, decoded once: `frames` or `shown` give its pictures in order and gather its sound on the way.
 
     Time 0 is where the first of the streams read begins. sample_rate: of the sound in Hz; None reads pictures alone.
-    Raises ClipError, at any point, for a file that lacks a stream, does not decode or ends before its time.
+    Raises ClipError, at any point, for a file that lacks a stream, does not decode or ends before its time. (MPEG
+    program streams, .mpg, do not say how long they are: what is left of a truncated one passes.)
     """
 
     def __init__(self, path: Path, sample_rate: int | None = None):
@@ -36,16 +37,19 @@ class Media(AbstractContextManager):
             self.container = av.open(str(path), metadata_errors="ignore")
         except av.FFmpegError as error:
             raise self.fault(error) from error
+        known = [s for s in self.container.streams if s.codec_context]  # of a codec that FFmpeg can read
         # A cover picture in a sound file is a video stream too.
-        videos = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
+        videos = [s for s in known if s.type == "video" and not s.disposition & Disposition.attached_pic]
+        sounds = [s for s in known if s.type == "audio"]
         lacking = [] if videos else ["pictures"]
-        if sample_rate and not self.container.streams.audio:
+        if sample_rate and not sounds:
             lacking.append("sound")
         if lacking:
             self.container.close()
             raise ClipError(f"{path.name} holds no {' and no '.join(lacking)}")
-        self.streams = [videos[0], *([self.container.streams.audio[0]] if sample_rate else [])]
+        self.streams = [videos[0], *(sounds[:1] if sample_rate else [])]
         self.streams[0].codec_context.thread_count = 1  # one process per clip already fills the machine
+        self.avi = self.container.format.name == "avi"
         self.rate = float(self.streams[0].average_rate or 25)
         self.origin = min(float((s.start_time or 0) * s.time_base) for s in self.streams)
         self.resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate) if sample_rate else None
@@ -77,14 +81,18 @@ class Media(AbstractContextManager):
             raise self.fault(error) from error
         if not self.times or (self.sample_rate and not self.chunks):
             raise ClipError(f"{self.path.name} is truncated: it holds no {'sound' if self.times else 'frames'}")
+        if len(self.times) > 1 and self.times[-1] == self.times[0]:
+            raise ClipError(f"{self.path.name} has no usable time stamps")
         heard = self.sound_begins + sum(map(len, self.chunks)) / self.sample_rate if self.sample_rate else 0
         declared = (self.container.duration or 0) / av.time_base
+        if self.avi:  # whose duration FFmpeg computes from what is left, if the index is not
+            declared = max(declared, self.streams[0].frames / self.rate)
         if declared - (reached := max(self.end, heard)) > TOLERANCE:  # decoders take a truncated file for a shorter one
             raise ClipError(f"{self.path.name} is truncated: it ends at {reached:.2f} s of {declared:.2f} s")
 
     def _time(self, frame: av.VideoFrame) -> float | None:
         """When the frame appears, in s, or None if the file does not say."""
-        if self.container.format.name != "avi":
+        if not self.avi:
             return None if frame.time is None else frame.time - self.origin
         # AVI numbers its packets in the order of decoding, not of showing; what counts is how far apart they lie.
         if frame.dts is None:  # of the decoder's last frames
@@ -127,7 +135,7 @@ class Media(AbstractContextManager):
 
 def picture(frame: av.VideoFrame) -> np.ndarray:
     """BGR (height, width, 3) uint8, upright: telephones store the turn beside the picture."""
-    return np.rot90(frame.to_ndarray(format="bgr24"), frame.rotation // 90)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="bgr24"), frame.rotation // 90))
 
 
 def shrink(image: np.ndarray, size: int) -> np.ndarray:
@@ -145,8 +153,11 @@ def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int) -> None:
+def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int, min_frames: int) -> None:
     """The whole video as sound and frames: the `Work` of sets whose clips are whole files."""
     with Media(clip.sources[0], sample_rate) as media:
         write_frames(folder, (shrink(image, size) for image in media.shown(fps)))
+        if (count := len(list(folder.iterdir()))) < min_frames:
+            reason = f"gives {count} frames at --fps {fps} ({media.end:.2f} s), fewer than --min_frames {min_frames}"
+            raise ClipError(f"{media.path.name} {reason}")
         write_wave(wave, media.sound(), sample_rate)
