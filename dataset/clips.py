@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataset.audio import LogSpectrogram, wave_fault
+from dataset.audio import Filterbank, LogSpectrogram, wave_fault
 from dataset.base import check_disjoint, list_names, read_split
 from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, random_frames
 from models.encoders import ConvNet, ResNet18
@@ -49,7 +49,8 @@ class AudioVisualClips(Dataset):
     """
 
     classes: ClassVar[Sequence[str]]
-    audio: ClassVar[LogSpectrogram]
+    audio: ClassVar[LogSpectrogram | Filterbank]
+    training_frames: ClassVar[Callable[[int, int], list[int]]] = staticmethod(random_frames)
     crop_scale: ClassVar[tuple[float, float]] = (0.08, 1.0)  # torchvision's and the public code's
     flip: ClassVar[bool] = True
     defaults: ClassVar[dict[str, object]]
@@ -99,8 +100,8 @@ class AudioVisualClips(Dataset):
         inputs = {}
         if "visual" in self.modality_names:
             available = len(self.files[position])
-            chosen = random_frames(available, self.wanted) if self.train else even_frames(available, self.wanted)
-            inputs["visual"] = self.transform(self.pictures(position, chosen))
+            choice = self.training_frames if self.train else even_frames
+            inputs["visual"] = self.transform(self.pictures(position, choice(available, self.wanted)))
         if "audio" in self.modality_names:
             inputs["audio"] = self.sound(position)
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position

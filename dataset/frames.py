@@ -18,6 +18,13 @@ def random_frames(available: int, wanted: int) -> list[int]:
     return sorted(torch.randperm(available)[:wanted].tolist())
 
 
+def segment_frames(available: int, wanted: int) -> list[int]:
+    """One random frame of each of `wanted` equal parts of the clip, from torch's global generator."""
+    ends = [part * available // wanted for part in range(wanted + 1)]
+    places = torch.rand(wanted, dtype=torch.float64).tolist()
+    return [first + int(place * (end - first)) for first, end, place in zip(ends, ends[1:], places, strict=False)]
+
+
 def even_frames(available: int, wanted: int) -> list[int]:
     """The middle frame of each of `wanted` equal parts of the clip: deterministic, in time order."""
     return [(2 * part + 1) * available // (2 * wanted) for part in range(wanted)]

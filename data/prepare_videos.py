@@ -1,0 +1,162 @@
+"""Prepare any videos with sound: one wav and one folder of frames for each, and the splits, for `--dataset folder`.
+
+    python data/prepare_videos.py --raw VIDEOS --out data/mine --fps 1
+    python data/prepare_videos.py --raw VIDEOS --out data/mine --list videos.csv
+
+The clips are found in one of three layouts:
+
+    <raw>/<split>/<class>/*.mp4      split: train and test, or train and val, or all three (then --val says what val is)
+    <raw>/<class>/*.mp4              without splits: a seeded one, stratified by class (--test_fraction, --seed)
+    --list FILE                      a CSV of rows `path,label,split` or `path,label`, the paths below --raw
+
+File types: .mp4 .avi .mpg .mpeg .mkv .flv .webm .mov. A clip's name is its path below --raw, without the suffix and
+with `__` for each `/`. The layout written is that of `common.py`, and classes.txt with the class names, sorted.
+
+Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (`media.py`), made smaller by --size. A file
+without sound or without pictures is reported by name, as one that does not decode.
+"""
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import common
+from common import Clip, PrepareError
+from media import SUFFIXES, prepare_clip
+
+SPLITS = ("train", "val", "test")
+
+
+def find_clips(raw: Path) -> dict[str, list[Clip]]:
+    """The clips of each split, or of "" if the folders name none. Raises PrepareError for files out of place."""
+    splits = [split for split in SPLITS if (raw / split).is_dir()]
+    found: dict[str, list[Clip]] = {}
+    for split in splits or [""]:
+        folder = raw / split
+        videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not hidden(p, raw))
+        if stray := [path for path in videos if len(path.relative_to(folder).parts) != 2]:
+            layout = f"{folder}/<class>/<video>"
+            raise PrepareError(
+                f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list"
+            )
+        found[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
+    others = [path.name for path in sorted(raw.iterdir()) if path.is_dir() and path.name not in splits]
+    if splits and (others := [name for name in others if not name.startswith(".")]):
+        print(f"not prepared, as only {', '.join(SPLITS)} are splits: {', '.join(others)}")
+    return found
+
+
+def hidden(path: Path, raw: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(raw).parts)
+
+
+def read_list(path: Path, raw: Path) -> dict[str, list[Clip]]:
+    """The clips of each split of a CSV, or of "" if it names none. Raises PrepareError with the line."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [(number, [field.strip() for field in row]) for number, row in enumerate(csv.reader(file), 1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PrepareError(f"cannot read the list {path}: {error}") from error
+    if rows and rows[0][1][:2] == ["path", "label"]:
+        rows = rows[1:]
+    if not rows:
+        raise PrepareError(f"the list {path} is empty")
+    width = len(rows[0][1])
+    found: dict[str, list[Clip]] = {}
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if len(row) not in (2, 3) or len(row) != width or not all(row):
+            raise PrepareError(f"{where}: expected `path,label,split`, or `path,label` in every row, found {row}")
+        split = row[2] if width == 3 else ""
+        if width == 3 and split not in SPLITS:
+            raise PrepareError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+        video = Path(row[0])
+        if video.is_absolute() or ".." in video.parts or hidden(raw / video, raw):
+            raise PrepareError(f"{where}: {row[0]!r} is not a path below --raw {raw}: choose a --raw above all videos")
+        found.setdefault(split, []).append(make_clip(video, row[1], raw))
+    return found
+
+
+def make_clip(path: Path, label: str, raw: Path) -> Clip:
+    """The clip of a path below `raw`. Raises PrepareError for a name that the split files could not hold."""
+    name = "__".join(path.with_suffix("").parts)
+    for text in (name, label):
+        if text != text.strip() or not text.isprintable() or "\\" in text:
+            raise PrepareError(f"{text!r} has a blank at its end, a backslash or a control character: rename it")
+    return Clip(name, label, "", (raw / path,))
+
+
+def divide(found: dict[str, list[Clip]], val: str | None) -> common.Parts | None:
+    """Train and test clips, or None where a seeded split is to be made. val: what a third split belongs to."""
+    if "" in found:
+        return None
+    if missing := [split for split in ("train", "test") if not found.get(split)]:
+        if missing != ["test"] or not found.get("val"):
+            raise PrepareError(f"there are no clips in {' and none in '.join(missing)}: both are needed, or no splits")
+        print("there is no test split: val is the test")
+        val = "test"
+    parts = {split: list(found[split]) for split in ("train", "test") if split in found}
+    if found.get("val"):
+        if val is None:
+            raise PrepareError(
+                f"there are {len(found['val'])} clips in val beside train and test: say with --val what they are, "
+                "train (training can withhold a validation share itself), test or none"
+            )
+        if val != "none":
+            parts[val] = parts.get(val, []) + found["val"]
+    return parts["train"], parts["test"]
+
+
+def check_unique(clips: Sequence[Clip]) -> None:
+    if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
+        paths = [str(clip.sources[0]) for clip in clips if clip.name == twice[0]]
+        raise PrepareError(
+            f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: remove or rename one"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/folder", fps=1, test_fraction=0.2)
+    add_media_args(parser)
+    parser.add_argument("--list", type=Path, help="CSV of `path,label,split` or `path,label`, in place of the folders")
+    parser.add_argument("--val", choices=("train", "test", "none"), help="what a val split beside train and test is")
+    args = parser.parse_args(argv)
+    common.check_args(args)
+    recipe = media_recipe(args)
+    found = read_list(args.list, args.raw) if args.list else find_clips(args.raw)
+    lists = divide(found, args.val)
+    clips = [clip for part in lists for clip in part] if lists else found[""]
+    check_unique(clips)
+    if len(labels := {clip.label for clip in clips}) == 1:
+        raise PrepareError(f"all clips are of one class, {labels.pop()}: is {args.raw} the folder above the classes?")
+    work = partial(prepare_clip, fps=args.fps, **recipe)
+    parts = common.prepare(
+        args, sorted(clips, key=lambda clip: clip.name), work, {"dataset": "folder", **recipe}, lists=lists
+    )
+    classes = sorted({clip.label for part in parts for clip in part})
+    if untrained := sorted(set(classes) - {clip.label for clip in parts[0]}):
+        print(f"without a training clip, so that no method can find them: {', '.join(untrained)}")
+    common.write_atomic(args.out / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def add_media_args(parser, size: int = 0) -> None:
+    parser.add_argument("--sample_rate", type=int, default=16_000, help="of the sound, in Hz")
+    parser.add_argument(
+        "--size", type=int, default=size, help="most pixels of the frames' shorter side; 0: as they are"
+    )
+    parser.add_argument("--min_frames", type=int, default=3, help="a clip that gives fewer fails; training takes 3")
+
+
+def media_recipe(args) -> dict[str, int]:
+    """What those flags say, for `media.prepare_clip`. Raises PrepareError for one out of range."""
+    for name, least in {"sample_rate": 1000, "size": 0, "min_frames": 1}.items():
+        if getattr(args, name) < least:
+            raise PrepareError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    return {name: getattr(args, name) for name in ("sample_rate", "size", "min_frames")}
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(main))

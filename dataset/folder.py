@@ -1,0 +1,63 @@
+"""folder: any videos with sound that data/prepare_videos.py has prepared (Violent Flows, AVE, VGGSound, your own)."""
+
+from pathlib import Path
+
+from dataset.audio import Filterbank, LogSpectrogram
+from dataset.clips import AudioVisualClips
+from dataset.cremad import CREMAD
+from dataset.frames import random_frames, segment_frames
+from utils.errors import DataError
+from utils.numbers import positive_float
+
+
+class Folder(AudioVisualClips):
+    """The classes are those of the folder's classes.txt; the recipes follow from the flags.
+
+    Sound: `--seconds` of CREMA-D's log-spectrogram, or of Kinetics-Sounds' filterbank with 100 windows a second.
+    """
+
+    protocol = "ours, after the public code's for CREMA-D"
+    defaults = CREMAD.defaults | dict(data_root="data/folder", fps=1)
+
+    def __init__(self, args, clips, modalities, train):
+        self.audio = sound_recipe(args)
+        self.training_frames = {"segments": segment_frames, "random": random_frames}[args.frame_choice]
+        super().__init__(args, clips, modalities, train)
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        super().add_args(group)
+        group.add_argument(
+            "--audio", choices=("spectrogram", "fbank"), default="spectrogram",
+            help="spectrogram: log-magnitude at 22050 Hz, CREMA-D's; fbank: Kaldi's at 16000 Hz, Kinetics-Sounds'",
+        )  # fmt: skip
+        group.add_argument(
+            "--seconds", type=positive_float, default=3.0,
+            help="of sound; shorter clips are repeated (spectrogram) or followed by zeros (fbank)",
+        )  # fmt: skip
+        group.add_argument(
+            "--frame_choice", choices=("segments", "random"), default="segments",
+            help="frames in training: one of each of --frames equal parts of the clip, or any",
+        )  # fmt: skip
+
+    @classmethod
+    def class_names(cls, args) -> list[str]:
+        path = Path(args.data_root) / "classes.txt"
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot read the class names in {path} ({error}): "
+                "prepare the videos with data/prepare_videos.py, or set --data_root"
+            ) from None
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise DataError(
+                f"{path} must hold two class names or more, each once, one a line: prepare the videos again"
+            )
+        return names
+
+
+def sound_recipe(args) -> LogSpectrogram | Filterbank:
+    if args.audio == "fbank":
+        return Filterbank(frames=max(1, round(args.seconds * 100)))
+    return LogSpectrogram(sample_rate=22050, seconds=args.seconds, n_fft=512, hop=353)
