@@ -5,10 +5,20 @@ from torch.utils.data import Dataset, Subset
 from dataset.base import Splits, split_off, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
+from dataset.folder import Folder
 from dataset.grid import GRID
+from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
 
-DATASETS = {"CREMAD": CREMAD, "GRID": GRID, "MOSI": MOSI, "MOSEI": MOSEI, "demo": Demo}
+DATASETS = {
+    "CREMAD": CREMAD,
+    "KineticsSounds": KineticsSounds,
+    "MOSI": MOSI,
+    "MOSEI": MOSEI,
+    "GRID": GRID,
+    "folder": Folder,
+    "demo": Demo,
+}
 
 
 def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:

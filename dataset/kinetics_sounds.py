@@ -1,0 +1,31 @@
+"""Kinetics-Sounds: 31 classes of Kinetics that can be heard as well as seen (Arandjelovic and Zisserman, ICCV 2017)."""
+
+from dataset.audio import Filterbank
+from dataset.clips import AudioVisualClips
+from dataset.frames import segment_frames
+
+
+class KineticsSounds(AudioVisualClips):
+    """Recipe of the paper's public code: filterbank of 10 s, 1 x 1024 x 128; 3 frames at 1 per second.
+
+    Training takes a random frame of each third, evaluation the middle one. (The public code's thirds are int(n / 3)
+    frames long: of 10 frames it never reads the last and evaluates on the 1st, 4th and 7th; of 6 or fewer it reads the
+    first, three times.)
+    """
+
+    # The list of IBM/AdaMML, issue 3; the paper above has 34, of which three are in no release of Kinetics.
+    classes = (
+        "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing",
+        "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet",
+        "playing drums", "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano",
+        "playing saxophone", "playing trombone", "playing trumpet", "playing violin", "playing xylophone",
+        "ripping paper", "shoveling snow", "shuffling cards", "singing", "stomping grapes", "tap dancing",
+        "tapping guitar", "tapping pen", "tickling",
+    )  # fmt: skip
+    audio = Filterbank()
+    training_frames = staticmethod(segment_frames)
+    protocol = "public code"
+    defaults = dict(
+        data_root="data/KineticsSounds", fps=1, frames=3, image_size=224, batch_size=64, epochs=50,
+        optimizer="sgd", lr=2e-3, momentum=0.9, weight_decay=1e-4, lr_step=30, lr_gamma=0.1,
+    )  # fmt: skip
