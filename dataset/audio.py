@@ -79,12 +79,12 @@ class Filterbank:
 
     def __call__(self, path: Path) -> Tensor:
         wave = torch.from_numpy(read_wave(path, self.sample_rate))
+        if len(wave) < self.sample_rate * 25 // 1000:
+            raise RuntimeError("shorter than a window of 25 ms")
         features = fbank(
             (wave - wave.mean()).unsqueeze(0), sample_frequency=self.sample_rate, num_mel_bins=self.bands,
             window_type="hanning", frame_shift=10.0, dither=0.0, use_energy=False, htk_compat=True,
         )[: self.frames]  # fmt: skip
-        if not len(features):
-            raise RuntimeError("shorter than a window of 25 ms")
         # The padding is normalised with the rest, as in the public code.
         features = torch.nn.functional.pad(features, (0, 0, 0, self.frames - len(features)))
         return ((features - self.mean) / (2 * self.deviation)).unsqueeze(0)

@@ -332,7 +332,7 @@ def test_a_killed_run_goes_on_and_gives_the_bytes_of_an_uninterrupted_one(clips,
         while len(list((out / "Image-25-FPS").glob("[!.]*"))) < 7 and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)  # the pipe closes when the last worker has left too
+        process.communicate(timeout=300)  # the pipe closes when the last worker has left too
     assert process.returncode == -signal.SIGKILL and not (out / "train.csv").exists()
     finished = list((out / "Image-25-FPS").glob("[!.]*"))
     assert 7 <= len(finished) < 24  # five of them in the main process, the others by the workers
