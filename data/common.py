@@ -2,7 +2,7 @@
 
 Prepared layout, the same for every data set:
 
-    <out>/AudioWAV/<clip>.wav
+    <out>/AudioWAV/<clip>.wav                               or what else stands beside the frames
     <out>/Image-{fps:02d}-FPS/<clip>/00001.jpg ...
     <out>/train.csv, test.csv                               rows `clip,label`, no header
     <out>/train_by_<group>.csv, test_by_<group>.csv         no group (actor, speaker) in both parts, where there is one
@@ -19,7 +19,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -91,22 +91,27 @@ def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
 
 # --- Clips
 
-Work = Callable[[Clip, Path, Path], None]  # clip, .wav file to write, existing empty folder for the frames
+# Clip, what to write beside the frames (a file, or an existing empty folder), existing empty folder for the frames.
+Work = Callable[[Clip, Path, Path], None]
+SOUND = "AudioWAV/{}.wav"
 
 
-def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, workers: int) -> dict[str, str]:
+def prepare_clips(
+    clips: Sequence[Clip], work: Work, out: Path, fps: int, workers: int, beside: str = SOUND
+) -> dict[str, str]:
     """Run `work` for each clip that is not finished yet and return {clip: reason} of those that failed.
 
     A clip appears under its name only when it is complete; what a killed run left half-written is removed first.
+    beside: what belongs to the frames of clip {}, under `out`: a file, or without a suffix a folder.
     """
-    waves, pictures = out / "AudioWAV", out / f"Image-{fps:02d}-FPS"
-    for folder in (waves, pictures):
+    pictures = out / f"Image-{fps:02d}-FPS"
+    for folder in ((out / beside).parent, pictures):
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob(".*.part"):
             _remove(part)
-    todo = [c for c in clips if not ((waves / f"{c.name}.wav").is_file() and (pictures / c.name).is_dir())]
+    todo = [c for c in clips if not ((out / beside.format(c.name)).exists() and (pictures / c.name).is_dir())]
     print(f"{pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
-    one = partial(_prepare_clip, work, waves, pictures)
+    one = partial(_prepare_clip, work, out / beside, pictures)
     results: dict[str, str | None] = {}
     # Spread over the list, since neighbours are alike.
     step = -(-len(todo) // PROBES) or 1
@@ -117,7 +122,7 @@ def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, worker
             bar.update()
         done = [clip.name for clip in probes if results[clip.name] is None]
         if rest and done:
-            sizes = [size_on_disk([waves / f"{name}.wav", *(pictures / name).iterdir()]) for name in done]
+            sizes = [size_on_disk([out / beside.format(name), pictures / name]) for name in done]
             check_space(out, sum(sizes) / len(sizes), len(rest), len(done))
         if workers == 1:
             for clip in rest:
@@ -138,8 +143,9 @@ def prepare_clips(clips: Sequence[Clip], work: Work, out: Path, fps: int, worker
     return {name: reason for name, reason in sorted(results.items()) if reason is not None}
 
 
-def size_on_disk(files: Iterable[Path]) -> int:
-    """Bytes that the files take, in whole blocks; links to files of the download take none."""
+def size_on_disk(paths: Iterable[Path]) -> int:
+    """Bytes that files and folders of files take, in whole blocks; links to files of the download take none."""
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
     return sum(-(-info.st_size // BLOCK) * BLOCK for info in map(os.stat, files) if info.st_nlink == 1)
 
 
@@ -161,20 +167,22 @@ def in_units(size: float) -> str:
     return f"{size / 1000**unit:.3g} {('B', 'kB', 'MB', 'GB')[unit]}"
 
 
-def _prepare_clip(work: Work, waves: Path, pictures: Path, clip: Clip) -> str | None:
-    wave, folder = waves / f"{clip.name}.wav", pictures / clip.name
-    wave_part, folder_part = waves / f".{clip.name}.wav.part", pictures / f".{clip.name}.part"
+def _prepare_clip(work: Work, beside: Path, pictures: Path, clip: Clip) -> str | None:
+    second, folder = beside.with_name(beside.name.format(clip.name)), pictures / clip.name
+    second_part, folder_part = second.with_name(f".{second.name}.part"), pictures / f".{clip.name}.part"
     folder_part.mkdir()
+    if not beside.suffix:
+        second_part.mkdir()
     try:
-        work(clip, wave_part, folder_part)
+        work(clip, second_part, folder_part)
     except ClipError as error:
-        _remove(wave_part)
+        _remove(second_part)
         _remove(folder_part)
         return str(error)
-    if wave.is_file():  # another frame rate has written it, and it does not depend on the frame rate
-        wave_part.unlink()
+    if second.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
+        _remove(second_part)
     else:
-        wave_part.replace(wave)
+        second_part.replace(second)
     _remove(folder)
     folder_part.rename(folder)  # last: its name says that the clip is complete
     return None
@@ -259,20 +267,32 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def prepare(
-    args, clips: Sequence[Clip], work: Work, settings: dict, group: str | None = None, lists: Parts | None = None
+    args,
+    clips: Sequence[Clip],
+    work: Work,
+    settings: dict,
+    group: str | None = None,
+    lists: Parts | Mapping[str, Parts] | None = None,
+    beside: str = SOUND,
 ) -> Parts:
-    """Prepare all clips, write the splits and the manifest, and return the main split.
+    """Prepare all clips, write the splits and the manifest, and return the first split.
 
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
-    in place of a seeded split. group: what `Clip.group` is, for a second split without a group in both parts.
+    in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
+    split without a group in both parts. beside: see `prepare_clips`.
     Raises PrepareError before the work if the disk is too small, and after it for clips that failed.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
-    list_settings = {part: split_text(rows)[1] for part, rows in zip(("train", "test"), lists or (), strict=False)}
+    given = lists if isinstance(lists, Mapping) else {"": lists} if lists else {}
+    list_settings = {
+        f"{part}{suffix}": split_text(rows)[1]
+        for suffix, parts in given.items()
+        for part, rows in zip(("train", "test"), parts, strict=True)
+    }
     split_settings = {"seed": args.seed, "test_fraction": args.test_fraction, "lists": list_settings}
     manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
-    failed = prepare_clips(clips, work, args.out, args.fps, args.workers)
+    failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
     manifest["failed"] = failed
     for name, reason in list(failed.items())[:SHOWN]:
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -285,15 +305,14 @@ def prepare(
     good = [clip for clip in clips if clip.name not in failed]
     if not good:
         raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
-    splits = {"": lists or split(good, args.test_fraction, args.seed)}
-    splits[""] = tuple([clip for clip in part if clip.name not in failed] for part in splits[""])
-    if empty := [part for part, rows in zip(("train", "test"), splits[""], strict=True) if not rows]:
-        raise PrepareError(f"no clip is left for {empty[0]}.csv: complete the download")
-    if group is None:
-        pass
-    elif len({clip.group for clip in good}) > 1:
+    splits = dict(given) or {"": split(good, args.test_fraction, args.seed)}
+    for suffix, parts in splits.items():
+        splits[suffix] = tuple([clip for clip in part if clip.name not in failed] for part in parts)
+        if empty := [part for part, rows in zip(("train", "test"), splits[suffix], strict=True) if not rows]:
+            raise PrepareError(f"no clip is left for {empty[0]}{suffix}.csv: complete the download")
+    if group and len({clip.group for clip in good}) > 1:
         splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
-    else:
+    elif group:
         print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
     manifest["split"], manifest["splits"] = split_settings, {}
     for suffix, parts in splits.items():
@@ -305,7 +324,7 @@ def prepare(
             print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
     _write_manifest(args.out, manifest)
     print(f"done: {len(good)} clips in {args.out}" + (f", {len(failed)} left out (manifest.json)" if failed else ""))
-    return splits[""]
+    return next(iter(splits.values()))
 
 
 def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:
@@ -333,7 +352,7 @@ def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: boo
 
 def _write_manifest(out: Path, manifest: dict) -> None:
     """Write it with the number of clips that each folder holds now."""
-    folders = [out / "AudioWAV", *sorted(out.glob("Image-*-FPS"))]
+    folders = [path for kind in ("AudioWAV", "Flow-*-FPS", "Image-*-FPS") for path in sorted(out.glob(kind))]
     counts = {folder.name: sum(1 for _ in folder.glob("[!.]*")) for folder in folders}
     write_atomic(out / "manifest.json", json.dumps({**manifest, "clips": counts}, indent=2) + "\n")
 
