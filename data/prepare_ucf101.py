@@ -1,0 +1,184 @@
+"""Prepare UCF101: frames and the optical flow at the same moments.
+
+    python data/prepare_ucf101.py --raw UCF101 --out data/UCF101 --fps 3
+
+Reads `<raw>/UCF-101/<Class>/v_<Class>_gXX_cYY.avi` and the lists of `<raw>/ucfTrainTestlist`. Writes
+
+    <out>/Image-{fps:02d}-FPS/<clip>/00001.jpg ...    the frame on the screen at i/fps s
+    <out>/Flow-{fps:02d}-FPS/<clip>/00001.png ...     the motion from that frame to the next one of the video
+    <out>/train01.csv, test01.csv ... test03.csv      the three published splits, rows `clip,label`, no header
+    <out>/classInd.txt                                the classes, as published
+    <out>/manifest.json                               settings, counts, failures, sha256 of the split files
+
+Flow: DIS (Kroeger et al., ECCV 2016; OpenCV, preset medium) between grey pictures of full size, in pixels from one
+frame of the video to the next, whatever --fps; that of the last frame is the motion towards it. It is stored in one
+picture of 8 bit, u (to the right) above v (downwards), 128 + 127/20 of it, without loss beyond: vectors are clipped to
+20 pixels in u and in v, and rounded to steps of 20/127 = 0.16 pixels.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import common
+import cv2
+import numpy as np
+from common import Clip, ClipError, PrepareError
+
+BOUND = 20  # pixels
+SPLITS = ("01", "02", "03")
+TOLERANCE = 0.2  # s by which decoders and headers of whole videos may disagree about the length
+ROW = re.compile(r"(?P<label>\w+)/(?P<name>(?P<group>v_\w+_g\d+)_c\d+)\.avi(?: +(?P<number>\d+))?")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines that are not blank. Raises PrepareError for a file that is missing, empty or not text."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrepareError(
+            f"cannot read {path} ({error}): it is in UCF101TrainTestSplits-RecognitionTask.zip"
+        ) from error
+    if not lines:
+        raise PrepareError(f"{path} is empty: unpack UCF101TrainTestSplits-RecognitionTask.zip again")
+    return lines
+
+
+def read_classes(path: Path) -> dict[str, int]:
+    """{class: number} of classInd.txt, rows `number class`, numbered from 1 without a gap."""
+    classes = {}
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(number) or fields[1] in classes:
+            raise PrepareError(f"{path}, line {number}: expected `{number} class`, each class once, found {line!r}")
+        classes[fields[1]] = number
+    return classes
+
+
+def read_list(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
+    """The clips of trainlistNN.txt or testlistNN.txt, rows `Class/clip.avi` and in the former the class number."""
+    clips: dict[str, Clip] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        where, row = f"{path}, line {number}", ROW.fullmatch(line)
+        if not row:
+            raise PrepareError(f"{where}: expected `Class/v_Class_gXX_cYY.avi`, found {line!r}")
+        # The label is the folder: the clips of HandstandPushups are called v_HandStandPushups.
+        name, label = row["name"], row["label"]
+        if label not in classes or row["number"] not in (None, str(classes[label])):
+            raise PrepareError(f"{where}: {label} {row['number'] or ''} is not a class of classInd.txt")
+        if name in clips:
+            raise PrepareError(f"{where}: {name} is there twice")
+        clips[name] = Clip(name, label, row["group"], (videos / label / f"{name}.avi",))
+    return list(clips.values())
+
+
+def read_splits(raw: Path, classes: dict[str, int]) -> dict[str, common.Parts]:
+    """The published splits by number. Raises PrepareError if a group of clips of one scene is in both parts of one."""
+    splits = {}
+    for split in SPLITS:
+        paths = (raw / "ucfTrainTestlist" / f"{part}list{split}.txt" for part in ("train", "test"))
+        train, test = (read_list(path, raw / "UCF-101", classes) for path in paths)
+        if both := sorted({clip.group for clip in train} & {clip.group for clip in test}):
+            raise PrepareError(f"split {split}: {len(both)} groups are in train and in test, {both[0]} among them")
+        splits[split] = train, test
+    return splits
+
+
+def decode(path: Path) -> tuple[Fraction, Iterator[np.ndarray]]:
+    """Frames per second, and the frames (height, width, 3) uint8 in BGR order. Raises ClipError, also on the way."""
+    common.check_source(path)
+    try:
+        container = av.open(str(path))
+    except av.FFmpegError as error:
+        raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
+    if not (container.streams.video and container.streams.video[0].average_rate):
+        container.close()
+        raise ClipError(f"{path.name} holds no video")
+    video = container.streams.video[0]
+    rate = video.average_rate
+    video.codec_context.thread_count = 1  # one process per clip already fills the machine
+
+    def frames() -> Iterator[np.ndarray]:
+        count = 0
+        with container:
+            try:
+                for frame in container.decode(video):
+                    yield frame.to_ndarray(format="bgr24")
+                    count += 1
+            except av.FFmpegError as error:
+                raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
+            if count < video.frames - TOLERANCE * rate:
+                raise ClipError(f"{path.name} is truncated: it holds {count} of {video.frames} frames")
+
+    return rate, frames()
+
+
+def sample(frames: Iterator[np.ndarray], rate: Fraction, fps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The frames on the screen at i/fps s and the flow (height, width, 2) of each. Raises ClipError for a still.
+
+    An AVI file stores no time stamps: frame k is shown from k/rate on.
+    """
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = partial(cv2.cvtColor, code=cv2.COLOR_BGR2GRAY)
+    pictures, flows = [], []
+    before = last = None
+    number = -1  # of `last`
+
+    def due() -> bool:
+        return number >= 0 and len(pictures) * rate // fps == number  # exact: the rate is a fraction
+
+    for frame in frames:
+        while due():
+            pictures.append(last)
+            flows.append(method.calc(grey(last), grey(frame), None))
+        before, last, number = last, frame, number + 1
+    if before is None:
+        raise ClipError(f"the video holds {number + 1} frames; the flow needs two")
+    while due():
+        pictures.append(last)
+        flows.append(method.calc(grey(before), grey(last), None))
+    return pictures, flows
+
+
+def levels(flow: np.ndarray) -> np.ndarray:
+    """(height, width, 2) in pixels -> (2 height, width) uint8, u above v; 128 is no motion."""
+    flow = np.rint(flow.clip(-BOUND, BOUND) * (127 / BOUND)) + 128
+    return np.concatenate([flow[..., 0], flow[..., 1]]).astype(np.uint8)
+
+
+def prepare_clip(clip: Clip, motion: Path, folder: Path, fps: int) -> None:
+    rate, frames = decode(clip.sources[0])
+    pictures, flows = sample(frames, rate, fps)
+    common.write_frames(folder, pictures)
+    for number, flow in enumerate(flows, 1):
+        _, png = cv2.imencode(".png", levels(flow))
+        (motion / f"{number:05d}.png").write_bytes(png)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/UCF101", fps=3, test_fraction=None)
+    args = parser.parse_args(argv)
+    common.check_args(args)
+    for folder in ("UCF-101", "ucfTrainTestlist"):
+        if not (args.raw / folder).is_dir():
+            raise PrepareError(f"{args.raw / folder} is not there: --raw must hold UCF-101 and ucfTrainTestlist")
+    index = args.raw / "ucfTrainTestlist" / "classInd.txt"
+    classes = read_classes(index)
+    splits = read_splits(args.raw, classes)
+    clips = {clip.name: clip for parts in splits.values() for part in parts for clip in part}
+    found = {path.stem for path in (args.raw / "UCF-101").glob("*/[!.]*.avi")}
+    print(f"{len(found)} videos, {len(clips)} of {len(classes)} classes in the lists (published: 13320 of 101)")
+    if unlisted := sorted(found - clips.keys()):
+        print(f"not prepared, as no list has them: {len(unlisted)}, {unlisted[0]} among them")
+    settings = {"dataset": "UCF101", "flow": "DIS medium", "bound": BOUND}
+    rows, work = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)
+    common.prepare(args, rows, work, settings, None, splits, beside=f"Flow-{args.fps:02d}-FPS/{{}}")
+    common.write_atomic(args.out / "classInd.txt", "".join(f"{number} {name}\n" for name, number in classes.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(main))
