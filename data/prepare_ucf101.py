@@ -69,7 +69,7 @@ def read_list(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
         # The label is the folder: the clips of HandstandPushups are called v_HandStandPushups.
         name, label = row["name"], row["label"]
         if label not in classes or row["number"] not in (None, str(classes[label])):
-            raise PrepareError(f"{where}: {label} {row['number'] or ''} is not a class of classInd.txt")
+            raise PrepareError(f"{where}: {line!r} does not agree with classInd.txt")
         if name in clips:
             raise PrepareError(f"{where}: {name} is there twice")
         clips[name] = Clip(name, label, row["group"], (videos / label / f"{name}.avi",))
