@@ -9,10 +9,12 @@ from dataset.folder import Folder
 from dataset.grid import GRID
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
+from dataset.ucf101 import UCF101
 
 DATASETS = {
     "CREMAD": CREMAD,
     "KineticsSounds": KineticsSounds,
+    "UCF101": UCF101,
     "MOSI": MOSI,
     "MOSEI": MOSEI,
     "GRID": GRID,

@@ -96,6 +96,6 @@ def load_frames(files: Sequence[Path]) -> list[Image.Image]:
     return images
 
 
-def list_frames(folder: Path) -> list[Path]:
-    """The clip's .jpg files sorted by name: the order of a directory listing is the file system's, not time."""
-    return sorted(folder.glob("*.jpg")) if folder.is_dir() else []
+def list_frames(folder: Path, suffix: str = ".jpg") -> list[Path]:
+    """The clip's pictures sorted by name: the order of a directory listing is the file system's, not time."""
+    return sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
