@@ -7,6 +7,7 @@ from dataset.cremad import CREMAD
 from dataset.demo import Demo
 from dataset.folder import Folder
 from dataset.grid import GRID
+from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
 from dataset.ucf101 import UCF101
@@ -15,6 +16,7 @@ DATASETS = {
     "CREMAD": CREMAD,
     "KineticsSounds": KineticsSounds,
     "UCF101": UCF101,
+    "HatefulMemes": HatefulMemes,
     "MOSI": MOSI,
     "MOSEI": MOSEI,
     "GRID": GRID,

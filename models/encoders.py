@@ -109,6 +109,27 @@ class Transformer(nn.Module):
         return self.transform(steps)[:, -1]
 
 
+class WordAverage(nn.Module):
+    """The mean of a text's word embeddings and two linear layers with ReLU (Iyyer et al., ACL 2015), from scratch.
+
+    (B, length) word numbers, padded with 0 -> (B, 128). Padding does not count: a feature does not depend on how far
+    its text is padded, and a text without words has the mean zero, as have the zero inputs by which AGM hides a
+    modality. The order of the words is not seen, which some thousand short texts hardly teach.
+    """
+
+    dim = 128
+
+    def __init__(self, words: int):
+        super().__init__()
+        self.embedding = nn.Embedding(words, self.dim, padding_idx=0)
+        self.layers = nn.Sequential(nn.Linear(self.dim, self.dim), nn.ReLU(), nn.Linear(self.dim, self.dim), nn.ReLU())
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = (x != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        return self.layers(self.embedding(x).sum(dim=1) / count)  # the embedding of 0 is zero, and stays it
+
+
 def initialise(module: nn.Module) -> None:
     """Initialisation of the paper's public code: convolutions kaiming-normal (fan-out), linear layers xavier-normal."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
