@@ -34,10 +34,10 @@ ENCODERS = {
 
 @contextmanager
 def naming(clip: str):
-    """Errors of Pillow, libsndfile, and librosa (for NaN samples) become one that names the clip."""
+    """Errors of Pillow (SyntaxError: PNG), libsndfile, and librosa (for NaN samples) become one that names the clip."""
     try:
         yield
-    except (OSError, RuntimeError, LibrosaError) as error:
+    except (OSError, SyntaxError, RuntimeError, LibrosaError) as error:
         raise DataError(f"clip {clip} does not decode ({error}): prepare it again") from error
 
 

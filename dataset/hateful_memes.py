@@ -12,7 +12,6 @@ import torch.nn as nn
 from torch.utils.data import Dataset
 
 from dataset.base import check_disjoint, list_names
-from dataset.clips import naming
 from dataset.frames import FrameTransform, load_frames
 from dataset.text import UNKNOWN, Vocabulary
 from models.encoders import ConvNet, ResNet18, WordAverage
@@ -66,8 +65,11 @@ class HatefulMemes(Dataset):
     def __getitem__(self, position: int):
         inputs = {}
         if "image" in self.modality_names:
-            with naming(self.names[position]):
-                inputs["image"] = self.transform(load_frames([self.files[position]]))[0]
+            file = self.files[position]
+            try:
+                inputs["image"] = self.transform(load_frames([file]))[0]
+            except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken PNG
+                raise DataError(f"{file} does not decode ({error}): get it again (data/README.md)") from error
         if "text" in self.modality_names:
             inputs["text"] = self.words[position]
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position

@@ -209,5 +209,10 @@ def test_faulty_files_are_refused(root, kind):
 def test_a_missing_folder_and_a_picture_that_does_not_decode(root, tmp_path):
     assert f"{tmp_path / 'nowhere'} does not exist" in fault(tmp_path / "nowhere")
     (root / "img/00000.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="clip 0 does not decode"):
-        load(root).train[0]
+    whole = (root / "img/00001.png").read_bytes()
+    (root / "img/00001.png").write_bytes(whole[: len(whole) // 2])
+    header = whole.index(b"IDAT")
+    (root / "img/00002.png").write_bytes(whole[:header] + b"\0DAT" + whole[header + 4 :])
+    for position in range(3):
+        with pytest.raises(DataError, match=f"img/0000{position}.png does not decode"):
+            load(root).train[position]
