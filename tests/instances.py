@@ -1,8 +1,9 @@
-"""Tiny instances of UCF101 and of Hateful Memes, in the layouts that training reads."""
+"""Tiny instances of the data sets, in the layouts that training reads."""
 
 import json
 
 import numpy as np
+import soundfile
 from PIL import Image
 
 UCF_CLASSES = ("ApplyLipstick", "Archery", "HandstandPushups")
@@ -52,6 +53,51 @@ def make_hateful_memes(root, train=36, test=12):
         for row in rows:
             Image.fromarray(random.integers(0, 256, (20, 28, 3), np.uint8)).save(root / row["img"])
         start += count
+    return root
+
+
+def make_clips(root, classes, fps, train=2, test=1, frames=3):
+    """Prepared audio-visual clips of noise, `train` and `test` of each class."""
+    random = np.random.default_rng(0)
+    (root / "AudioWAV").mkdir(parents=True)
+    for part, count in (("train", train), ("test", test)):
+        rows = [(f"{part}{i:03d}", classes[i % len(classes)]) for i in range(count * len(classes))]
+        for name, _ in rows:
+            soundfile.write(root / "AudioWAV" / f"{name}.wav", 0.1 * random.standard_normal(1600), 16000)
+            folder = root / f"Image-{fps:02d}-FPS" / name
+            folder.mkdir(parents=True)
+            for moment in range(1, frames + 1):
+                Image.fromarray(random.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{moment:05d}.jpg")
+        (root / f"{part}.csv").write_text("".join(f"{name},{label}\n" for name, label in rows))
+    return root
+
+
+def make_folder(root, classes=("bark", "meow")):
+    make_clips(root, classes, fps=1, train=12, test=6)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+    return root
+
+
+SERIES = {"vision": (4, 3), "audio": (5, 2), "text": (3, 6)}  # steps, features
+PARTS = {"train": 36, "test": 18, "valid": 12}
+SCORES = [-2.0, 0.0, 1.5, -1.0, 0.4, 3.0]  # by sign 2, 1, 3 of six
+
+
+def make_series(parts=PARTS):
+    """The arrays of a series.npz; the last step of the text tells the sign of the score, the rest nothing."""
+    draws, arrays = np.random.default_rng(0), {}
+    for part, count in parts.items():
+        score = np.resize(np.float32(SCORES), count)
+        for name, shape in SERIES.items():
+            arrays[f"{part}_{name}"] = draws.normal(size=(count, *shape)).astype(np.float32)
+        arrays[f"{part}_text"][:, -1] = 3 * np.sign(score)[:, None]
+        arrays |= {f"{part}_score": score, f"{part}_id": np.array([f"{part}{i}" for i in range(count)])}
+    return arrays
+
+
+def save_series(root, arrays):
+    root.mkdir(exist_ok=True)
+    np.savez(root / "series.npz", **arrays)
     return root
 
 

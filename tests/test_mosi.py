@@ -11,6 +11,7 @@ import numpy as np
 import prepare_mosi
 import pytest
 import torch
+from instances import PARTS, SERIES, make_series, save_series
 from runs import checkpoint, differing, folder_of, rows_of
 
 import main as program
@@ -21,33 +22,12 @@ from scripts import collect, linear_probe
 from utils.args import parse
 from utils.errors import DataError, RunError
 
-NAMES = ("vision", "audio", "text")
-SHAPES = {"vision": (4, 3), "audio": (5, 2), "text": (3, 6)}  # steps, features
-PARTS = {"train": 36, "test": 18, "valid": 12}
-SCORES = [-2.0, 0.0, 1.5, -1.0, 0.4, 3.0]  # by sign 2, 1, 3 of six
-
-
-def make_arrays(parts=PARTS):
-    """The arrays of a series.npz; the last step of the text tells the sign of the score, the rest nothing."""
-    draws, arrays = np.random.default_rng(0), {}
-    for part, count in parts.items():
-        score = np.resize(np.float32(SCORES), count)
-        for name, shape in SHAPES.items():
-            arrays[f"{part}_{name}"] = draws.normal(size=(count, *shape)).astype(np.float32)
-        arrays[f"{part}_text"][:, -1] = 3 * np.sign(score)[:, None]
-        arrays |= {f"{part}_score": score, f"{part}_id": np.array([f"{part}{i}" for i in range(count)])}
-    return arrays
-
-
-def save(root, arrays):
-    root.mkdir(exist_ok=True)
-    np.savez(root / "series.npz", **arrays)
-    return root
+NAMES = tuple(SERIES)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("data") / "MOSI", make_arrays())
+    return save_series(tmp_path_factory.mktemp("data") / "MOSI", make_series())
 
 
 def flags(root, out, *more):
@@ -78,7 +58,7 @@ def load(root, *more, modalities=NAMES, held_out=0.0):
 
 
 def test_a_sample_is_its_rows_of_the_file(root):
-    arrays, splits = make_arrays(), load(root)
+    arrays, splits = make_series(), load(root)
     for part, data in (("train", splits.train), ("test", splits.test), ("valid", splits.val)):
         assert len(data) == PARTS[part]
         for i in range(len(data)):
@@ -86,7 +66,7 @@ def test_a_sample_is_its_rows_of_the_file(root):
             assert tuple(inputs) == NAMES and position == i
             assert target == int(arrays[f"{part}_score"][i] > 0)
             for name, x in inputs.items():
-                assert x.shape == SHAPES[name] and np.array_equal(x.numpy(), arrays[f"{part}_{name}"][i])
+                assert x.shape == SERIES[name] and np.array_equal(x.numpy(), arrays[f"{part}_{name}"][i])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +145,7 @@ def test_the_files_own_validation_part_selects_unless_a_share_is_asked_for(root)
 
 
 def test_a_file_without_a_validation_part(tmp_path):
-    root = save(tmp_path / "two", make_arrays({"train": 36, "test": 18}))
+    root = save_series(tmp_path / "two", make_series({"train": 36, "test": 18}))
     assert load(root).val is None and len(load(root, "--val_fraction", "0.25").val) == 9
     result = json.loads((train(root, tmp_path, "--method", "joint") / "result.json").read_text())
     assert result.keys() == {"last", "oracle"}
@@ -296,9 +276,9 @@ FAULTS = {
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_file_with_a_fault_is_refused_in_one_sentence(tmp_path, kind):
     change, said = FAULTS[kind]
-    arrays = make_arrays()
+    arrays = make_series()
     change(arrays)
-    root = save(tmp_path / "data", arrays)
+    root = save_series(tmp_path / "data", arrays)
     with pytest.raises(DataError) as refused:
         program.main(flags(root, tmp_path, "--method", "joint"))
     message = str(refused.value)
@@ -323,10 +303,10 @@ def test_a_pickle_within_the_archive_is_not_executed(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {marker}",)
 
-    arrays = make_arrays()
+    arrays = make_series()
     hostile = np.empty(36, object)
     hostile[:] = [Calls()] * 36
-    root = save(tmp_path / "data", arrays | {"train_id": hostile})
+    root = save_series(tmp_path / "data", arrays | {"train_id": hostile})
     with pytest.raises(DataError):
         program.main(flags(root, tmp_path, "--method", "joint"))
     assert not marker.exists()
