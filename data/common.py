@@ -123,7 +123,9 @@ def prepare_clips(
         done = [clip.name for clip in probes if results[clip.name] is None]
         if rest and done:
             sizes = [size_on_disk([out / beside.format(name), pictures / name]) for name in done]
-            check_space(out, sum(sizes) / len(sizes), len(rest), len(done))
+            size = sum(sizes) / len(sizes)
+            what = f"{len(rest)} more clips need about {{}} ({in_units(size)} each, the mean of {len(done)})"
+            check_space(out, size * len(rest), what)
         if workers == 1:
             for clip in rest:
                 results[clip.name] = one(clip)
@@ -149,15 +151,14 @@ def size_on_disk(paths: Iterable[Path]) -> int:
     return sum(-(-info.st_size // BLOCK) * BLOCK for info in map(os.stat, files) if info.st_nlink == 1)
 
 
-def check_space(out: Path, size: float, count: int, seen: int) -> None:
-    """Say what `count` more clips of `size` bytes will take; raise PrepareError if the disk has less."""
-    free = shutil.disk_usage(out).free
-    needed = f"{count} more clips need about {in_units(size * count)} ({in_units(size)} each, the mean of {seen})"
+def check_space(out: Path, size: float, what: str) -> None:
+    """Say `what` will take, with the `size` in bytes for its {}; raise PrepareError if the disk has less."""
+    free = shutil.disk_usage(next(path for path in (out, *out.absolute().parents) if path.exists())).free
+    needed = what.format(in_units(size))
     tqdm.write(f"{needed}; the disk of {out} has {in_units(free)}", file=sys.stderr)
-    if size * count > free:
+    if size > free:
         raise PrepareError(
-            f"{needed}, but the disk of {out} has {in_units(free)}: free the difference, or choose an --out elsewhere "
-            "or smaller pictures"
+            f"{needed}, but the disk of {out} has {in_units(free)}: free the difference, or choose an --out elsewhere"
         )
 
 

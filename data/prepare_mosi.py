@@ -277,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_shapes(raw)
     shapes = {name: dict(zip(("steps", "features"), raw["train"][name].shape[1:], strict=True)) for name in MODALITIES}
     arrays, report = repair(raw, args.replace_inf)
+    common.check_space(args.out, sum(array.nbytes for array in arrays.values()), f"{FILE} needs {{}}")
     args.out.mkdir(parents=True, exist_ok=True)
     manifest = {"settings": settings, "modalities": shapes, "parts": report, "unused": unused}
     # Before the data, so that a killed run is known as this one's.

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import shutil
+from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
@@ -481,6 +483,19 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(run, tmp_path, monk
     for name in ("series.npz", "manifest.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(run, tmp_path, monkeypatch):
+    assert run(multibench(), out=tmp_path / "whole")[0] == 0
+    with np.load(tmp_path / "whole" / "series.npz") as file:
+        size = sum(file[name].nbytes for name in file)
+    disk = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(10**9, 0, size - 1))
+    status, _, error = run(multibench())
+    assert status == 2 and f"series.npz needs {common.in_units(size)}" in error and "--out" in error
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(10**9, 0, size))
+    assert run(multibench())[0] == 0
 
 
 def test_other_settings_and_other_peoples_folders_are_refused(run, tmp_path):
