@@ -31,7 +31,7 @@ from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
 from utils.evaluate import evaluate  # noqa: E402
-from utils.record import load_checkpoint, read_json, write_atomically  # noqa: E402
+from utils.record import load_checkpoint, read_json, run_folder, write_atomically  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     source = DATASETS[args.dataset]
     methods = {name: methods[name] for name in source.encoders(args) if name in methods}  # in the data set's order
 
-    tag = tag_of({name: method.args.tag for name, method in methods.items()}, own.average)
-    folder = own.out.resolve() / args.dataset / ENSEMBLE / tag / f"seed{args.seed}"
+    folder = folder_of_ensemble({name: method.args for name, method in methods.items()}, own.out.resolve(), own.average)
+    tag = folder.parent.name
     setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": own.average}
     setting["runs"] = {name: run_of(method.args) for name, method in methods.items()}
     result = earlier(folder, setting)
@@ -159,9 +159,16 @@ def tag_of(tags: Mapping[str, str], average: str) -> str:
     return "_".join(words)
 
 
+def folder_of_ensemble(runs: Mapping[str, argparse.Namespace], out, average: str = "probabilities") -> Path:
+    """Where the ensemble of unimodal runs lies, from the arguments of each; `out` is the folder of all results."""
+    args = next(iter(runs.values()))
+    tag = tag_of({name: run.tag for name, run in runs.items()}, average)
+    return Path(out) / args.dataset / ENSEMBLE / tag / f"seed{args.seed}"
+
+
 def run_of(args: argparse.Namespace) -> str:
     """The folder that the run wrote: its name, wherever its checkpoint lies now."""
-    return str(Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}")
+    return str(run_folder(args))
 
 
 def earlier(folder: Path, setting: dict) -> dict[str, dict[str, float]]:

@@ -32,7 +32,7 @@ class Record:
 
     def __init__(self, args: Namespace):
         self.args = args
-        self.folder = Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
+        self.folder = run_folder(args)
         self.rows: list[dict] = []
         self.seconds: list[float] = []  # of each epoch; not in the metrics, which a resumed run repeats bit for bit
         if (self.folder / "args.json").exists() and not args.resume:
@@ -108,6 +108,10 @@ class Record:
         ]
         if changed:
             raise RunError(f"{self.folder} holds a run of another setting ({'; '.join(changed)}): choose --tag")
+
+
+def run_folder(args: Namespace) -> Path:
+    return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
 
 
 def load_checkpoint(path: Path) -> dict:
