@@ -8,7 +8,7 @@ from dataset import DATASETS, build
 from methods import METHODS, Method
 from models.multimodal import build_model, place
 from utils.args import parse
-from utils.errors import RunError, sentence
+from utils.errors import CombinationError, RunError, stop
 from utils.plots import draw
 from utils.record import Record, seed_everything
 from utils.run import Run
@@ -19,16 +19,22 @@ def main(argv: list[str] | None = None) -> dict:
     """Run the command line `argv` and return what result.json holds.
 
     Raises:
-        RunError: for anything that the user can mend, in one sentence.
+        RunError: for anything that the user can mend, in one sentence; InUseError if another process is at this run.
     """
     args = parse(argv)
     device = choose_device(args)
     method = make_method(args)
-    model = method.model
     record = Record(args)
-    if record.done:
-        print(f"already done: {record.folder}")
-        return record.result
+    with record.hold():
+        if record.done:
+            print(f"already done: {record.folder}")
+            return record.result
+        return train(args, device, method, record)
+
+
+def train(args, device: torch.device, method: Method, record: Record) -> dict:
+    """Train to the last epoch; write what the run's folder holds."""
+    model = method.model
     splits = build(args, model.modalities, method.held_out)
     record.create()
     place(model, device)
@@ -55,15 +61,14 @@ def make_method(args) -> Method:
     encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
     try:
         return method(args, build_model(encoders, args.fusion, len(source.class_names(args)), args.seed))
-    except ValueError as error:  # a combination that the model or the method does not define
-        raise RunError(str(error)) from None
+    except ValueError as error:
+        raise CombinationError(str(error)) from None
 
 
 def choose_device(args) -> torch.device:
-    available = torch.cuda.is_available()
-    if args.device == "cuda" and not available:
+    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if args.device == "cuda" and device.type == "cpu":
         raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
-    device = torch.device("cuda" if args.device != "cpu" and available else "cpu")
     if args.precision == "bf16" and device.type == "cpu":
         print("warning: --precision bf16 is slow on a CPU without bf16 instructions", file=sys.stderr)
     return device
@@ -73,4 +78,4 @@ if __name__ == "__main__":
     try:
         main()
     except RunError as error:
-        sys.exit(f"error: {sentence(error)}")
+        stop(error)

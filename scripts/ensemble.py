@@ -29,8 +29,9 @@ from models.multimodal import Output  # noqa: E402
 from scripts.collect import ENSEMBLE, make_table  # noqa: E402
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
 from utils.evaluate import evaluate  # noqa: E402
+from utils.lock import Lock  # noqa: E402
 from utils.record import load_checkpoint, read_json, run_folder, write_atomically  # noqa: E402
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     Raises:
         RunError: if a checkpoint or the data cannot be read, if the models do not belong together, or if the folder
-            holds the ensemble of other runs.
+            holds the ensemble of other runs; InUseError if another process is at it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="last.pt, or best.pt, of a unimodal run per modality")
@@ -60,18 +61,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     tag = folder.parent.name
     setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": own.average}
     setting["runs"] = {name: run_of(method.args) for name, method in methods.items()}
-    result = earlier(folder, setting)
-
-    models = nn.ModuleList(method.model for method in methods.values())
-    device = torch.device(own.device)
-    loader = plain_loader(args, source.read_splits(args)[1], tuple(methods), own)
-    result[rule] = evaluate(models, forward(methods, own.average), loader, device)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {folder} ({error.strerror}): choose --out") from None
-    for name, content in {"args.json": setting, "result.json": result, "done": {}}.items():
-        write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
+    with Lock(folder):
+        result = earlier(folder, setting)
+        models = nn.ModuleList(method.model for method in methods.values())
+        device = torch.device(own.device)
+        loader = plain_loader(args, source.read_splits(args)[1], tuple(methods), own)
+        result[rule] = evaluate(models, forward(methods, own.average), loader, device)
+        for name, content in {"args.json": setting, "result.json": result, "done": {}}.items():
+            write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
     print(make_table({(args.dataset, ENSEMBLE, tag): [folder]}, rule) + f"\nwritten to {folder}")
     return result[rule]
 
@@ -190,4 +187,4 @@ if __name__ == "__main__":
     try:
         main()
     except RunError as error:
-        sys.exit(f"error: {sentence(error)}")
+        stop(error)

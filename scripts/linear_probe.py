@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
 from utils.record import load_checkpoint, write_atomically  # noqa: E402
 
@@ -60,4 +60,4 @@ if __name__ == "__main__":
     try:
         main()
     except RunError as error:
-        sys.exit(f"error: {sentence(error)}")
+        stop(error)

@@ -32,7 +32,7 @@ from main import choose_device, make_method  # noqa: E402
 from methods import METHODS, Method  # noqa: E402
 from models.multimodal import place  # noqa: E402
 from utils.args import make_parser, parse  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.record import seed_everything  # noqa: E402
 from utils.run import Run  # noqa: E402
@@ -169,4 +169,4 @@ if __name__ == "__main__":
     try:
         main()
     except RunError as error:
-        sys.exit(f"error: {sentence(error)}")
+        stop(error)

@@ -6,13 +6,15 @@ import os
 import platform
 import random
 from argparse import Namespace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from utils.args import MACHINE_FLAGS
-from utils.errors import RunError
+from utils.errors import InUseError, RunError
+from utils.lock import Lock, owner
 
 
 class Record:
@@ -26,15 +28,21 @@ class Record:
         done            written last; holds the seconds per epoch
         figures/, events.*
 
+    Only the process that holds `lock` writes there.
+
     Raises:
+        InUseError: if another process is at it.
         RunError: if the folder holds a run and --resume was not given, or a run of another setting.
     """
 
     def __init__(self, args: Namespace):
         self.args = args
         self.folder = run_folder(args)
+        self.lock = Lock(self.folder)
         self.rows: list[dict] = []
         self.seconds: list[float] = []  # of each epoch; not in the metrics, which a resumed run repeats bit for bit
+        if not self.done and (who := owner(self.folder)):
+            raise InUseError(self.folder, who)
         if (self.folder / "args.json").exists() and not args.resume:
             state = "a finished run" if self.done else "an unfinished run"
             raise RunError(f"{self.folder} holds {state}: add --resume to go on with it, or choose --tag or --out")
@@ -53,6 +61,10 @@ class Record:
                 self.folder / "args.json", json.dumps(vars(self.args) | {"versions": versions}, indent=2) + "\n"
             )
 
+    def hold(self) -> AbstractContextManager:
+        """Keeps other processes out while the run is written. A finished one may lie where nothing can be written."""
+        return nullcontext() if self.done else self.lock
+
     @property
     def done(self) -> bool:
         return (self.folder / "done").exists()
@@ -63,6 +75,7 @@ class Record:
 
     def append(self, row: dict) -> None:
         """Add an epoch's line. The file is replaced as a whole, so that a reader never sees half a line."""
+        self.lock.check()
         self.rows.append(row)
         self._write_rows()
 
