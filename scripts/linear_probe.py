@@ -23,20 +23,31 @@ from dataset import DATASETS  # noqa: E402  (the repository is not installed; it
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
+from utils.lock import Lock  # noqa: E402
 from utils.record import load_checkpoint, write_atomically  # noqa: E402
+
+PROBE_LOCK = "probe.lock"
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Probe one checkpoint; returns {modality: test accuracy}.
 
     Raises:
-        RunError: if the checkpoint or its data cannot be read.
+        RunError: if the checkpoint or its data cannot be read; InUseError if another process probes it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     add_flags(parser)
     own = parser.parse_args(argv)
 
+    with Lock(own.checkpoint.parent, PROBE_LOCK):
+        scores = probe(own)
+        write_atomically(own.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
+    return scores
+
+
+def probe(own: argparse.Namespace) -> dict[str, float]:
+    """{modality: test accuracy} of a probe of each encoder."""
     method = restore(load_checkpoint(own.checkpoint), own.checkpoint, own)
     args, model, names = method.args, method.model, method.model.modalities
     device = torch.device(own.device)
@@ -48,11 +59,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     train, test = found
     scores = {}
     for name in names:
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-        probe.fit(train[name].numpy(), train[""].numpy())
-        scores[name] = float(probe.score(test[name].numpy(), test[""].numpy()))
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+        fitted.fit(train[name].numpy(), train[""].numpy())
+        scores[name] = float(fitted.score(test[name].numpy(), test[""].numpy()))
         print(f"{name:>8}: {scores[name]:.2%}")
-    write_atomically(own.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
     return scores
 
 

@@ -1,5 +1,6 @@
 """The lock of a run's folder, with real processes: one owner at a time, whatever became of the one before."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ from main import main
 from methods import METHODS
 from utils import lock
 from utils.errors import InUseError, RunError
-from utils.lock import BEAT, STALE, Lock, lock_file, owner
+from utils.lock import BEAT, STALE, Lock, owner
 
 CONTEXT = multiprocessing.get_context("fork")
 # Prints a line once it holds the folder, and keeps it.
@@ -40,15 +41,15 @@ def holder(tmp_path):
 
 
 def claim_of(folder):
-    return json.loads(lock_file(folder).read_bytes())
+    return json.loads((folder / "lock").read_bytes())
 
 
 def write_claim(folder, seconds_old=0.0, **changes):
     """The lock of this very process, but for `changes`; as a machine elsewhere left it, say."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock_file(folder).write_text(json.dumps(lock.this_process() | changes))
+    (folder / "lock").write_text(json.dumps(lock.this_process() | changes))
     touched = time.time() - seconds_old
-    os.utime(lock_file(folder), (touched, touched))
+    os.utime(folder / "lock", (touched, touched))
 
 
 def test_the_second_process_stops_and_names_the_first(tmp_path, holder):
@@ -67,7 +68,7 @@ def test_a_killed_owner_is_followed_even_while_it_is_a_zombie(tmp_path, holder):
     holder.kill()  # SIGKILL; nobody has waited for it yet, so its number is still taken
     while "Z" not in open(f"/proc/{holder.pid}/stat").read().rpartition(")")[2].split():
         time.sleep(0.01)
-    assert lock_file(folder).exists() and owner(folder) is None
+    assert (folder / "lock").exists() and owner(folder) is None
     with Lock(folder) as taken:
         taken.check()
         assert claim_of(folder)["pid"] == os.getpid()
@@ -98,20 +99,20 @@ def test_the_owner_touches_its_file(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.02)
     assert BEAT * 3 < STALE
     with Lock(tmp_path):
-        os.utime(lock_file(tmp_path), (0, 0))
+        os.utime(tmp_path / "lock", (0, 0))
         deadline = time.monotonic() + 5
-        while lock.age(lock_file(tmp_path)) > 5:
+        while lock.age(tmp_path / "lock") > 5:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-    assert not lock_file(tmp_path).exists()
+    assert not (tmp_path / "lock").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
 def test_a_claim_that_cannot_be_read_is_of_a_process_that_starts_until_it_is_old(tmp_path, content):
-    lock_file(tmp_path).write_text(content)
+    (tmp_path / "lock").write_text(content)
     with pytest.raises(InUseError, match="a process that is starting"), Lock(tmp_path):
         pass
-    os.utime(lock_file(tmp_path), (0, 0))
+    os.utime(tmp_path / "lock", (0, 0))
     with Lock(tmp_path):
         pass
 
@@ -123,6 +124,14 @@ def test_an_owner_that_was_thought_dead_does_not_write_on(tmp_path):
         with pytest.raises(InUseError, match="process 7 on faraway"):
             first.check()
     assert claim_of(tmp_path)["pid"] == 7  # and leaves the lock to its owner
+
+
+def test_locks_of_two_names_do_not_exclude_each_other(tmp_path):
+    with Lock(tmp_path), Lock(tmp_path, "probe.lock"):
+        assert owner(tmp_path) and owner(tmp_path, "probe.lock")
+        with pytest.raises(InUseError), Lock(tmp_path, "probe.lock"):
+            pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError, SystemExit])
@@ -213,7 +222,7 @@ def test_a_slow_claimant_does_not_replace_one_that_was_faster(tmp_path, monkeypa
 
 def test_a_claimant_that_died_while_taking_over_is_followed_too(tmp_path):
     write_claim(tmp_path, started="1")
-    (guard,) = [tmp_path / f".lock.{lock.hashlib.sha1(lock_file(tmp_path).read_bytes()).hexdigest()}"]
+    guard = tmp_path / f".lock.{hashlib.sha1((tmp_path / 'lock').read_bytes()).hexdigest()}"
     guard.touch()
     os.utime(guard, (0, 0))
     with Lock(tmp_path):
@@ -245,7 +254,7 @@ def test_two_runs_in_one_folder(tmp_path, monkeypatch, capsys):
     first.join()
     assert not (folder / "done").exists()
     main([*argv, "--resume"])
-    assert (folder / "done").exists() and not lock_file(folder).exists()
+    assert (folder / "done").exists() and not (folder / "lock").exists()
     assert len(rows_of(folder)) == 20
 
 

@@ -24,13 +24,15 @@ BEAT, STALE = 20, 300  # seconds: many beats may be late before an owner elsewhe
 class Lock:
     """`with Lock(folder):` makes the folder and keeps other processes out of it. What has stayed empty is removed.
 
+    Work of another kind on the same folder has a lock of another name.
+
     Raises:
         InUseError: if a live process holds the folder; names it.
         RunError: if the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, lock_file(folder)
+    def __init__(self, folder: Path, name: str = "lock"):
+        self.folder, self.path = folder, folder / name
         self._claim = b""  # what the file holds while it is ours
         self._made: list[Path] = []
         self._released = threading.Event()
@@ -56,7 +58,7 @@ class Lock:
     def check(self) -> None:
         """Raises InUseError if the folder has been taken over, by a machine that missed our beat for too long."""
         if read(self.path) != self._claim:
-            raise InUseError(self.folder, owner(self.folder) or "another process")
+            raise InUseError(self.folder, owner(self.folder, self.path.name) or "another process")
 
     def _try(self) -> bool:
         """Whether the lock is ours now; if not, it is worth another try."""
@@ -101,13 +103,9 @@ class Lock:
                 path.rmdir()
 
 
-def lock_file(folder: Path) -> Path:
-    return folder / "lock"
-
-
-def owner(folder: Path) -> str | None:
+def owner(folder: Path, name: str = "lock") -> str | None:
     """The live process that holds a run's folder, in words; None if there is none."""
-    path = lock_file(folder)
+    path = folder / name
     return described(read(path), path)
 
 
