@@ -4,12 +4,13 @@ import sys
 
 import torch
 
-from dataset import DATASETS, build
+from dataset import DATASETS, build, checksums
 from methods import METHODS, Method
 from models.multimodal import build_model, place
 from utils.args import parse
 from utils.errors import CombinationError, RunError, stop
 from utils.plots import draw
+from utils.provenance import provenance
 from utils.record import Record, seed_everything
 from utils.run import Run
 from utils.train import fit, make_optimizer
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> dict:
     Raises:
         RunError: for anything that the user can mend, in one sentence; InUseError if another process is at this run.
     """
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     device = choose_device(args)
     method = make_method(args)
@@ -36,7 +38,7 @@ def train(args, device: torch.device, method: Method, record: Record) -> dict:
     """Train to the last epoch; write what the run's folder holds."""
     model = method.model
     splits = build(args, model.modalities, method.held_out)
-    record.create()
+    record.create(provenance("main.py", argv, device, checksums(args)))
     place(model, device)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)

@@ -1,5 +1,9 @@
 """The data sets by name, and the one place that turns the arguments into splits."""
 
+import hashlib
+import json
+from pathlib import Path
+
 from torch.utils.data import Dataset, Subset
 
 from dataset.base import Splits, split_off, targets_of
@@ -11,6 +15,7 @@ from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
 from dataset.ucf101 import UCF101
+from utils.provenance import checksum
 
 DATASETS = {
     "CREMAD": CREMAD,
@@ -62,4 +67,23 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
 
 
-__all__ = ["DATASETS", "build"]
+def checksums(args) -> dict[str, str | None] | None:
+    """{file: checksum} of what tells the data that `args` names from others; None if its data set names no files.
+
+    These are its `split_files` and, where a preparation script has left its manifest, the settings that it tells.
+    """
+    find = getattr(DATASETS[args.dataset], "split_files", None)
+    if find is None:
+        return None
+    found = {path.name: checksum(path) for path in find(args)}
+    manifest = Path(args.data_root) / "manifest.json"
+    if manifest.exists():
+        try:
+            settings = json.dumps(json.loads(manifest.read_text())["settings"], sort_keys=True)
+            found["settings of manifest.json"] = hashlib.sha256(settings.encode()).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError):
+            found["settings of manifest.json"] = None
+    return found
+
+
+__all__ = ["DATASETS", "build", "checksums"]

@@ -161,6 +161,11 @@ class AudioVisualClips(Dataset):
         root = Path(args.data_root)
         if not root.is_dir():
             raise DataError(f"{root} does not exist: prepare the data as data/README.md says, or set --data_root")
-        train, test = (read_split(root / f"{name}.csv", cls.class_names(args)) for name in ("train", "test"))
+        train, test = (read_split(path, cls.class_names(args)) for path in cls.split_files(args)[:2])
         check_disjoint(train, test, root)
         return train, test
+
+    @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """The files of the training and of the test split, then others that decide what the samples are."""
+        return [Path(args.data_root) / f"{name}.csv" for name in ("train", "test")]

@@ -82,6 +82,11 @@ class Demo(AudioVisualClips):
             raise DataError(f"{root} was generated with {', '.join(changed)}: delete it, or set --data_root")
         return super().read_splits(args)
 
+    @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """The splits and the settings that the set was generated with."""
+        return [*super().split_files(args), Path(args.data_root) / "demo.json"]
+
 
 def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_noise: float) -> None:
     """Write the data set into `root`. The folder appears when it is complete; what it holds depends on nothing else.

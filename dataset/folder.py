@@ -41,6 +41,11 @@ class Folder(AudioVisualClips):
         )  # fmt: skip
 
     @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """The splits and the class names, whose order numbers the classes."""
+        return [*super().split_files(args), Path(args.data_root) / "classes.txt"]
+
+    @classmethod
     def class_names(cls, args) -> list[str]:
         path = Path(args.data_root) / "classes.txt"
         try:

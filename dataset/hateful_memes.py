@@ -103,7 +103,7 @@ class HatefulMemes(Dataset):
         root = Path(args.data_root)
         if not root.is_dir():
             raise DataError(f"{root} does not exist: get the data as data/README.md says, or set --data_root")
-        splits = [read_rows(root / f"{name}.jsonl") for name in ("train", args.test_split)]
+        splits = [read_rows(path) for path in cls.split_files(args)]
         check_disjoint(*([(row.name, row.label) for row in rows] for rows in splits), root)
         vocabulary = Vocabulary((row.text for row in splits[0]), args.vocabulary)
         train, test = (
@@ -111,6 +111,11 @@ class HatefulMemes(Dataset):
             for rows in splits
         )
         return train, test
+
+    @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """train.jsonl and the file of --test_split."""
+        return [Path(args.data_root) / f"{name}.jsonl" for name in ("train", args.test_split)]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -111,6 +111,11 @@ class MOSI(Dataset):
             seen |= set(names)
         return tuple(parts)
 
+    @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """The one file, which holds the parts."""
+        return [file_of(args)]
+
 
 class MOSEI(MOSI):
     """The same files, about ten times as many utterances (Zadeh et al., ACL 2018)."""

@@ -139,9 +139,15 @@ class UCF101(Dataset):
         """The rows of the training and of the test list of --split, each clip in one of them only."""
         root = Path(args.data_root)
         classes = cls.class_names(args)
-        train, test = (read_split(root / f"{part}{args.split:02d}.csv", classes) for part in ("train", "test"))
+        train, test = (read_split(path, classes) for path in cls.split_files(args)[:2])
         check_disjoint(train, test, root)
         return train, test
+
+    @classmethod
+    def split_files(cls, args) -> list[Path]:
+        """The lists of --split and the class index."""
+        names = (f"train{args.split:02d}.csv", f"test{args.split:02d}.csv", "classInd.txt")
+        return [Path(args.data_root) / name for name in names]
 
 
 def load_flow(file: Path, size: int) -> Tensor:

@@ -122,7 +122,9 @@ def test_what_the_folder_of_a_run_holds(demo, tmp_path):
     args = json.loads((folder / "args.json").read_text())
     wanted = dict(method="joint", dataset="demo", lr=0.02, epochs=2, seed=0, fusion="concat", batch_size=16)
     assert wanted.items() <= args.items()
-    assert args["versions"].keys() == {"python", "torch", "machine"}
+    (process,) = args["provenance"]
+    assert process["versions"].keys() == {"python", "torch", "torchvision", "torchaudio", "numpy"}
+    assert process["machine"].keys() == {"platform", "cpus", "gpu"}
     assert [row["lr"] for row in rows_of(folder)] == pytest.approx([0.02, 0.002], rel=1e-12)
     state = checkpoint(folder)
     assert state["epoch"] == 1 and {"model", "method", "optimizer", "schedule", "random", "args"} <= state.keys()

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import platform
 import random
 from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ from utils.lock import Lock, owner
 class Record:
     """results/<dataset>/<method>/<tag>/seed<k>/ with
 
-        args.json       the arguments, the versions and the machine
+        args.json       the arguments; `provenance`: command, code, machine and data of each process that worked on it
         metrics.jsonl   a line per epoch
         last.pt         model, method, optimizer, schedule and random states after the last finished epoch
         best.pt         the weights of the epoch that the validation split selects, where there is one
@@ -49,17 +48,19 @@ class Record:
         if (self.folder / "args.json").exists():
             self._check_same_setting()
 
-    def create(self) -> None:
-        """Make the folder, unless a run to be resumed has made it; call it once the data are known to be good."""
+    def create(self, provenance: dict) -> None:
+        """Make the folder, unless a run to be resumed has made it; call it once the data are known to be good.
+
+        `provenance` (utils/provenance.py) is added to that of the processes which have worked on the run before.
+        """
         try:
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot write to {self.folder} ({error.strerror}): choose --out") from None
-        if not (self.folder / "args.json").exists():
-            versions = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
-            write_atomically(
-                self.folder / "args.json", json.dumps(vars(self.args) | {"versions": versions}, indent=2) + "\n"
-            )
+        path = self.folder / "args.json"
+        written = read_json(path) if path.exists() else vars(self.args)
+        history = [*written.get("provenance", []), provenance]
+        write_atomically(path, json.dumps(written | {"provenance": history}, indent=2) + "\n")
 
     def hold(self) -> AbstractContextManager:
         """Keeps other processes out while the run is written. A finished one may lie where nothing can be written."""
