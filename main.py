@@ -31,11 +31,11 @@ def main(argv: list[str] | None = None) -> dict:
         if record.done:
             print(f"already done: {record.folder}")
             return record.result
-        return train(args, device, method, record)
+        return train(argv, args, device, method, record)
 
 
-def train(args, device: torch.device, method: Method, record: Record) -> dict:
-    """Train to the last epoch; write what the run's folder holds."""
+def train(argv: list[str], args, device: torch.device, method: Method, record: Record) -> dict:
+    """Train to the last epoch, as `argv` says, parsed to `args`; write what the run's folder holds."""
     model = method.model
     splits = build(args, model.modalities, method.held_out)
     record.create(provenance("main.py", argv, device, checksums(args)))

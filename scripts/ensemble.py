@@ -22,7 +22,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import (  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+    DATASETS,
+    checksums,
+)
 from dataset.base import Batch  # noqa: E402
 from methods import Method  # noqa: E402
 from models.multimodal import Output  # noqa: E402
@@ -30,9 +33,17 @@ from scripts.collect import ENSEMBLE, make_table  # noqa: E402
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
-from utils.evaluate import evaluate  # noqa: E402
+from utils.evaluate import figures, predict  # noqa: E402
 from utils.lock import Lock  # noqa: E402
-from utils.record import load_checkpoint, read_json, run_folder, write_atomically  # noqa: E402
+from utils.provenance import provenance  # noqa: E402
+from utils.record import (  # noqa: E402
+    load_checkpoint,
+    read_json,
+    read_predictions,
+    run_folder,
+    write_atomically,
+    write_predictions,
+)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -47,6 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--average", choices=AVERAGES, default="probabilities", help="of what (default: probabilities)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all results (default: results)")
     add_flags(parser)
+    argv = sys.argv[1:] if argv is None else argv
     own = parser.parse_args(argv)
 
     states = [load_checkpoint(path) for path in own.checkpoints]
@@ -62,12 +74,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": own.average}
     setting["runs"] = {name: run_of(method.args) for name, method in methods.items()}
     with Lock(folder):
-        result = earlier(folder, setting)
+        result, kept = earlier(folder, setting), read_predictions(folder)
         models = nn.ModuleList(method.model for method in methods.values())
         device = torch.device(own.device)
         loader = plain_loader(args, source.read_splits(args)[1], tuple(methods), own)
-        result[rule] = evaluate(models, forward(methods, own.average), loader, device)
-        for name, content in {"args.json": setting, "result.json": result, "done": {}}.items():
+        found = predict(models, forward(methods, own.average), loader, device)
+        result[rule] = figures(found)
+        origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
+        write_predictions(folder, kept | {"target": found["target"], rule: found["accuracy"]})
+        for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
             write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
     print(make_table({(args.dataset, ENSEMBLE, tag): [folder]}, rule) + f"\nwritten to {folder}")
     return result[rule]
@@ -177,7 +192,7 @@ def earlier(folder: Path, setting: dict) -> dict[str, dict[str, float]]:
     if not (folder / "args.json").exists():
         return {}
     before = read_json(folder / "args.json")
-    if before != setting:
+    if before | setting != before:
         were = ", ".join(before.get("runs", {}).values())
         raise RunError(f"{folder} holds the ensemble of other runs ({were}): choose --out")
     return read_json(folder / "result.json") if (folder / "result.json").exists() else {}

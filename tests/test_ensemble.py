@@ -20,6 +20,7 @@ from scripts import collect, ensemble
 from utils.args import parse
 from utils.errors import RunError
 from utils.numbers import positive
+from utils.record import read_predictions
 
 TARGETS = [0, 1, 1, 2]
 # The probabilities that each modality's model gives to the four test samples.
@@ -260,13 +261,20 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
         figures = run(out, *(folder / file for folder in alone.values()))
         for name, folder in alone.items():  # what the training loop has measured
             assert figures[name] == json.loads((folder / "result.json").read_text())[rule][name]
+        predictions = read_predictions(out / "demo" / "ensemble" / "default" / "seed0")
+        assert (predictions[rule] == predictions["target"]).mean() == figures["accuracy"]
+        assert np.array_equal(predictions["target"], read_predictions(alone["audio"])["target"])
         rows = table_of(collect.main([str(out), "--rule", rule]))
         assert [row["method"] for row in rows] == ["unimodal", "unimodal", "ensemble", "joint"]
         assert rows[2]["accuracy"] == f"{100 * figures['accuracy']:.1f}" and rows[2]["seeds"] == "1"
         assert rows[2]["audio"] == rows[0]["audio"] and rows[2]["visual"] == rows[1]["visual"]
         assert rows[2]["window audio"] == "-" and rows[3]["window audio"] != "-"
+    assert predictions.keys() == {"target", "last", "val"}
     folder = out / "demo" / "ensemble" / "default" / "seed0"
-    assert {path.name for path in folder.iterdir()} == {"args.json", "result.json", "done"}
+    (origin,) = json.loads((folder / "args.json").read_text())["provenance"]
+    assert origin["command"].startswith("python scripts/ensemble.py ") and str(alone["audio"]) in origin["command"]
+    assert origin["data"].keys() == {"train.csv", "test.csv", "demo.json"}
+    assert {path.name for path in folder.iterdir()} == {"args.json", "result.json", "predictions.npz", "done"}
     # It has no epochs to choose among: the table says so, and shows the rest.
     oracle = collect.main([str(out), "--rule", "oracle"])
     assert [row["method"] for row in table_of(oracle)] == ["unimodal", "unimodal", "joint"]

@@ -11,6 +11,7 @@ from runs import STEPS, checkpoint, differing, make_demo, rows_of, train
 
 from methods import METHODS
 from utils.errors import RunError
+from utils.record import read_predictions
 
 LENGTH = ["--epochs", "4", "--lr_step", "3"]  # the rate decays after the interrupted epoch
 # Windows that are always open, so that a resumed run has a regulation to get right.
@@ -92,7 +93,7 @@ def interrupt(monkeypatch, method, step):
 
 
 def same_run(one, other):
-    for name in ("metrics.jsonl", "result.json"):
+    for name in ("metrics.jsonl", "result.json", "predictions.npz"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     ours, theirs = checkpoint(one), checkpoint(other)
     assert not differing(ours["model"], theirs["model"])
@@ -153,6 +154,29 @@ def test_resnets_resume_bit_for_bit_too(demo, tmp_path, monkeypatch):
     same_run(resumed, whole)
     for folder in (whole, resumed):  # 180 MB each
         (folder / "last.pt").unlink()
+
+
+def test_a_run_that_began_without_predictions_has_those_of_the_epochs_since(started, whole):
+    go_on, folder = started()
+    state = checkpoint(folder)
+    del state["predictions"]
+    torch.save(state, folder / "last.pt")
+    go_on()
+    same = read_predictions(whole())
+    found = read_predictions(folder)
+    chosen = {rule: figures["epoch"] for rule, figures in json.loads((folder / "result.json").read_text()).items()}
+    assert found.keys() == {"target"} | {rule for rule, epoch in chosen.items() if epoch >= 2}
+    assert all(np.array_equal(found[name], same[name]) for name in found)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: b"", lambda data: b"PK"])
+def test_damaged_predictions_are_named(whole, tmp_path, damage):
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(damage((whole() / "predictions.npz").read_bytes()))
+    with pytest.raises(RunError, match="predictions.npz cannot be read"):
+        read_predictions(tmp_path)
+    path.unlink()
+    assert read_predictions(tmp_path) == {}
 
 
 def test_a_run_that_stopped_in_its_first_epoch_starts_again(demo, tmp_path, monkeypatch, whole):

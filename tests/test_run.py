@@ -11,6 +11,7 @@ from runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, m
 from torch.utils.data import Dataset
 
 from dataset import DATASETS, clips
+from dataset.base import collate
 from dataset.demo import Demo
 from main import main, make_method
 from methods import METHODS
@@ -19,7 +20,7 @@ from models.encoders import ResNet18
 from models.fusion import FUSIONS
 from utils.args import parse
 from utils.errors import RunError
-from utils.record import Record
+from utils.record import Record, read_predictions
 
 FIGURES = {"loss", "accuracy", "macro_f1", "majority"}
 # What a method records beside the common columns, and the losses it logs beside the common ones.
@@ -116,7 +117,7 @@ def test_what_the_folder_of_a_run_holds(demo, tmp_path):
     folder = train(demo, tmp_path, *argv)
     names = {path.name for path in folder.iterdir()}
     assert {name for name in names if not name.startswith("events.")} == {
-        "args.json", "metrics.jsonl", "result.json", "last.pt", "done", "figures",
+        "args.json", "metrics.jsonl", "result.json", "predictions.npz", "last.pt", "done", "figures",
     }  # fmt: skip
     assert any(name.startswith("events.") for name in names)
     args = json.loads((folder / "args.json").read_text())
@@ -166,6 +167,29 @@ def test_a_validation_share_selects_an_epoch_and_its_weights(demo, tmp_path, mon
     state = checkpoint(folder_of(flags(demo, tmp_path, *argv)), "best.pt")
     assert state["epoch"] == best and not differing(state["model"], kept[best])
     assert sorted(kept) == list(range(6)) and all(differing(kept[best], kept[e]) for e in kept if e != best)
+
+
+def test_predictions_are_those_of_the_epochs_that_the_rules_choose(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
+    argv = ["--method", "joint", "--epochs", "6", "--lr", "0.1", "--val_fraction", "0.34"]
+    folder = train(demo, tmp_path, *argv)
+    result, found = json.loads((folder / "result.json").read_text()), read_predictions(folder)
+    labels = [int(line.split(",class")[1]) for line in (demo / "test.csv").read_text().splitlines()]
+    assert found.pop("target").tolist() == labels
+    assert found.keys() == result.keys() == {"last", "val", "oracle"}
+    for rule, predicted in found.items():
+        assert (predicted == labels).mean() == result[rule]["accuracy"]
+    assert len({figures["epoch"] for figures in result.values()}) == 3
+    assert len({tuple(predicted) for predicted in found.values()}) > 1
+    for rule, name in (("last", "last.pt"), ("val", "best.pt")):  # by the weights of the epoch, sample by sample
+        method = make_method(parse(flags(demo, tmp_path, *argv)))
+        method.model.load_state_dict(checkpoint(folder, name)["model"])
+        method.model.eval()
+        args = parse(flags(demo, tmp_path, *argv))
+        data = Demo(args, Demo.read_splits(args)[1], ("audio", "visual"), train=False)
+        with torch.no_grad():
+            logits = [method.forward(collate([data[i]])).logits[0] for i in range(len(data))]
+        assert found[rule].tolist() == torch.stack(logits).argmax(dim=1).tolist()
 
 
 def expected_window(traces, epoch, threshold, official):

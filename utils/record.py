@@ -1,15 +1,18 @@
 """The folder of one run: arguments, metrics, checkpoints. Everything is written aside and renamed, never half."""
 
+import io
 import json
 import math
 import os
 import random
 from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from utils.args import MACHINE_FLAGS
 from utils.errors import InUseError, RunError
@@ -23,6 +26,7 @@ class Record:
         metrics.jsonl   a line per epoch
         last.pt         model, method, optimizer, schedule and random states after the last finished epoch
         best.pt         the weights of the epoch that the validation split selects, where there is one
+        predictions.npz the class that each test sample has (`target`) and is given, by the rules of result.json
         result.json     last epoch, validation-selected epoch, and oracle (best test epoch, the papers' rule)
         done            written last; holds the seconds per epoch
         figures/, events.*
@@ -40,6 +44,7 @@ class Record:
         self.lock = Lock(self.folder)
         self.rows: list[dict] = []
         self.seconds: list[float] = []  # of each epoch; not in the metrics, which a resumed run repeats bit for bit
+        self.predictions: dict[int | str, torch.Tensor] = {}  # of the test samples: (N,) by epoch, and `target`
         if not self.done and (who := owner(self.folder)):
             raise InUseError(self.folder, who)
         if (self.folder / "args.json").exists() and not args.resume:
@@ -102,10 +107,14 @@ class Record:
             )
         self._write_rows()
         self.seconds = state["seconds"]
+        self.predictions = state.get("predictions", {})  # earlier versions kept none
         return state
 
     def finish(self, result: dict) -> None:
         write_atomically(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        epochs = {"target": "target"} | {rule: figures["epoch"] for rule, figures in result.items()}
+        kept = {name: self.predictions[epoch] for name, epoch in epochs.items() if epoch in self.predictions}
+        write_predictions(self.folder, kept)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
         write_atomically(self.folder / "done", json.dumps(timing) + "\n")
 
@@ -188,6 +197,29 @@ def read_json(path: Path) -> dict:
     return found
 
 
+def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write predictions.npz: (N,) class numbers of the test samples in their order, `target` and those by each rule."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: np.asarray(values, np.int32) for name, values in arrays.items()})
+    write_atomically(folder / "predictions.npz", buffer.getvalue())
+
+
+def read_predictions(folder: Path) -> dict[str, np.ndarray]:
+    """The arrays of predictions.npz; {} where a run of an earlier version has none.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = folder / "predictions.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # NumPy, zipfile and zlib each raise their own
+        raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None
+
+
 def seed_everything(seed: int) -> None:
     """Seed every global generator. The data order and the augmentation do not use them (dataset/base.py)."""
     random.seed(seed)
@@ -217,10 +249,10 @@ def restore_random_states(states: dict) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from dataset.base import Batch, Dataset, make_loader
 from methods.base import Method
 from models.multimodal import MultimodalModel, Output
 from utils.errors import RunError
-from utils.evaluate import evaluate
+from utils.evaluate import figures, predict
 from utils.record import Record, load_model, random_states, restore_random_states
 from utils.run import Run
 
@@ -47,8 +47,11 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         schedule.step()
         for name, data in watched.items():
             loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
-            row[name] = evaluate(model, autocast(run, method.forward), loader, run.device)
+            found = predict(model, autocast(run, method.forward), loader, run.device)
+            row[name] = figures(found)
             check_finite(row, name)  # the weights of the epoch's last step have been in no training loss
+        # `found` is the test split's, the last one watched.
+        record.predictions |= {"target": found["target"].int(), epoch: found["accuracy"].int()}
         record.seconds.append(time.perf_counter() - began)
         tqdm.write(f"epoch {epoch + 1:>3}/{args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
         write_scalars(writer, row, record.seconds[-1])
@@ -63,6 +66,7 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
                 "optimizer": run.optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
                 "random": random_states(),
+                "predictions": record.predictions,
                 "epoch": epoch,
             },
         )
