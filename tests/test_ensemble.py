@@ -124,7 +124,8 @@ def test_the_figures_by_hand(save, tmp_path, capsys):
     assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, rel=1e-12)
     assert figures["loss"] == pytest.approx(-np.log([0.45, 0.55, 0.29, 0.55]).mean(), rel=1e-6)
     assert (figures["audio"], figures["visual"]) == (0.5, 0.25)
-    assert figures.keys() == {"loss", "macro_f1", "accuracy", "audio", "visual"}
+    assert figures.keys() == {"loss", "macro_f1", "majority", "accuracy", "audio", "visual"}
+    assert figures["majority"] == 0.5
     assert result_of(tmp_path) == {"last": figures}
     shown = table_of(capsys.readouterr().out)[0]
     assert (shown["method"], shown["setting"], shown["accuracy"]) == ("ensemble", "default", "75.0")
