@@ -1,6 +1,10 @@
-"""Audio recipes: from a .wav file to the picture that the audio encoder sees."""
+"""Audio recipes: from a .wav file to the picture that the audio encoder sees.
+
+`corrupt` is what noise makes of the wave as it is read: before it is repeated, cut or clipped.
+"""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +50,8 @@ class LogSpectrogram:
         """(mels, 1 + n_fft // 2) mel filterbank."""
         return mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
-    def __call__(self, path: Path) -> Tensor:
-        wave = read_wave(path, self.sample_rate)
+    def __call__(self, path: Path, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+        wave = read_wave(path, self.sample_rate, corrupt)
         wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
         wave = np.clip(wave, -1.0, 1.0)
         magnitude = np.abs(stft(wave, n_fft=self.n_fft, hop_length=self.hop))
@@ -77,8 +81,8 @@ class Filterbank:
     def shape(self) -> tuple[int, int, int]:
         return 1, self.frames, self.bands
 
-    def __call__(self, path: Path) -> Tensor:
-        wave = torch.from_numpy(read_wave(path, self.sample_rate))
+    def __call__(self, path: Path, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+        wave = torch.from_numpy(read_wave(path, self.sample_rate, corrupt))
         if len(wave) < self.sample_rate * 25 // 1000:
             raise RuntimeError("shorter than a window of 25 ms")
         features = fbank(
@@ -90,11 +94,12 @@ class Filterbank:
         return ((features - self.mean) / (2 * self.deviation)).unsqueeze(0)
 
 
-def read_wave(path: Path, sample_rate: int) -> np.ndarray:
-    """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot."""
+def read_wave(path: Path, sample_rate: int, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     wave = wave.mean(axis=1)
-    return wave if rate == sample_rate else resample(wave, orig_sr=rate, target_sr=sample_rate)
+    wave = wave if rate == sample_rate else resample(wave, orig_sr=rate, target_sr=sample_rate)
+    return corrupt(wave) if corrupt else wave
 
 
 def wave_fault(path: Path) -> str | None:

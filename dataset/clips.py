@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dataset.audio import Filterbank, LogSpectrogram, wave_fault
 from dataset.base import check_disjoint, list_names, read_split
+from dataset.corrupt import Noise
 from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, random_frames
 from models.encoders import ConvNet, ResNet18
 from utils.errors import DataError
@@ -55,6 +56,7 @@ class AudioVisualClips(Dataset):
     flip: ClassVar[bool] = True
     defaults: ClassVar[dict[str, object]]
     protocol: ClassVar[str]
+    forms: ClassVar[dict[str, str]] = {"audio": "sound"}
     method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
@@ -63,6 +65,7 @@ class AudioVisualClips(Dataset):
         self.train, self.wanted = train, args.frames
         self.names = [clip for clip, _ in clips]
         self.targets = [target for _, target in clips]
+        self.noise = Noise.of(args, self.forms)
         self.transform = FrameTransform(args.image_size, train, self.crop_scale, self.flip)
         faults: dict[str, list[str]] = defaultdict(list)
         if "audio" in modalities:
@@ -110,7 +113,7 @@ class AudioVisualClips(Dataset):
         if self.kept_sounds:
             return self.kept_sounds[position]
         with naming(self.names[position]):
-            return self.audio(self.waves[position])
+            return self.audio(self.waves[position], self.noise.on("audio", self.names[position]))
 
     def pictures(self, position: int, frames: Sequence[int]) -> list[Image.Image]:
         if self.kept_pictures:

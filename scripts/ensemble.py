@@ -152,11 +152,11 @@ def check_together(runs: list[dict], moved: bool) -> None:
         group = argparse.ArgumentParser(add_help=False)
         DATASETS[runs[0]["dataset"]].add_args(group)
         shared += [flag for flag in vars(group.parse_args([])) if flag not in MACHINE_FLAGS]
-        shared += ["val_fraction", "seed", *([] if moved else ["data_root"])]
+        shared += ["train_noise", "val_fraction", "seed", *([] if moved else ["data_root"])]
     differences = []
     for flag in shared:
         values = {name: args.get(flag) for name, args in zip(names, runs, strict=True)}
-        if len(set(values.values())) > 1:
+        if len(set(map(str, values.values()))) > 1:
             differences.append(f"--{flag} is " + ", ".join(f"{value} for {name}" for name, value in values.items()))
     if differences:
         raise RunError(f"{'; '.join(differences)}: an ensemble is of models of the same data and seed")

@@ -47,6 +47,7 @@ class Noisy(nn.Linear):
 class Toy(Dataset):
     """Test samples that are the logits themselves."""
 
+    forms = {"audio": "sound"}
     tables = TABLES
     protocol = "the tests'"
     method_defaults = {}
@@ -182,6 +183,7 @@ def test_equal_models_keep_the_smallest_difference(average):
         (["--seed", "1"], [], "^--seed is 1 for audio, 0 for visual: "),
         (["--val_fraction", "0.5"], [], "^--val_fraction is 0.5 for audio, 0.0 for visual: "),
         (["--data_root", "here"], [], "^--data_root is here for audio, nowhere for visual: "),
+        (["--train_noise", "audio:snr:5"], [], r"^--train_noise is \['audio:snr:5'\] for audio, None for visual: "),
         ([], ["--dataset", "other", "--frames", "4"], "^--dataset is toy for audio, other for visual: "),
         (["--seed", "1"], ["--frames", "4"], "^--frames is 3 .* visual; --seed is 1 for audio, 0 for visual: "),
     ],

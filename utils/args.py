@@ -3,8 +3,10 @@
 import argparse
 import difflib
 import sys
+from functools import partial
 
 from dataset import DATASETS
+from dataset.corrupt import read
 from methods import METHODS
 from methods.window import DURING
 from models.fusion import FUSIONS
@@ -64,6 +66,10 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "
         "data set's own; the papers use none",
     )  # fmt: skip
+    data.add_argument(
+        "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=partial(_noise, source),
+        help="the data as if recorded with this noise, training and test alike (dataset/corrupt.py); repeatable",
+    )  # fmt: skip
     source.add_args(data)
 
     model = parser.add_argument_group("model")
@@ -114,6 +120,11 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _noise(source, text: str) -> str:
+    """The canonical form of a corruption that the data set `source` has."""
+    return str(read(text, getattr(source, "forms", {})))
+
+
 # What may change between a run and its continuation, and does not name a setting.
 MACHINE_FLAGS = ("data_root", "cache", "device", "workers", "out", "tag", "resume", "seed")
 
@@ -143,8 +154,13 @@ def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, 
 def _tag(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
     """`default`, or the recipe's flags that differ from their defaults, as in `epochs=12_fusion=sum`."""
     changed = [
-        f"{name}={value}"
+        f"{name}={_word(value)}"
         for name, value in sorted(vars(args).items())
         if name not in (*MACHINE_FLAGS, "dataset", "method") and value != parser.get_default(name)
     ]
     return "_".join(changed) or "default"
+
+
+def _word(value: object) -> str:
+    """A flag's value in the name of a folder: a list without brackets, without the colons that some systems refuse."""
+    return "+".join(map(str, value)).replace(":", ".") if isinstance(value, list) else str(value)
