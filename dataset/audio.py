@@ -4,7 +4,6 @@
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,8 @@ from librosa import resample, stft
 from librosa.filters import mel
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
+
+from dataset.corrupt import Corrupt
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class LogSpectrogram:
         """(mels, 1 + n_fft // 2) mel filterbank."""
         return mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
-    def __call__(self, path: Path, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+    def __call__(self, path: Path, corrupt: Corrupt | None = None) -> Tensor:
         wave = read_wave(path, self.sample_rate, corrupt)
         wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
         wave = np.clip(wave, -1.0, 1.0)
@@ -81,7 +82,7 @@ class Filterbank:
     def shape(self) -> tuple[int, int, int]:
         return 1, self.frames, self.bands
 
-    def __call__(self, path: Path, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> Tensor:
+    def __call__(self, path: Path, corrupt: Corrupt | None = None) -> Tensor:
         wave = torch.from_numpy(read_wave(path, self.sample_rate, corrupt))
         if len(wave) < self.sample_rate * 25 // 1000:
             raise RuntimeError("shorter than a window of 25 ms")
@@ -94,7 +95,7 @@ class Filterbank:
         return ((features - self.mean) / (2 * self.deviation)).unsqueeze(0)
 
 
-def read_wave(path: Path, sample_rate: int, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+def read_wave(path: Path, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
     """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     wave = wave.mean(axis=1)

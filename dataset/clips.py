@@ -56,7 +56,7 @@ class AudioVisualClips(Dataset):
     flip: ClassVar[bool] = True
     defaults: ClassVar[dict[str, object]]
     protocol: ClassVar[str]
-    forms: ClassVar[dict[str, str]] = {"audio": "sound"}
+    forms: ClassVar[dict[str, str]] = {"audio": "sound", "visual": "picture"}
     method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
@@ -104,7 +104,9 @@ class AudioVisualClips(Dataset):
         if "visual" in self.modality_names:
             available = len(self.files[position])
             choice = self.training_frames if self.train else even_frames
-            inputs["visual"] = self.transform(self.pictures(position, choice(available, self.wanted)))
+            chosen = choice(available, self.wanted)
+            corrupt = self.noise.on("visual", self.names[position], chosen)
+            inputs["visual"] = self.transform(self.pictures(position, chosen), corrupt)
         if "audio" in self.modality_names:
             inputs["audio"] = self.sound(position)
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position

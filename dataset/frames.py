@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dataset.corrupt import Corrupt
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,6 +38,7 @@ class FrameTransform:
 
     Training crops a random part (`crop_scale` of the area) and flips half of the frames, each frame for itself, as the
     public code does; evaluation resizes to a square (the aspect ratio is not kept), also as the public code does.
+    `corrupt` is what noise makes of the pixels in [0, 1], (T, 3, size, size), before they are normalised.
     """
 
     size: int
@@ -43,13 +46,15 @@ class FrameTransform:
     crop_scale: tuple[float, float]
     flip: bool
 
-    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image], corrupt: Corrupt | None = None) -> Tensor:
         square = (self.size, self.size)
         if self.train:
             boxes = random_boxes([image.size for image in images], self.crop_scale)
             images = [image.crop(box) for image, box in zip(images, boxes, strict=True)]
         pixels = np.stack([np.asarray(image.resize(square, Image.Resampling.BILINEAR)) for image in images])
-        frames = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        frames = frames.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        frames = normalise(torch.from_numpy(corrupt(frames.numpy())) if corrupt else frames)
         if self.train and self.flip:
             mirrored = torch.rand(len(frames)) < 0.5
             frames[mirrored] = frames[mirrored].flip(-1)
@@ -57,9 +62,9 @@ class FrameTransform:
 
 
 def normalise(frames: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 -> float32 of ImageNet's mean 0 and standard deviation 1."""
+    """(..., 3, H, W) in [0, 1], in place, to ImageNet's mean 0 and standard deviation 1."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return frames.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+    return frames.sub_(mean).div_(std)
 
 
 def random_boxes(sizes: Sequence[tuple[int, int]], scale: tuple[float, float]) -> list[tuple[int, int, int, int]]:

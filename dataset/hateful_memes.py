@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch.utils.data import Dataset
 
 from dataset.base import check_disjoint, list_names
+from dataset.corrupt import Noise
 from dataset.frames import FrameTransform, load_frames
 from dataset.text import UNKNOWN, Vocabulary
 from models.encoders import ConvNet, ResNet18, WordAverage
@@ -46,12 +47,14 @@ class HatefulMemes(Dataset):
         data_root="data/HatefulMemes", image_size=224, batch_size=64, epochs=30,
         optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=20, lr_gamma=0.1,
     )  # fmt: skip
+    forms = {"image": "picture", "text": "words"}
     method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, rows: Sequence[Row], modalities: Sequence[str], train: bool):
         self.modality_names = tuple(modalities)
         self.names = [row.name for row in rows]
         self.targets = [row.label for row in rows]
+        self.noise = Noise.of(args, self.forms)
         self.words = torch.tensor([row.words for row in rows])
         # Half of the picture at least: what makes a meme hateful is seldom a detail.
         self.transform = FrameTransform(args.image_size, train, crop_scale=(0.5, 1.0), flip=True)
@@ -65,13 +68,14 @@ class HatefulMemes(Dataset):
     def __getitem__(self, position: int):
         inputs = {}
         if "image" in self.modality_names:
-            file = self.files[position]
+            file, corrupt = self.files[position], self.noise.on("image", self.names[position], frames=[0])
             try:
-                inputs["image"] = self.transform(load_frames([file]))[0]
+                inputs["image"] = self.transform(load_frames([file]), corrupt)[0]
             except (OSError, SyntaxError) as error:  # the latter is Pillow's for a broken PNG
                 raise DataError(f"{file} does not decode ({error}): get it again (data/README.md)") from error
         if "text" in self.modality_names:
-            inputs["text"] = self.words[position]
+            corrupt = self.noise.on("text", self.names[position])
+            inputs["text"] = torch.from_numpy(corrupt(self.words[position].numpy()))
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position
 
     @classmethod

@@ -18,6 +18,7 @@ import torch.nn as nn
 from torch.utils.data import Dataset
 
 from dataset.base import list_names
+from dataset.corrupt import Noise
 from models.encoders import Transformer
 from utils.errors import DataError
 
@@ -42,10 +43,12 @@ class MOSI(Dataset):
         data_root="data/MOSI", batch_size=32, epochs=100, optimizer="adamw", lr=1e-4, momentum=0.9, weight_decay=0.01,
         lr_step=100, lr_gamma=0.1,
     )  # fmt: skip
+    forms = dict.fromkeys(NAMES, "values")
     method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, part: str, modalities: Sequence[str], train: bool):
         self.modality_names = tuple(modalities)
+        self.noise = Noise.of(args, self.forms)
         with opened(file_of(args)) as file:
             score = file[f"{part}_score"]
             self.series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in self.modality_names}
@@ -62,7 +65,10 @@ class MOSI(Dataset):
         return len(self.targets)
 
     def __getitem__(self, position: int):
-        inputs = {name: series[position] for name, series in self.series.items()}
+        inputs = {}
+        for name, series in self.series.items():
+            corrupt = self.noise.on(name, self.names[position])
+            inputs[name] = torch.from_numpy(corrupt(series[position].numpy()))
         return inputs, self.targets[position], position
 
     @classmethod

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from dataset.base import check_disjoint, list_names, read_split
 from dataset.clips import naming
+from dataset.corrupt import Corrupt, Noise
 from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, random_frames
 from models.encoders import ConvNet, ResNet18
 from utils.errors import DataError
@@ -46,6 +47,7 @@ class UCF101(Dataset):
         data_root="data/UCF101", fps=3, frames=3, image_size=224, batch_size=32, epochs=400,
         optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4, lr_step=300, lr_gamma=0.1,
     )  # fmt: skip
+    forms = {"rgb": "picture", "flow": "values"}
     method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
@@ -54,6 +56,7 @@ class UCF101(Dataset):
         self.names = [clip for clip, _ in clips]
         self.targets = [target for _, target in clips]
         self.resize = FrameTransform(args.image_size, train=False, crop_scale=(1.0, 1.0), flip=False)
+        self.noise = Noise.of(args, self.forms)
         self.files: dict[str, list[list[Path]]] = {}
         faults: dict[str, list[str]] = defaultdict(list)
         for name in modalities:
@@ -89,18 +92,20 @@ class UCF101(Dataset):
         with naming(self.names[position]):
             for name in self.modality_names:
                 read = self.rgb if name == "rgb" else self.flow
-                inputs[name] = read([files[name][i] for i in chosen])
+                corrupt = self.noise.on(name, self.names[position], chosen)
+                inputs[name] = read([files[name][i] for i in chosen], corrupt)
                 if mirrored:
                     inputs[name] = inputs[name].flip(-1)
         if mirrored and "flow" in inputs:
             inputs["flow"][:, 0] *= -1
         return inputs, self.targets[position], position
 
-    def rgb(self, files: Sequence[Path]) -> Tensor:
-        return self.resize(load_frames(files))
+    def rgb(self, files: Sequence[Path], corrupt: Corrupt) -> Tensor:
+        return self.resize(load_frames(files), corrupt)
 
-    def flow(self, files: Sequence[Path]) -> Tensor:
-        return torch.stack([load_flow(file, self.size) for file in files])
+    def flow(self, files: Sequence[Path], corrupt: Corrupt) -> Tensor:
+        flows = torch.stack([load_flow(file, self.size) for file in files])
+        return torch.from_numpy(corrupt(flows.numpy()))
 
     @classmethod
     def encoders(cls, args) -> dict[str, Callable[[], nn.Module]]:

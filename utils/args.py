@@ -3,10 +3,9 @@
 import argparse
 import difflib
 import sys
-from functools import partial
 
 from dataset import DATASETS
-from dataset.corrupt import read
+from dataset.corrupt import kinds_of, read
 from methods import METHODS
 from methods.window import DURING
 from models.fusion import FUSIONS
@@ -66,9 +65,11 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "
         "data set's own; the papers use none",
     )  # fmt: skip
+    forms = getattr(source, "forms", {})
     data.add_argument(
-        "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=partial(_noise, source),
-        help="the data as if recorded with this noise, training and test alike (dataset/corrupt.py); repeatable",
+        "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=lambda text: str(read(text, forms)),
+        help="the data as if recorded with this noise, training and test alike; repeatable; what the levels are says "
+        f"dataset/corrupt.py; the kinds are {kinds_of(forms)}",
     )  # fmt: skip
     source.add_args(data)
 
@@ -118,11 +119,6 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     machine.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
     parser.set_defaults(**source.defaults)
     return parser
-
-
-def _noise(source, text: str) -> str:
-    """The canonical form of a corruption that the data set `source` has."""
-    return str(read(text, getattr(source, "forms", {})))
 
 
 # What may change between a run and its continuation, and does not name a setting.
