@@ -89,7 +89,7 @@ class Method:
     def on_epoch_end(self, run: Run) -> dict[str, Mapping[str, float | bool | None]]:
         """What the epoch's record holds of the method, by name and modality."""
         record = self.window.record()
-        return record | {"fisher_trace": self.trace.end_epoch()}
+        return record | {"fisher_trace": self.trace.end_epoch(), "gradient_norm": self.trace.gradient_norm}
 
     def state_dict(self) -> dict:
         """Whatever a resumed run needs beyond the model and the optimizer: tensors and plain values."""

@@ -143,12 +143,13 @@ class InfoReg:
     def end_epoch(self) -> dict[str, dict[str, float | bool | None]]:
         """The epoch's figures by name and modality; appends the traces, on which the next windows depend.
 
-        `fisher_trace`; `relative_change` and `prime_window` as they were in this epoch; `score` and `lead`, means over
-        the steps; `regulated`, the share of steps in which the encoder was; `alpha`, its mean over those steps.
+        `fisher_trace` and `gradient_norm`; `relative_change` and `prime_window` as they were in this epoch; `score` and
+        `lead`, means over the steps; `regulated`, the share of steps in which the encoder was; `alpha`, its mean over
+        those steps.
         """
         sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
         record = self.window.record()
-        record["fisher_trace"] = self.trace.end_epoch()
+        record["fisher_trace"], record["gradient_norm"] = self.trace.end_epoch(), self.trace.gradient_norm
         for name in ("score", "lead", "alpha", "regulated"):
             record[name] = {}
         for i, modality in enumerate(self.modalities):

@@ -21,14 +21,18 @@ class FisherTrace:
     of the loss that is being trained. `official` (public code): over convolution and linear weights only, the mean over
     a weight's elements of the sum over steps of g^2, summed over the weights.
 
+    Beside it `gradient_norm`, the mean over the steps of the epoch that ended last of ||g_m|| over the same parameters:
+    the size of the gradient, which Figure 3 holds against the trace.
+
     Call `update()` after each backward pass and `end_epoch()` after the last; the sums stay on the device until then.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], variant: str = "paper"):
         self.variant = variant
         self.history: dict[str, list[float]] = {name: [] for name in encoders}
+        self.gradient_norm: dict[str, float] = {}
         self._parameters = {name: _traced(encoder, variant) for name, encoder in encoders.items()}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # of the trace and of the norm
         self._steps = 0
 
     @torch.no_grad()
@@ -38,9 +42,11 @@ class FisherTrace:
             held = [p for p in parameters if p.grad is not None]
             if held:
                 norms = torch._foreach_norm([p.grad for p in held])
+                size = torch.stack(norms).norm()
                 if self.variant == "official":
                     norms = torch._foreach_div(norms, [p.numel() ** 0.5 for p in held])
-                self._sums[name] = self._sums.get(name, 0) + torch.stack(norms).square().sum()
+                trace = torch.stack(norms).square().sum()
+                self._sums[name] = self._sums.get(name, 0) + torch.stack([trace, size])
         self._steps += 1
 
     def end_epoch(self) -> dict[str, float]:
@@ -51,8 +57,10 @@ class FisherTrace:
         """
         if not self._steps:
             raise ValueError("end_epoch() without a step: call update() after each backward pass")
+        sums = {name: self._sums[name].tolist() if name in self._sums else (0.0, 0.0) for name in self.history}
         steps = self._steps if self.variant == "paper" else 1
-        traces = {name: float(self._sums.get(name, 0)) / steps for name in self.history}
+        traces = {name: trace / steps for name, (trace, _) in sums.items()}
+        self.gradient_norm = {name: size / self._steps for name, (_, size) in sums.items()}
         for name, trace in traces.items():
             self.history[name].append(trace)
         self._sums, self._steps = {}, 0

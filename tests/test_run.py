@@ -68,7 +68,7 @@ def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusi
     folder = train(demo, tmp_path, *argv, "--threshold", "-10")
     assert folder == tmp_path / "demo" / method / "test" / "seed0"
     (row,) = rows_of(folder)
-    columns = {"epoch", "lr", "train", "test", "fisher_trace", "relative_change", "prime_window"}
+    columns = {"epoch", "lr", "train", "test", "fisher_trace", "gradient_norm", "relative_change", "prime_window"}
     assert row.keys() == columns | OWN.get(method, set())
     assert row["test"].keys() == FIGURES | trained(method)
     logs_unimodal = method in LOGS_UNIMODAL or (method, fusion) == ("greedy", "sum")
@@ -77,6 +77,8 @@ def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusi
     for name in columns - {"epoch", "lr", "train", "test"} | OWN.get(method, set()):
         assert row[name].keys() - {"fused"} == trained(method)
     assert all(trace > 0 for trace in row["fisher_trace"].values())
+    for name, size in row["gradient_norm"].items():  # the mean of squares is no less than the square of the mean
+        assert 0 < size <= row["fisher_trace"][name] ** 0.5 * (1 + 1e-6)
     for split, count in (("train", CLIPS * 3 // 4 - WITHHELD.get(method, 0)), ("test", CLIPS // 4)):
         for name in {"accuracy"} | trained(method):
             hits = row[split][name] * count

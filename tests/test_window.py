@@ -56,6 +56,36 @@ def test_official_trace_sums_steps_averages_elements_and_knows_weights_only(tiny
         assert measured[name] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "variant, traced", [("paper", None), ("official", {"conv.weight", "linear.weight"})], ids=["paper", "official"]
+)
+def test_gradient_norm_is_the_mean_over_steps_of_the_norm_over_the_traced_parameters(
+    tiny_model, tiny_batch, variant, traced
+):
+    model, batches = tiny_model(), batches_of(tiny_batch)
+    trace = FisherTrace(model.encoders, variant)
+    for _ in range(2):  # the second epoch starts from zero
+        accumulate(model, trace, batches)
+        trace.end_epoch()
+    for name in model.modalities:
+        norms = [
+            torch.cat(
+                [g.flatten() for key, g in slow_gradients(model, name, batch).items() if not traced or key in traced]
+            )
+            .norm()
+            .item()
+            for batch in batches
+        ]
+        assert len(set(norms)) == 3  # so their mean is not the root of the mean square
+        assert trace.gradient_norm[name] == pytest.approx(sum(norms) / 3, rel=1e-12)
+    model.requires_grad_(False)
+    for weight in model.encoders["visual"].parameters():
+        weight.grad = None
+    trace.update()
+    trace.end_epoch()
+    assert trace.gradient_norm["visual"] == 0 < trace.gradient_norm["audio"]
+
+
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_each_epoch_starts_from_zero(tiny_model, tiny_batch, variant):
     model, batches = tiny_model(), batches_of(tiny_batch)
