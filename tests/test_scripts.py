@@ -105,27 +105,3 @@ def test_the_table_without_a_run_or_a_rule(runs, tmp_path):
         collect.main([str(tmp_path)])
     with pytest.raises(SystemExit, match="--val_fraction"):
         collect.main([str(runs["joint"]), "--rule", "val"])
-
-
-def test_figure1_takes_the_traces_of_the_right_runs(tmp_path):
-    from scripts import figure1
-
-    def write(method, tag, seed, traces):
-        folder = tmp_path / "demo" / method / tag / f"seed{seed}"
-        folder.mkdir(parents=True)
-        rows = [{"epoch": i, "fisher_trace": dict(zip(traces, values, strict=True))} for i, values in
-                enumerate(zip(*traces.values(), strict=True))]  # fmt: skip
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for name in ("args.json", "done"):
-            (folder / name).write_text("{}")
-        return folder
-
-    joint = [write("joint", "default", seed, {"audio": [4.0, 2.0 + seed], "visual": [8.0, 1.0]}) for seed in (0, 1)]
-    write("joint", "unimodal_loss=split", 0, {"audio": [1.0, 1.0], "visual": [1.0, 1.0]})
-    assert figure1.traces(joint)["audio"].tolist() == [[4.0, 2.0], [4.0, 3.0]]
-    with pytest.raises(SystemExit, match="unimodal"):
-        figure1.main([str(tmp_path)])
-    write("unimodal", "modality=visual", 0, {"visual": [9.0, 3.0]})
-    picture = tmp_path / "out" / "figure1.svg"
-    figure1.main([str(tmp_path), "--out", str(picture)])
-    assert "<svg" in picture.read_text()

@@ -9,6 +9,16 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 # Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Beside the colours, so that no curve is known by its colour alone.
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)))  # dotted: what is compared with
+FUSED = {"color": "black", "marker": ".", "linestyle": "-"}
+
+
+def style(place: int) -> dict:
+    """Colour, marker and dash of the modality that is `place` in its data set's order."""
+    place %= len(COLOURS)
+    return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
 
 def draw(rows: list[dict], folder: Path, title: str) -> None:

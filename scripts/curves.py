@@ -1,0 +1,197 @@
+"""The figures that are lines: 1, 3, 5 and 10 over the epochs, 7 and 8 over a flag (scripts/figures.py draws them)."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from utils.errors import RunError
+from utils.plots import FUSED, style
+from utils.record import read_json, read_metrics
+
+TRACE = "Fisher trace  Tr(F)\n(mean squared gradient norm)"
+NORM = "gradient norm  ||g||\n(mean over an epoch's steps)"
+ACCURACY = "test accuracy (%)"
+COMPARED = {"linestyle": ":", "markerfacecolor": "white"}  # joint training, where InfoReg stands beside it
+
+
+class Runs(NamedTuple):
+    """A row of an experiment: the arguments of its first run, and its runs' folders in the order of the seeds."""
+
+    label: str
+    args: Namespace
+    folders: Sequence[Path]
+
+
+class Picture(NamedTuple):
+    """A figure, what is to be said of it, and the numbers behind it as a table."""
+
+    figure: plt.Figure
+    note: str
+    header: Sequence[str]
+    numbers: Sequence[Sequence]
+
+
+class Curve(NamedTuple):
+    x: Sequence[float]
+    values: np.ndarray  # (seeds, len(x))
+    style: dict
+
+
+class Panel(NamedTuple):
+    title: str
+    x: str
+    y: str
+    curves: dict[str, Curve]
+
+
+def figure1(rows: Sequence[Runs]) -> Picture:
+    """Tr(F) of each encoder and of the model, which is their sum, trained together (a); of each trained alone (b)."""
+    joint = traces(the(rows, "joint"))
+    alone = {name: values for runs in of(rows, "unimodal") for name, values in traces(runs).items()}
+    together = Panel("(a) trained together", "epoch", TRACE, over_epochs(with_sum(joint), joint))
+    return lines(
+        rows, [together, Panel("(b) each trained alone", "epoch", TRACE, over_epochs(alone, joint))], sharey=True
+    )
+
+
+def figure3(rows: Sequence[Runs]) -> Picture:
+    """Joint training: each encoder's gradient norm (a) and trace (b), and their gaps, the largest less the smallest."""
+    panels = []
+    for title, column, label in (("(a) gradient", "gradient_norm", NORM), ("(b) information", "fisher_trace", TRACE)):
+        sizes = traces(the(rows, "joint"), column)
+        gap = np.ptp(list(sizes.values()), axis=0)
+        panels.append(Panel(title, "epoch", label, over_epochs({"gap (largest - smallest)": gap} | sizes, sizes)))
+    return lines(rows, panels)
+
+
+def figure5(rows: Sequence[Runs]) -> Picture:
+    """Accuracies (a) and Tr(F) (b) under InfoReg; Tr(F) of the slow modality against joint training's (c).
+
+    The slow modality is the one whose read-out is right least often after joint training, in the mean of the seeds.
+    """
+    joint, inforeg = the(rows, "joint"), the(rows, "inforeg")
+    names = tuple(traces(joint))
+    slow = min(names, key=lambda name: series(joint, "test", name)[:, -1].mean())
+    accuracies, slow_traces = {}, {}
+    for runs, look in ((inforeg, {}), (joint, COMPARED)):
+        shown = {"fused": series(runs, "test", "accuracy")} | {name: series(runs, "test", name) for name in names}
+        for name, curve in over_epochs(shown, names, look).items():
+            accuracies[f"{name}, {runs.label}"] = curve._replace(values=100 * curve.values)
+        (curve,) = over_epochs({slow: traces(runs)[slow]}, names, look).values()
+        slow_traces[runs.label] = curve
+    return lines(
+        rows,
+        [
+            Panel("(a) accuracy", "epoch", ACCURACY, accuracies),
+            Panel(f"(b) {inforeg.label}", "epoch", TRACE, over_epochs(with_sum(traces(inforeg)), names)),
+            Panel(f"(c) {slow}, the slow modality", "epoch", TRACE, slow_traces),
+        ],
+    )
+
+
+def figure7(rows: Sequence[Runs]) -> Picture:
+    """Accuracy against beta."""
+    return sweep(rows, "beta", "strength of the regulation  β")
+
+
+def figure8(rows: Sequence[Runs]) -> Picture:
+    """Accuracy against K."""
+    return sweep(rows, "threshold", "threshold of the prime learning window  K")
+
+
+def figure10(rows: Sequence[Runs]) -> Picture:
+    """Figure 1 (a), for the data set that the paper shows in its supplement."""
+    joint = traces(the(rows, "joint"))
+    return lines(rows, [Panel("trained together", "epoch", TRACE, over_epochs(with_sum(joint), joint))])
+
+
+def sweep(rows: Sequence[Runs], flag: str, label: str) -> Picture:
+    """InfoReg's accuracy at each value of `flag` that was run; joint training, which has no such flag, is a level."""
+    joint, regulated = the(rows, "joint"), sorted(of(rows, "inforeg"), key=lambda runs: getattr(runs.args, flag))
+    x = [getattr(runs.args, flag) for runs in regulated]
+    level = np.repeat(accuracy(joint)[:, None], len(x), axis=1)
+    curves = {
+        "InfoReg": Curve(x, np.stack([accuracy(runs) for runs in regulated], axis=1), style(0)),
+        joint.label: Curve(x, level, FUSED | {"linestyle": "--", "marker": ""}),
+    }
+    picture = lines(rows, [Panel("", label, f"{ACCURACY}, last epoch", curves)])
+    picture.figure.axes[0].set_xticks(x, [f"{value:g}" for value in x])
+    return picture
+
+
+def of(rows: Sequence[Runs], method: str) -> list[Runs]:
+    """The rows of a method, joint training without unimodal losses."""
+    return [runs for runs in rows if runs.args.method == method]
+
+
+def the(rows: Sequence[Runs], method: str) -> Runs:
+    (runs,) = of(rows, method)
+    return runs
+
+
+def series(runs: Runs, column: str, name: str) -> np.ndarray:
+    """(seeds, epochs) of one number in the lines of metrics.jsonl.
+
+    Raises:
+        RunError: if a run has not recorded it.
+    """
+    found = []
+    for folder in runs.folders:
+        lines = read_metrics(folder / "metrics.jsonl")
+        if column not in lines[0]:
+            raise RunError(f"{folder} has no {column}, an earlier version ran it: delete the folder and run it again")
+        found.append([line[column][name] for line in lines])
+    return np.array(found, dtype=float)  # null, for what was not finite, becomes NaN
+
+
+def traces(runs: Runs, column: str = "fisher_trace") -> dict[str, np.ndarray]:
+    """{modality: (seeds, epochs)}."""
+    names = read_metrics(runs.folders[0] / "metrics.jsonl")[0]["fisher_trace"]
+    return {name: series(runs, column, name) for name in names}
+
+
+def with_sum(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"model": sum(found.values())} | found
+
+
+def over_epochs(found: dict[str, np.ndarray], modalities: Sequence[str], look: dict | None = None) -> dict[str, Curve]:
+    """Curves in the style of their modality, whichever panel they stand in; black for what is none."""
+    styles = {name: style(place) for place, name in enumerate(modalities)}
+    return {
+        name: Curve(range(1, values.shape[1] + 1), values, styles.get(name, FUSED) | (look or {}))
+        for name, values in found.items()
+    }
+
+
+def accuracy(runs: Runs) -> np.ndarray:
+    """(seeds,) test accuracy in % at the last epoch."""
+    return np.array([100 * read_json(folder / "result.json")["last"]["accuracy"] for folder in runs.folders])
+
+
+def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -> Picture:
+    """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value."""
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(1 + 4.3 * len(panels), 4), sharey=sharey, layout="constrained", squeeze=False
+    )
+    numbers: list[Sequence] = []
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for name, (x, values, look) in panel.curves.items():
+            low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
+            axis.plot(x, mean, label=name, markersize=4, **look)
+            axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            columns = zip(x, mean, low, high, *values, strict=True)
+            numbers += [(panel.title, name, place, *map(float, column)) for place, *column in columns]
+        axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
+        if panel.x == "epoch":
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        if panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values()):
+            axis.set_yscale("log")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize="small")
+    seeds = [folder.name for folder in rows[0].folders]
+    note = f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]
+    return Picture(figure, note, ("panel", "curve", "x", "mean", "low", "high", *seeds), numbers)

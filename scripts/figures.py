@@ -1,0 +1,113 @@
+"""The paper's figures from finished runs, each with the numbers behind it.
+
+    python scripts/figures.py figure1 --dataset GRID --data_root data/GRID --seeds 0 1 2
+
+Writes results/figures/figure1_GRID.svg and figure1_GRID.csv. scripts/figure1.sh makes the runs and comes here by
+itself. Other flags are main.py's, as that script's EXTRA has them: they name the runs. The same runs give the same
+bytes.
+"""
+
+import argparse
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: a cluster node has no display
+import matplotlib.pyplot as plt  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from scripts import curves  # noqa: E402
+from scripts.curves import Picture, Runs  # noqa: E402
+from scripts.experiments import EXPERIMENTS, Cell, cells, parsed  # noqa: E402
+from utils.errors import RunError, sentence  # noqa: E402
+from utils.record import write_atomically  # noqa: E402
+
+FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
+    "figure1": curves.figure1,
+    "figure3": curves.figure3,
+    "figure5": curves.figure5,
+    "figure7": curves.figure7,
+    "figure8": curves.figure8,
+    "figure10": curves.figure10,
+}
+
+
+def main(argv: list[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", choices=FIGURES, help="the paper's number")
+    parser.add_argument("--dataset", choices=DATASETS, help="by default the paper's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the runs (default: 0 1 2)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all results (default: results)")
+    parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")
+    own, extra = parser.parse_known_args(argv)
+    dataset = own.dataset or EXPERIMENTS[own.name].datasets[0]
+    picture = draw(own.name, dataset, own.seeds, own.out, own.data_root, extra)
+    print(f"written: {picture}")
+    return picture
+
+
+def draw(name: str, dataset: str, seeds: Sequence[int], out, data_root=None, extra: Sequence[str] = ()) -> Path:
+    """Write <out>/figures/<name>_<dataset>.svg and .csv from the experiment's runs; returns the picture's path.
+
+    Raises:
+        RunError: if a run is missing, with the command that makes it, or does not hold what the figure shows.
+    """
+    experiment = EXPERIMENTS[name]
+    found = [cell for cell in cells(experiment, dataset, seeds, out, data_root, extra) if cell.row.program == "main.py"]
+    if missing := [cell for cell in found if not cell.done]:
+        first = missing[0].refusal or missing[0].folder
+        command = make_command(name, dataset, seeds, out, data_root, extra)
+        raise RunError(f"{name} lacks {len(missing)} of {len(found)} runs on {dataset}, first {first}: {command}")
+    picture = FIGURES[name](by_row(found))
+    picture.figure.suptitle(f"{experiment.title}; {dataset}, {picture.note}", fontsize="medium")
+    path = Path(out) / "figures" / f"{name}_{dataset}.svg"
+    save(picture, path)
+    return path
+
+
+def by_row(found: Sequence[Cell]) -> list[Runs]:
+    rows: dict[str, list[Cell]] = {}
+    for cell in found:
+        rows.setdefault(cell.row.label, []).append(cell)
+    return [Runs(label, parsed(of[0].argv[1:]), [cell.folder for cell in of]) for label, of in rows.items()]
+
+
+def make_command(name: str, dataset: str, seeds: Sequence[int], out, data_root, extra: Sequence[str]) -> str:
+    """What makes the runs, as a shell takes it."""
+    told = {"SEEDS": " ".join(map(str, seeds)), "DATASET": dataset, "DATA_ROOT": data_root, "OUT": out}
+    told["EXTRA"] = shlex.join(extra)
+    return " ".join(
+        [*(f"{key}={shlex.quote(str(value))}" for key, value in told.items() if value), "bash", f"scripts/{name}.sh"]
+    )
+
+
+def save(picture: Picture, path: Path) -> None:
+    """The picture into `path` and its numbers beside it, without anything that would differ the next time."""
+    drawn, table = io.StringIO(), io.StringIO(newline="")
+    # Text stays text; the names inside follow from the salt instead of from chance.
+    with plt.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+        picture.figure.savefig(drawn, format="svg", metadata={"Date": None})
+    plt.close(picture.figure)
+    csv.writer(table, lineterminator="\n").writerows([picture.header, *picture.numbers])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {path.parent} ({error.strerror}): choose --out") from None
+    write_atomically(path, drawn.getvalue())
+    write_atomically(path.with_suffix(".csv"), table.getvalue())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunError as error:
+        sys.exit(f"error: {sentence(error)}")
