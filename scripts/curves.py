@@ -1,13 +1,12 @@
 """The figures that are lines: 1, 3, 5 and 10 over the epochs, 7 and 8 over a flag (scripts/figures.py draws them)."""
 
-from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from scripts.pictures import Picture, Runs
 from utils.errors import RunError
 from utils.plots import FUSED, style
 from utils.record import read_json, read_metrics
@@ -16,23 +15,6 @@ TRACE = "Fisher trace  Tr(F)\n(mean squared gradient norm)"
 NORM = "gradient norm  ||g||\n(mean over an epoch's steps)"
 ACCURACY = "test accuracy (%)"
 COMPARED = {"linestyle": ":", "markerfacecolor": "white"}  # joint training, where InfoReg stands beside it
-
-
-class Runs(NamedTuple):
-    """A row of an experiment: the arguments of its first run, and its runs' folders in the order of the seeds."""
-
-    label: str
-    args: Namespace
-    folders: Sequence[Path]
-
-
-class Picture(NamedTuple):
-    """A figure, what is to be said of it, and the numbers behind it as a table."""
-
-    figure: plt.Figure
-    note: str
-    header: Sequence[str]
-    numbers: Sequence[Sequence]
 
 
 class Curve(NamedTuple):
@@ -174,9 +156,8 @@ def accuracy(runs: Runs) -> np.ndarray:
 
 def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -> Picture:
     """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value."""
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(1 + 4.3 * len(panels), 4), sharey=sharey, layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(1 + 4.3 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=sharey, squeeze=False)
     numbers: list[Sequence] = []
     for axis, panel in zip(axes[0], panels, strict=True):
         for name, (x, values, look) in panel.curves.items():

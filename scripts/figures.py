@@ -8,30 +8,23 @@ bytes.
 """
 
 import argparse
-import csv
-import io
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: a cluster node has no display
-import matplotlib.pyplot as plt  # noqa: E402
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from scripts import curves  # noqa: E402
-from scripts.curves import Picture, Runs  # noqa: E402
+from scripts import curves, gradients  # noqa: E402
 from scripts.experiments import EXPERIMENTS, Cell, cells, parsed  # noqa: E402
+from scripts.pictures import Picture, Runs, save  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
-from utils.record import write_atomically  # noqa: E402
 
 FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure1": curves.figure1,
     "figure3": curves.figure3,
+    "figure4": gradients.figure4,
     "figure5": curves.figure5,
     "figure7": curves.figure7,
     "figure8": curves.figure8,
@@ -88,22 +81,6 @@ def make_command(name: str, dataset: str, seeds: Sequence[int], out, data_root, 
     return " ".join(
         [*(f"{key}={shlex.quote(str(value))}" for key, value in told.items() if value), "bash", f"scripts/{name}.sh"]
     )
-
-
-def save(picture: Picture, path: Path) -> None:
-    """The picture into `path` and its numbers beside it, without anything that would differ the next time."""
-    drawn, table = io.StringIO(), io.StringIO(newline="")
-    # Text stays text; the names inside follow from the salt instead of from chance.
-    with plt.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
-        picture.figure.savefig(drawn, format="svg", metadata={"Date": None})
-    plt.close(picture.figure)
-    csv.writer(table, lineterminator="\n").writerows([picture.header, *picture.numbers])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {path.parent} ({error.strerror}): choose --out") from None
-    write_atomically(path, drawn.getvalue())
-    write_atomically(path.with_suffix(".csv"), table.getvalue())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from dataset import DATASETS
 from dataset.base import make_loader
-from main import make_method
+from main import choose_device, make_method
 from methods import Method
 from models.multimodal import place
 from utils.record import load_model
@@ -17,6 +17,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_root", help="where the data lie now, if not where they were")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+
+
+def places(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags of `add_flags`, as the arguments of a run have them."""
+    return argparse.Namespace(data_root=args.data_root, workers=args.workers, device=choose_device(args))
 
 
 def restore(state: dict, path, own: argparse.Namespace) -> Method:
