@@ -16,18 +16,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from scripts import curves, gradients  # noqa: E402
+from scripts import curves, gradients, tsne  # noqa: E402
 from scripts.experiments import EXPERIMENTS, Cell, cells, parsed  # noqa: E402
 from scripts.pictures import Picture, Runs, save  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
 
 FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure1": curves.figure1,
     "figure3": curves.figure3,
     "figure4": gradients.figure4,
     "figure5": curves.figure5,
+    "figure6": tsne.figure6,
     "figure7": curves.figure7,
     "figure8": curves.figure8,
+    "figure9": tsne.figure6,
     "figure10": curves.figure10,
 }
 
@@ -87,4 +89,4 @@ if __name__ == "__main__":
     try:
         main()
     except RunError as error:
-        sys.exit(f"error: {sentence(error)}")
+        stop(error)

@@ -1,6 +1,8 @@
 """Figure 4: gradients and their cosines against autograd, parameter by parameter, and what is measured of a run."""
 
 import csv
+import runpy
+import sys
 from argparse import Namespace
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +17,7 @@ from test_figures import texts
 from dataset.base import make_loader
 from dataset.demo import Demo
 from main import make_method
-from scripts import figures, gradients
+from scripts import figures, gradients, tsne
 from scripts.experiments import EXPERIMENTS, Experiment, Row
 from scripts.pictures import Runs
 from utils.args import parse
@@ -178,6 +180,13 @@ def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path
     assert any("seed0's matrices" in text and "2 seeds" in text for text in texts(path))
     figures.draw("figure4", "demo", [0, 1], tmp_path, demo, extra)
     assert (path.read_bytes(), path.with_suffix(".csv").read_bytes()) == first
+
+
+@pytest.mark.parametrize("script", [gradients, tsne])
+def test_the_commands_end_in_one_sentence(monkeypatch, script):
+    monkeypatch.setattr(sys, "argv", [script.__file__, "nowhere.pt"])
+    with pytest.raises(SystemExit, match="^error: nowhere.pt does not exist$"):
+        runpy.run_path(script.__file__, run_name="__main__")
 
 
 def test_the_picture_of_three_modalities():

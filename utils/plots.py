@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 # Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Beside the colours, so that no curve is known by its colour alone.
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "X")
 DASHES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)))  # dotted: what is compared with
 FUSED = {"color": "black", "marker": ".", "linestyle": "-"}
 
