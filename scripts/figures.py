@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from scripts import curves, gradients, tsne  # noqa: E402
-from scripts.experiments import EXPERIMENTS, Cell, cells, parsed  # noqa: E402
+from scripts.cells import Cell, cells, parsed  # noqa: E402
+from scripts.experiments import EXPERIMENTS  # noqa: E402
 from scripts.pictures import Picture, Runs, save  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 
@@ -59,7 +60,7 @@ def draw(name: str, dataset: str, seeds: Sequence[int], out, data_root=None, ext
     experiment = EXPERIMENTS[name]
     found = [cell for cell in cells(experiment, dataset, seeds, out, data_root, extra) if cell.row.program == "main.py"]
     if missing := [cell for cell in found if not cell.done]:
-        first = missing[0].refusal or missing[0].folder
+        first = f"{missing[0].row.label}, seed {missing[0].seed} ({missing[0].missing()})"
         command = make_command(name, dataset, seeds, out, data_root, extra)
         raise RunError(f"{name} lacks {len(missing)} of {len(found)} runs on {dataset}, first {first}: {command}")
     picture = FIGURES[name](by_row(found))

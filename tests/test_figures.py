@@ -6,6 +6,7 @@ import random
 import runpy
 import shlex
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,9 +18,11 @@ import main as program
 from dataset import DATASETS
 from dataset.demo import Demo
 from scripts import figures
-from scripts.experiments import ALONE, EXPERIMENTS, Experiment, Row, cells, setting_of
+from scripts.cells import ALONE, Experiment, Row, cells, setting_of
+from scripts.experiments import EXPERIMENTS
 from utils.errors import RunError
 
+ROOT = Path(__file__).resolve().parent.parent
 JOINT, INFOREG = Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg")
 
 
@@ -40,6 +43,7 @@ ROWS = {
     "figure10": lambda setting: (JOINT,),
 }
 LINES = tuple(ROWS)
+DECLARED = dict(EXPERIMENTS)
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +143,22 @@ def test_figure1_has_the_traces_of_the_right_runs_and_their_sum(tmp_path, monkey
         assert axis.get_yscale() == "log" and len(axis.collections) == len(axis.get_lines())  # a band for each
     assert {"epoch", "model", "audio", "visual", together, apart} <= set(texts(path))
     assert any("mean and range of 2 seeds" in text and "demo" in text for text in texts(path))
+
+
+def test_every_figure_that_is_declared_can_be_drawn():
+    assert {name for name in DECLARED if name.startswith("figure")} == set(figures.FIGURES)
+    for name in figures.FIGURES:
+        assert (ROOT / "scripts" / f"{name}.sh").exists()  # which an error names
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_declared_runs_are_those_that_the_figure_shows(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(EXPERIMENTS, name, DECLARED[name])
+    written = write_runs(tmp_path, name, seeds=[0])
+    shown = [line["mean"] for lines in numbers(figures.draw(name, "demo", [0], tmp_path)).values() for line in lines]
+    for rows in written.values():  # every run has given a number
+        test, trace = rows[-1]["test"]["accuracy"], next(iter(rows[-1]["fisher_trace"].values()))
+        assert any(value in shown for value in (100 * test, trace))
 
 
 def test_figure3_has_both_sizes_and_their_gaps(tmp_path):
@@ -274,9 +294,9 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
     with pytest.raises(RunError) as refused:
         figures.draw("figure7", "demo", [0, 4], tmp_path, "some where", [])
     message = str(refused.value)
-    missing = tmp_path / "demo" / "joint" / "default" / "seed4"
-    assert message.startswith(f"figure7 lacks 4 of 8 runs on demo, first {missing}: ") and "\n" not in message
-    words = shlex.split(message.partition(f"{missing}: ")[2])
+    assert message.startswith("figure7 lacks 4 of 8 runs on demo, first Joint training, seed 4 (not run): ")
+    assert "\n" not in message
+    words = shlex.split(message.partition("(not run): ")[2])
     assert words == [
         "SEEDS=0 4",
         "DATASET=demo",
@@ -287,7 +307,7 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
     ]
     with pytest.raises(RunError) as refused:
         figures.draw("figure10", "demo", [0], tmp_path, None, extra)
-    words = shlex.split(str(refused.value).partition("seed0: ")[2])
+    words = shlex.split(str(refused.value).partition("(not run): ")[2])
     assert words == [
         "SEEDS=0",
         "DATASET=demo",

@@ -15,7 +15,8 @@ from test_figures import texts
 from dataset.demo import Demo
 from main import make_method
 from scripts import figures, tsne
-from scripts.experiments import EXPERIMENTS, Experiment, Row
+from scripts.cells import Experiment, Row
+from scripts.experiments import EXPERIMENTS
 from scripts.pictures import Runs
 from utils.args import parse
 from utils.errors import RunError
