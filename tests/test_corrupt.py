@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from instances import make_hateful_memes, make_ucf101
+from instances import make_hateful_memes, make_series, make_ucf101, save_series
 from PIL import Image
 from runs import make_demo, rows_of, train
 from test_dataset import spectrogram
-from test_mosi import make_arrays, save
 
 from dataset import DATASETS, build
 from dataset.base import Seeded, make_loader
@@ -278,7 +277,7 @@ def roots(tmp_path_factory):
         "demo": make_demo(folder / "demo"),
         "UCF101": make_ucf101(folder / "ucf101"),
         "HatefulMemes": make_hateful_memes(folder / "memes"),
-        "MOSI": save(folder / "mosi", make_arrays()),
+        "MOSI": save_series(folder / "mosi", make_series()),
     }
 
 
