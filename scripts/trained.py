@@ -3,7 +3,7 @@
 import argparse
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dataset import DATASETS
 from dataset.base import make_loader
@@ -32,10 +32,25 @@ def restore(state: dict, path, own: argparse.Namespace) -> Method:
     """
     args = argparse.Namespace(**state["args"])
     args.data_root = own.data_root or args.data_root
+    args.cache = "none"  # of a data set that is read once, or with other noise every time
     method = make_method(args)
     load_model(method.model, state, path)
     place(method.model, torch.device(own.device))
     return method
+
+
+def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> Dataset:
+    """A split's `rows` as evaluation sees them, without augmentation.
+
+    Raises:
+        DataError: if anything of it is missing on disk.
+    """
+    return DATASETS[args.dataset](args, rows, modalities, train=False)
+
+
+def to_loader(data: Dataset, args: argparse.Namespace, own: argparse.Namespace) -> DataLoader:
+    """Batches of `data` in their order."""
+    return make_loader(data, args.batch_size, own.workers, pin=torch.device(own.device).type == "cuda")
 
 
 def plain_loader(args: argparse.Namespace, rows, modalities: tuple[str, ...], own: argparse.Namespace) -> DataLoader:
@@ -44,5 +59,4 @@ def plain_loader(args: argparse.Namespace, rows, modalities: tuple[str, ...], ow
     Raises:
         DataError: if anything of it is missing on disk.
     """
-    data = DATASETS[args.dataset](args, rows, modalities, train=False)
-    return make_loader(data, args.batch_size, own.workers, pin=torch.device(own.device).type == "cuda")
+    return to_loader(make_plain(args, rows, modalities), args, own)
