@@ -1,127 +1,211 @@
-"""The table of a folder of results: one row per setting, mean and standard deviation over its seeds.
+"""The table of a folder of results, or of one of the paper's experiments with its values beside ours.
 
     python scripts/collect.py results/GRID --rule last
+    python scripts/collect.py --experiment table2 --dataset GRID --seeds 0 1 2 --out results --extra "--epochs 2"
 
-Figures are test accuracies in %. `last` is the last epoch, `val` the epoch that the validation share selects, `oracle`
-the best test epoch (the papers' rule: it looks at the test set). A linear probe appears where linear_probe.py has run,
-the ensemble of the unimodal models where ensemble.py has.
+Figures are test accuracies in %. `last` is the last epoch, `val` the epoch that the validation split selects, `oracle`
+the best test epoch (the papers' rule: it looks at the test set). Of a folder, each setting is a row, with mean and
+standard deviation over its seeds; a linear probe appears where linear_probe.py has run, the ensemble of the unimodal
+models where ensemble.py has. An experiment (scripts/experiments.py) has its rows in the paper's order, done or not,
+and is written to <out>/tables/<experiment>_<data set>.md, .tex and .csv, too.
+
+A table of runs that differ in their data, their code, or their recipe has a warning; with --check it is refused.
 """
 
 import argparse
-import json
-import statistics
+import re
+import shlex
 import sys
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from methods import METHODS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from utils.record import read_json, read_metrics  # noqa: E402
+from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from scripts import experiments, tables  # noqa: E402
+from scripts.consistency import Origin, differences  # noqa: E402
+from scripts.folder import (  # noqa: E402
+    drop_ensembles_without,
+    figures_of,
+    find_runs,
+    make_csv,
+    make_latex,
+    make_table,
+    unlike,
+)
+from scripts.tables import RULES, Line, Table  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
+from utils.record import read_json, read_metrics, read_predictions  # noqa: E402
 
-RULES = ("last", "val", "oracle")
-ENSEMBLE = "ensemble"  # the row that no run has trained (ensemble.py)
-ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))  # the controls first
+FORMS = {"md": make_table, "tex": make_latex, "csv": make_csv}
 
 
 def main(argv: list[str] | None = None) -> str:
-    """Print the table and return it as Markdown."""
+    """Print the table and return it.
+
+    Raises:
+        RunError: for an experiment or flags that do not exist, and with --check for runs that are not alike.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="a folder that holds runs, at any depth")
+    parser.add_argument("results", type=Path, nargs="?", help="a folder that holds runs, at any depth")
     parser.add_argument("--rule", choices=RULES, default="last", help="which epoch's figures (default: last)")
+    parser.add_argument("--format", choices=FORMS, default="md", help="of a folder's table (default: md)")
+    parser.add_argument("--check", action="store_true", help="refuse runs of different data, code or recipes")
+    group = parser.add_argument_group("instead of a folder, one experiment")
+    group.add_argument("--experiment", choices=experiments.EXPERIMENTS, help="its name")
+    group.add_argument("--dataset", choices=DATASETS, help="on which data set (default: the paper's first)")
+    group.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of its runs (default: 0 1 2)")
+    group.add_argument("--out", default="results", help="folder of all results (default: results)")
+    group.add_argument("--data_root", help="of its runs, if they had one")
+    group.add_argument("--extra", type=shlex.split, default=[], help="the flags that all its runs had, in one word")
     args = parser.parse_args(argv)
-    runs, unfinished = find_runs(args.results.resolve())
-    runs, without = drop_ensembles_without(args.rule, runs)
+    if (args.results is None) == (args.experiment is None):
+        parser.error("give either a folder of results or --experiment")
+    if args.experiment:
+        dataset = args.dataset or experiments.EXPERIMENTS[args.experiment].datasets[0]
+        places = (args.seeds, args.out, args.data_root, args.extra)
+        return write_experiment(args.experiment, dataset, *places, args.rule, args.check)
+    return of_folder(args.results, args.rule, args.check, args.format)
+
+
+# --- An experiment
+
+
+def write_experiment(
+    name: str,
+    dataset: str,
+    seeds: Sequence[int],
+    out,
+    data_root=None,
+    extra: Sequence[str] = (),
+    rule: str = "last",
+    check: bool = False,
+) -> str:
+    """Print and return the Markdown table of an experiment on a data set; write it to <out>/tables in every form.
+
+    Raises:
+        RunError: if the flags are none of joint training on this data set, or with `check`, if the runs are not alike.
+    """
+    table = of_experiment(name, dataset, seeds, out, data_root, extra, rule)
+    if check:
+        refuse(table.warnings)
+    file = tables.write(table, Path(out) / "tables")
+    text = tables.markdown(table)
+    print(f"{text}\nwritten: {file}, and as .tex and .csv")
+    return text
+
+
+def of_experiment(
+    name: str, dataset: str, seeds: Sequence[int], out, data_root=None, extra: Sequence[str] = (), rule: str = "last"
+) -> Table:
+    """What the runs of an experiment have come to so far.
+
+    Raises:
+        RunError: if the flags are none of joint training on this data set.
+    """
+    experiment = experiments.EXPERIMENTS[name]
+    columns = experiment.columns_of(experiments.setting_of(experiment, dataset, out, data_root, extra))
+    cells = experiments.cells(experiment, dataset, seeds, out, data_root, extra)  # seed by seed
+    rows = [cell.row for cell in cells[: len(cells) // len(seeds)]]
+    lines: list[Line] = []
+    origins, target = [], None
+    for number, row in enumerate(rows):
+        figures, correct, empty = {}, {}, {}
+        for cell in cells[number :: len(rows)]:
+            if why := why_empty(cell, rule):
+                empty[cell.seed] = why
+                continue
+            figures[cell.seed] = figures_of(cell.folder, rule)
+            args = read_json(cell.folder / "args.json")
+            origins.append(Origin(f"{row.label} seed {cell.seed}", str(number), args, flags_in(row.flags)))
+            found = read_predictions(cell.folder)
+            target = found.get("target") if target is None else target
+            if rule in found and np.array_equal(found["target"], target):
+                correct[cell.seed] = found[rule] == target
+        paper = {column: value for column, value in row.paper.get(dataset, {}).items() if column in columns}
+        lines.append(Line(row.label, figures, empty, correct, paper, row.control))
+    joint = [joint_for(number, rows) for number in range(len(rows))]
+    lines = [replace(line, against=None if k is None else lines[k]) for line, k in zip(lines, joint, strict=True)]
+    return Table(
+        name, experiment.title, dataset, rule, tuple(seeds), columns, tuple(lines), tuple(differences(origins))
+    )
+
+
+def why_empty(cell: experiments.Cell, rule: str) -> str | None:
+    """Why a cell has no figures by the rule, in a word, or "word: more"; None if it has."""
+    if cell.done:
+        result = read_json(cell.folder / "result.json")
+        return None if rule in result else f"no {rule}: the run chose by {', '.join(result)} only"
+    why = " ".join(cell.missing().split())
+    if cell.refusal:
+        return f"does not apply: {why}"
+    if why.startswith("running"):
+        return why
+    if why != "not run":
+        return f"failed: {why}"
+    metrics = cell.folder / "metrics.jsonl"  # of a run that was started by hand, which keeps no log
+    return f"stopped: after epoch {len(read_metrics(metrics))}" if metrics.exists() else why
+
+
+def flags_in(words: str) -> list[str]:
+    return re.findall(r"(?<!\S)--(\w+)", words)
+
+
+def joint_for(number: int, rows: Sequence[experiments.Row]) -> int | None:
+    """The row of joint training that a row is compared with: the one of most flags in common, the first of equals.
+
+    Rows of joint training are compared with the first of them; that one, and rows of a table without any, with none.
+    """
+    flags = [shlex.split(row.flags) for row in rows]
+    joint = [k for k, words in enumerate(flags) if "joint" in words]
+    if number in joint or not joint:
+        return None if not joint or number == joint[0] else joint[0]
+    return max(joint, key=lambda k: (len(set(flags[k]) & set(flags[number])), -k))
+
+
+def refuse(warnings: Sequence[str]) -> None:
+    """Raises RunError if there are any."""
+    if warnings:
+        found = "\n  ".join(warnings)
+        raise RunError(
+            f"these runs are not alike, so not of one table (run them again, or leave out --check):\n  {found}"
+        )
+
+
+# --- A folder
+
+
+def of_folder(root: Path, rule: str, check: bool = False, form: str = "md") -> str:
+    """Print and return the table of all finished runs below a folder, as Markdown or in another of FORMS.
+
+    Raises:
+        RunError: with `check`, if the runs of a data set are not alike.
+    """
+    runs, unfinished = find_runs(root.resolve())
+    runs, without = drop_ensembles_without(rule, runs)
     if not runs:
-        sys.exit(f"error: no finished run below {args.results}" + (f" with rule {args.rule!r}" if without else ""))
-    table = make_table(runs, args.rule)
-    for why, folders in {"Not finished": unfinished, f"Ensembles without rule `{args.rule}`": without}.items():
+        sys.exit(f"error: no finished run below {root}" + (f" with rule {rule!r}" if without else ""))
+    warnings = unlike(runs)
+    if check:
+        refuse(warnings)
+    notes = [f"Warning: {warning}" for warning in warnings]
+    for why, folders in {"Not finished": unfinished, f"Ensembles without rule `{rule}`": without}.items():
         if folders:
-            table += f"\n{why}, so not in the table: " + ", ".join(str(folder) for folder in folders) + "\n"
+            notes.append(f"{why}, so not in the table: " + ", ".join(str(folder) for folder in folders))
+    table = FORMS[form](runs, rule)
+    if form == "md":
+        table += "".join(f"\n{note}\n" for note in notes)
+    else:  # for another program to read
+        print("\n".join(notes), file=sys.stderr)
     print(table)
     return table
 
 
-def find_runs(root: Path) -> tuple[dict[tuple[str, str, str], list[Path]], list[Path]]:
-    """{(dataset, method, tag): folders of its finished seeds} in the order of ROWS, and the unfinished folders."""
-    runs: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
-    unfinished = []
-    for file in sorted(root.rglob("args.json")):
-        folder = file.parent
-        if (folder / "done").exists():
-            runs[tuple(folder.parts[-4:-1])].append(folder)
-        else:
-            unfinished.append(folder)
-
-    def place(setting: tuple[str, str, str]) -> tuple:
-        dataset, method, tag = setting
-        return dataset, ROWS.index(method) if method in ROWS else len(ROWS), method, tag
-
-    return {setting: runs[setting] for setting in sorted(runs, key=place)}, unfinished
-
-
-def drop_ensembles_without(rule: str, runs: dict) -> tuple[dict[tuple[str, str, str], list[Path]], list[Path]]:
-    """`runs` without the ensembles that have no figures by `rule` (none has an oracle: it has no epochs), and those."""
-    without = [
-        folder
-        for (_, method, _), folders in runs.items()
-        if method == ENSEMBLE
-        for folder in folders
-        if rule not in read_json(folder / "result.json")
-    ]
-    kept = {setting: [folder for folder in folders if folder not in without] for setting, folders in runs.items()}
-    return {setting: folders for setting, folders in kept.items() if folders}, without
-
-
-def make_table(runs: dict[tuple[str, str, str], list[Path]], rule: str) -> str:
-    """Markdown. A cell that no run can fill is a dash: a unimodal run has one modality, a window may never open."""
-    rows = {setting: [read_run(folder, rule) for folder in folders] for setting, folders in runs.items()}
-    columns = list(dict.fromkeys(name for seeds in rows.values() for seed in seeds for name in seed))
-    count = {len(seeds) for seeds in rows.values()}
-    seeds = str(count.pop()) if len(count) == 1 else f"{min(count)} to {max(count)}"
-    lines = [
-        f"Test figures, rule `{rule}`, {seeds} seed(s), mean +- standard deviation.",
-        "",
-        "| data set | method | setting | seeds | " + " | ".join(columns) + " |",
-        "| --- " * (len(columns) + 4) + "|",
-    ]
-    for setting, seeds_of in rows.items():
-        cells = [cell([seed[name] for seed in seeds_of if name in seed]) for name in columns]
-        lines.append("| " + " | ".join([*setting, str(len(seeds_of)), *cells]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def read_run(folder: Path, rule: str) -> dict[str, float | str]:
-    """The columns of one run: accuracies in %, probes in %, and the epochs (from 1) with an open window.
-
-    An ensemble has no epochs, so no windows.
-    """
-    result = json.loads((folder / "result.json").read_text())
-    if rule not in result:
-        sys.exit(f"error: {folder} has no rule {rule!r}: it was trained without --val_fraction")
-    figures = {name: 100 * value for name, value in result[rule].items() if name not in ("epoch", "loss")}
-    columns: dict[str, float | str] = {"accuracy": figures.pop("accuracy"), "macro_f1": figures.pop("macro_f1")}
-    columns |= figures
-    probes = folder / "probe.json"
-    if probes.exists():
-        columns |= {f"probe {name}": 100 * value for name, value in json.loads(probes.read_text()).items()}
-    if folder.parts[-3] == ENSEMBLE:
-        return columns
-    metrics = read_metrics(folder / "metrics.jsonl")
-    for name in metrics[0]["prime_window"]:
-        opened = [str(row["epoch"] + 1) for row in metrics if row["prime_window"][name]]
-        columns[f"window {name}"] = " ".join(opened) or "never"
-    return columns
-
-
-def cell(values: list[float | str]) -> str:
-    if not values:
-        return "-"
-    if isinstance(values[0], str):
-        return "; ".join(values)
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.1f}"
-
-
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RunError as error:
+        stop(error)

@@ -29,7 +29,7 @@ from dataset import (  # noqa: E402  (the repository is not installed; its root 
 from dataset.base import Batch  # noqa: E402
 from methods import Method  # noqa: E402
 from models.multimodal import Output  # noqa: E402
-from scripts.collect import ENSEMBLE, make_table  # noqa: E402
+from scripts.folder import ENSEMBLE, make_table  # noqa: E402
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
