@@ -7,10 +7,12 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from runs import SMALL, flags, folder_of, make_demo, rows_of, train
@@ -295,3 +297,18 @@ def test_a_run_whose_folder_was_taken_writes_no_more_epochs(tmp_path, monkeypatc
     with pytest.raises(InUseError, match="process 7 on faraway"):
         main(argv)
     assert len(rows_of(folder)) == 1 and claim_of(folder)["pid"] == 7
+
+
+def test_without_proc_a_lock_holds_while_a_process_of_its_number_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        lock, "Path", lambda path: tmp_path / "nothing" if str(path).startswith("/proc") else Path(path)
+    )
+    assert lock.place() == [socket.gethostname()] and lock.started(os.getpid()) is None
+    with Lock(tmp_path / "run"):
+        assert f"process {os.getpid()}" in owner(tmp_path / "run")
+        with pytest.raises(InUseError):
+            Lock(tmp_path / "run").__enter__()
+    dead = lock.this_process() | {"pid": 2**22 + 1}  # beyond the largest number that Linux gives
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").write_text(json.dumps(dead))
+    assert owner(tmp_path / "run") is None

@@ -130,9 +130,12 @@ def this_process() -> dict:
 
 
 def place() -> list[str]:
-    """Host, boot and PID namespace: within it a process number means one process at a time."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return [socket.gethostname(), boot, os.readlink("/proc/self/ns/pid")]
+    """Host, boot and PID namespace: within it a process number means one process at a time. Without /proc the host."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return [socket.gethostname(), boot, os.readlink("/proc/self/ns/pid")]
+    except OSError:  # macOS
+        return [socket.gethostname()]
 
 
 def lives(pid: int, since: str | None) -> bool:
