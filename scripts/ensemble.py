@@ -6,7 +6,8 @@
 Takes a checkpoint of `--method unimodal` for each modality, all of the same data and seed. The prediction is the mean
 of the models' softmax probabilities or, with `--average logits`, of their logits. Writes
 <out>/<data set>/ensemble/<tag>/seed<k>/{args.json, result.json, done}, which scripts/collect.py reads as one more row:
-rule `last` from last.pt, rule `val` from best.pt; a second call with the other adds to the first.
+rule `last` from last.pt and rule `val` from best.pt. Where every run has its best.pt beside the last.pt that is named,
+both are written at once.
 """
 
 import argparse
@@ -61,13 +62,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     argv = sys.argv[1:] if argv is None else argv
     own = parser.parse_args(argv)
 
-    states = [load_checkpoint(path) for path in own.checkpoints]
-    rule = rule_of(own.checkpoints, states)
-    check_together([state["args"] for state in states], moved=own.data_root is not None)
-    methods = {s["args"]["modality"]: restore(s, path, own) for s, path in zip(states, own.checkpoints, strict=True)}
+    rule, methods = load(own.checkpoints, own)
+    models = {rule: methods}
+    best = [path.with_name("best.pt") for path in own.checkpoints]
+    if rule == "last" and all(path.exists() for path in best):
+        models |= [load(best, own)]
     args = next(iter(methods.values())).args
-    source = DATASETS[args.dataset]
-    methods = {name: methods[name] for name in source.encoders(args) if name in methods}  # in the data set's order
 
     folder = folder_of_ensemble({name: method.args for name, method in methods.items()}, own.out.resolve(), own.average)
     tag = folder.parent.name
@@ -75,17 +75,33 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     setting["runs"] = {name: run_of(method.args) for name, method in methods.items()}
     with Lock(folder):
         result, kept = earlier(folder, setting), read_predictions(folder)
-        models = nn.ModuleList(method.model for method in methods.values())
         device = torch.device(own.device)
-        loader = plain_loader(args, source.read_splits(args)[1], tuple(methods), own)
-        found = predict(models, forward(methods, own.average), loader, device)
-        result[rule] = figures(found)
+        loader = plain_loader(args, DATASETS[args.dataset].read_splits(args)[1], tuple(methods), own)
+        for name, of_rule in models.items():
+            together = nn.ModuleList(method.model for method in of_rule.values())
+            found = predict(together, forward(of_rule, own.average), loader, device)
+            result[name] = figures(found)
+            kept |= {"target": found["target"], name: found["accuracy"]}
         origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
-        write_predictions(folder, kept | {"target": found["target"], rule: found["accuracy"]})
+        write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
             write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
     print(make_table({(args.dataset, ENSEMBLE, tag): [folder]}, rule) + f"\nwritten to {folder}")
     return result[rule]
+
+
+def load(paths: list[Path], own: argparse.Namespace) -> tuple[str, dict[str, Method]]:
+    """The rule that the checkpoints follow, and {modality: its trained method} in the data set's order.
+
+    Raises:
+        RunError: if a checkpoint cannot be read, or they do not belong together.
+    """
+    states = [load_checkpoint(path) for path in paths]
+    rule = rule_of(paths, states)
+    check_together([state["args"] for state in states], moved=own.data_root is not None)
+    methods = {s["args"]["modality"]: restore(s, path, own) for s, path in zip(states, paths, strict=True)}
+    args = next(iter(methods.values())).args
+    return rule, {name: methods[name] for name in DATASETS[args.dataset].encoders(args) if name in methods}
 
 
 def mean_probability(logits: Tensor) -> Tensor:

@@ -226,6 +226,24 @@ def test_best_checkpoints_add_the_rule_val(save, tmp_path):
     assert result_of(tmp_path) == {"last": last, "val": val}
 
 
+def test_best_checkpoints_beside_the_last_ones_are_averaged_at_once(save, tmp_path):
+    best = [save(name, name="best.pt", epoch=0) for name in ("audio", "visual")]
+    for path in best:  # other models than the last ones
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"model": {k: -v if "fusion" in k else v for k, v in state["model"].items()}}, path)
+    val = run(tmp_path / "val", *best)
+    last = run(tmp_path, save("audio"), save("visual"))
+    assert val != last and result_of(tmp_path) == {"last": last, "val": val}
+    folder = tmp_path / "toy" / "ensemble" / "default" / "seed0"
+    assert read_predictions(folder).keys() == {"target", "last", "val"}
+
+
+def test_best_checkpoints_that_not_every_run_has_are_left_alone(save, tmp_path):
+    save("audio", name="best.pt")
+    run(tmp_path, save("audio"), save("visual"))
+    assert result_of(tmp_path).keys() == {"last"}
+
+
 def test_another_ensemble_is_not_overwritten(save, tmp_path):
     audio, visual, depth = (save(name) for name in TABLES)
     first = run(tmp_path, audio, visual)
