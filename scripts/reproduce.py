@@ -96,11 +96,11 @@ def main(argv: list[str] | None = None) -> None:
     own = parser.parse_args(argv)
     wanted = read_environment(EXPERIMENTS[own.name])
     jobs, refused = plan(wanted, own.probe)
+    for name, why in refused.items():
+        print(f"left out: {name}: {why}", file=sys.stderr if own.list else sys.stdout)
     if own.list:
         print("\n".join(shlex.join(job.command) for job in jobs))
         return
-    for name, why in refused.items():
-        print(f"left out: {name}: {why}")
     failed = work_off(jobs, wanted.jobs)
     for dataset in wanted.datasets:
         collect.write_experiment(own.name, *wanted.places(dataset), own.rule)
@@ -135,8 +135,8 @@ def read_environment(experiment: Experiment) -> Request:
     roots = dict.fromkeys(datasets, root)
     if root and len(datasets) > 1:
         roots = {name: str(Path(root) / default_root(experiment, name).name) for name in datasets}
-    seeds = [number("SEEDS", word, 0) for word in dict.fromkeys(given.get("SEEDS", "0 1 2").split())]
-    jobs = number("JOBS", given.get("JOBS", "1"), 1)
+    seeds = [number("SEEDS", word, 0) for word in dict.fromkeys((given.get("SEEDS") or "0 1 2").split())]
+    jobs = number("JOBS", given.get("JOBS") or "1", 1)
     return Request(experiment, datasets, seeds, given.get("OUT") or "results", roots, extra, jobs)
 
 

@@ -199,6 +199,7 @@ def test_each_has_its_shell_script():
         path = ROOT / "scripts" / f"{name}.sh"
         assert f'\nexec .venv/bin/python scripts/reproduce.py {name} "$@"\n' in path.read_text()
         assert os.access(path, os.X_OK)
+        assert f"{name}.sh`" in (ROOT / "docs" / "REPRODUCTION.md").read_text()
 
 
 def test_a_shell_script_as_it_is_called(demo, tmp_path):
@@ -308,6 +309,9 @@ def test_a_row_whose_flags_mean_nothing_says_so(desk, capsys, monkeypatch):
     refused = "--unimodal_loss does not apply: greedy defines its own losses"
     assert by_label["Greedy"].missing() == refused and by_label["Greedy"].folder is None
     monkeypatch.setitem(EXPERIMENTS, "table2", small_experiment("greedy", "ogm", "joint"))
+    assert desk.run("table2", "--list") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == 2 and shown.err == f"left out: greedy on demo, seed 0: {refused}\n"
     assert desk.run("table2") == 0
     said = capsys.readouterr().out
     assert f"left out: greedy on demo, seed 0: {refused}\n" in said
@@ -498,7 +502,7 @@ def test_folders_of_several_data_sets_lie_in_one(desk, capsys):
     desk.say(DATASET="CREMAD", DATA_ROOT="", SEEDS="1 1 2")
     lines = listed(capsys, desk, "table1")
     assert len(lines) == 6 and not any("--data_root" in line for line in lines)
-    desk.monkeypatch.delenv("SEEDS")
+    desk.say(SEEDS="", JOBS="")
     assert len(listed(capsys, desk, "table1")) == 9
 
 
