@@ -21,6 +21,12 @@ RULES = {
     "oracle": "the best test epoch, which looks at the test set",
 }
 DOES_NOT_APPLY = "-"
+MARKS = "Bold: the best of the rows with all seeds that are no controls; underlined: the second best; ties alike."
+PAPER = "Paper: its value and, in brackets, ours minus it; its rule is oracle, the best test epoch."
+TESTS = (
+    "p (seeds) of a paired t test over seeds, p (samples) of an exact sign test over test samples; not corrected for "
+    "the number of rows."
+)
 
 
 @dataclass(frozen=True)
@@ -183,9 +189,9 @@ def heading(table: Table) -> str:
 
 def legend(table: Table) -> list[str]:
     """How to read the table, and what is missing from it."""
-    lines = ["Bold: the best of the rows with all seeds that are no controls; underlined: the second best; ties alike."]
+    lines = [MARKS]
     if any(line.paper for line in table.lines):
-        lines.append("Paper: its value and, in brackets, ours minus it; its rule is oracle, the best test epoch.")
+        lines.append(PAPER)
     else:
         lines.append(f"The paper has no figures for these rows on {table.dataset}.")
     if table.compares:
@@ -193,8 +199,7 @@ def legend(table: Table) -> list[str]:
         against = f"Against {table.references[0]}" if len(table.references) == 1 else "Against the row named"
         lines += [
             f"95% interval: of the accuracy, by a bootstrap over {drawn}.",
-            f"{against}: p (seeds) of a paired t test over seeds, p (samples) of an exact sign test over test samples; "
-            "not corrected for the number of rows.",
+            f"{against}: {TESTS}",
         ]
         if any(line.interval and line.interval[0] == line.interval[1] for line in table.lines):
             lines.append(

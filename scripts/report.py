@@ -1,0 +1,262 @@
+"""One HTML page of a folder of results: tables by every rule, accuracies and Fisher traces over the epochs, t-SNE.
+
+    python scripts/report.py results
+
+Writes <folder>/report.html, which needs no server, no network and no script. Tables of experiments are those that
+scripts/collect.py --experiment has written to <folder>/tables. Curves are means over a setting's seeds, bands their
+range; a t-SNE picture is that of the first seed that has one (figures/tsne*.svg or .png of its run).
+"""
+
+import argparse
+import base64
+import csv
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import cycle, groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from scripts.charts import Curve, chart  # noqa: E402  (the repository's root has just been put on the path)
+from scripts.experiments import EXPERIMENTS  # noqa: E402
+from scripts.folder import ENSEMBLE, find_runs, make_grid, unlike  # noqa: E402
+from scripts.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
+from utils.plots import COLOURS  # noqa: E402
+from utils.record import read_json, read_metrics, write_atomically  # noqa: E402
+
+FUSED = "currentColor"  # black on white, white on black
+KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Write the page; returns its path.
+
+    Raises:
+        RunError: if the folder holds no finished run, or the page cannot be written.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="a folder that holds runs, at any depth")
+    parser.add_argument("--out", type=Path, help="page to write (default: report.html in the folder)")
+    args = parser.parse_args(argv)
+    out = args.out or args.results / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page(args.results.resolve()))
+    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    return out
+
+
+def page(root: Path) -> str:
+    """The page of all finished runs below `root`."""
+    runs, unfinished = find_runs(root)
+    if not runs:
+        raise RunError(f"no finished run below {root}")
+    by_dataset: dict[str, dict] = defaultdict(dict)
+    for setting, folders in runs.items():
+        by_dataset[setting[0]][setting] = folders
+    summary = f"{sum(map(len, runs.values()))} finished runs of {len(runs)} settings."
+    if unfinished:
+        names = ", ".join(str(folder.relative_to(root)) for folder in unfinished)
+        summary += f" {len(unfinished)} not finished, so not on this page: {names}."
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    return environment.get_template("report.html").render(
+        title=f"Results in {root.name}",
+        summary=summary,
+        warnings=unlike(runs),
+        experiments=experiment_tables(root / "tables"),
+        datasets=[
+            {"name": name, "tables": folder_tables(found), "settings": settings(found)}
+            for name, found in by_dataset.items()
+        ],
+    )
+
+
+# --- Tables
+
+
+def folder_tables(runs: dict[tuple[str, str, str], list[Path]]) -> list[dict]:
+    """A table of one data set's settings for each rule that a run has; runs without a rule are not in its table."""
+    found = []
+    for rule, meaning in RULES.items():
+        having = {
+            setting: [folder for folder in folders if rule in read_json(folder / "result.json")]
+            for setting, folders in runs.items()
+        }
+        having = {setting: folders for setting, folders in having.items() if folders}
+        if having:
+            header, rows, seeds = make_grid(having, rule)
+            caption = f"Rule {rule}: {meaning}; {seeds} seed(s); test figures in %, mean +- standard deviation"
+            shown = [k for k, name in enumerate(header) if k > 2 and not name.startswith("window ")]  # the charts' part
+            values = [[Value(f"{row[1]}, {row[2]}"), *(Value(row[k]) for k in shown)] for row in rows]
+            notes = [] if len(having) == len(runs) else ["Settings without this rule are not in the table."]
+            header = ["setting", *(header[k] for k in shown)]
+            found.append({"rule": rule, "caption": caption, "header": header, "rows": values, "notes": notes})
+    return found
+
+
+def experiment_tables(folder: Path) -> list[dict]:
+    """{title, tables by rule} of each experiment and data set, from the .csv files that collect.py has written."""
+    tables: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="") as file:
+            entries = list(csv.DictReader(file))
+        if entries:
+            first = entries[0]
+            tables[first["experiment"], first["dataset"]].append(experiment_table(entries))
+    order = list(EXPERIMENTS)
+    known = sorted(tables, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key))
+    return [
+        {
+            "title": f"{EXPERIMENTS[name].title if name in EXPERIMENTS else name}, {dataset}",
+            "tables": sorted(tables[name, dataset], key=lambda table: list(RULES).index(table["rule"])),
+        }
+        for name, dataset in known
+    ]
+
+
+def experiment_table(entries: Sequence[dict[str, str]]) -> dict:
+    """One table from the lines of its .csv file (scripts/tables.py): those of a row stand side by side."""
+    rule, samples = entries[0]["rule"], entries[0]["samples"]
+    columns = list(dict.fromkeys(entry["column"] for entry in entries))
+    paper = {entry["column"] for entry in entries if entry["paper"]}
+    header = ["row", "seeds"]
+    for column in columns:
+        header += [column, f"{column}, paper"] if column in paper else [column]
+    references = {entry["against"] for entry in entries if entry["against"]}
+    against = ["against"] if len(references) > 1 else []
+    header += ["95% interval", *against, "p (seeds)", "p (samples)"] if "accuracy" in columns else []
+    count = len(entries) // len(columns)
+    rows, notes = [], [MARKS, *([PAPER] if paper else [])]
+    if "accuracy" in columns:
+        notes.append(
+            f"95% interval: of the accuracy, by a bootstrap. Against {' or '.join(sorted(references))}: {TESTS}"
+        )
+    for own in (entries[k::count] for k in range(count)):  # one a column
+        row = [Value(own[0]["row"]), Value(str(max(len(entry["seeds"].split()) for entry in own)))]
+        for entry in own:
+            row.append(Value(measured(entry), entry["mark"]))
+            if entry["column"] in paper:
+                row.append(Value(published(entry)))
+        if "accuracy" in columns:
+            fused = own[columns.index("accuracy")]
+            width = f"{float(fused['low']):.1f} to {float(fused['high']):.1f}" if fused["low"] else DOES_NOT_APPLY
+            tests = [probability(float(fused[name]) if fused[name] else None) for name in ("p_seeds", "p_samples")]
+            row += map(Value, [width, *([fused["against"] or DOES_NOT_APPLY] if against else []), *tests])
+        rows.append(row)
+        notes += [f"{own[0]['row']}: {own[0]['empty']}"] if own[0]["empty"] else []
+    caption = f"Rule {rule}: {RULES[rule]}; test figures in %, mean +- standard deviation over seeds"
+    caption += f"; {samples} test samples" if samples else ""
+    return {"rule": rule, "caption": caption, "header": header, "rows": rows, "notes": notes}
+
+
+def measured(entry: dict[str, str]) -> str:
+    if not entry["mean"]:
+        return "no run" if entry["empty"] else DOES_NOT_APPLY
+    return f"{float(entry['mean']):.1f}" + (f" +- {float(entry['deviation']):.1f}" if entry["deviation"] else "")
+
+
+def published(entry: dict[str, str]) -> str:
+    if not entry["paper"]:
+        return DOES_NOT_APPLY
+    return f"{float(entry['paper']):.2f}" + (f" ({float(entry['difference']):+.1f})" if entry["difference"] else "")
+
+
+# --- Curves
+
+
+def settings(runs: dict[tuple[str, str, str], list[Path]]) -> list[dict]:
+    """{name, figures} of each setting that has epochs."""
+    return [
+        {"name": f"{method}, {tag}", "figures": figures(folders)}
+        for (_, method, tag), folders in runs.items()
+        if method != ENSEMBLE
+    ]
+
+
+def figures(folders: Sequence[Path]) -> list[dict]:
+    runs = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
+    seeds = [rows[: min(map(len, runs))] for rows in runs]
+    names = list(seeds[0][0]["fisher_trace"])
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    accuracy = [
+        curve("fused" if name == "accuracy" else name, colour, seeds, lambda row, name=name: 100 * row["test"][name])
+        for name, colour in ({"accuracy": FUSED} | colours).items()
+    ]
+    opened = {name: [open_share(rows, name) for rows in zip(*seeds, strict=True)] for name in names}
+    traces = [
+        curve(name, colour, seeds, lambda row, name=name: row["fisher_trace"][name], opened[name])
+        for name, colour in colours.items()
+    ]
+    described = f"Test accuracy in % over {len(seeds[0])} epochs, mean of {len(seeds)} seeds"
+    ends = ", ".join(f"{one.name} {one.mean[-1]:.1f}" for one in accuracy)
+    windows = "; ".join(f"{name}: {epochs_of(opened[name])}" for name in names)
+    return [
+        {
+            "picture": chart(accuracy, "test accuracy (%)", f"{described}; at the end {ends}."),
+            "caption": f"Test accuracy; {len(seeds)} seed(s).",
+            "key": [(one.name, one.colour) for one in accuracy],
+        },
+        {
+            "picture": chart(
+                traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True
+            ),
+            "caption": f"Fisher trace; shaded: prime learning window, stronger where open in more seeds ({windows}).",
+            "key": [(one.name, one.colour) for one in traces],
+        },
+        *pictures(folders),
+    ]
+
+
+def curve(
+    name: str, colour: str, seeds: Sequence[Sequence[dict]], read: Callable[[dict], float | None], opened=()
+) -> Curve:
+    """One curve of all seeds; an epoch in which one of them has no finite value is a gap."""
+    by_epoch = [[read(row) for row in rows] for rows in zip(*seeds, strict=True)]
+    ends = [None if None in values else (statistics.fmean(values), min(values), max(values)) for values in by_epoch]
+    return Curve(name, colour, *([None if end is None else end[k] for end in ends] for k in range(3)), open=opened)
+
+
+def open_share(rows: Sequence[dict], name: str) -> float:
+    return statistics.fmean(row["prime_window"][name] for row in rows)
+
+
+def epochs_of(shares: Sequence[float]) -> str:
+    """The epochs, from 1, in which the window was open in some seed: "1-3, 7", or "never"."""
+    epochs = [epoch for epoch, share in enumerate(shares, 1) if share]
+    stretches = [list(group) for _, group in groupby(epochs, key=lambda epoch: epoch - epochs.index(epoch))]
+    return ", ".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else str(s[0]) for s in stretches) or "never"
+
+
+def pictures(folders: Sequence[Path]) -> list[dict]:
+    """The t-SNE pictures of the first seed that has some, in the page itself."""
+    for folder in folders:
+        found = sorted(path for path in (folder / "figures").glob("tsne*") if path.suffix in KINDS)
+        if found:
+            return [
+                {
+                    "picture": Markup('<img alt="{}" src="data:{};base64,{}">').format(
+                        f"t-SNE of features, {path.stem}, {folder.name}",
+                        KINDS[path.suffix],
+                        base64.b64encode(path.read_bytes()).decode(),
+                    ),
+                    "caption": f"t-SNE: {path.stem}, {folder.name}.",
+                    "key": [],
+                }
+                for path in found
+            ]
+    return []
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunError as error:
+        stop(error)
