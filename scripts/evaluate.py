@@ -134,10 +134,10 @@ class Tested:
         fill = self.means() if condition.missing_fill == "mean" else None
         forward = missing(model, method.forward, present, fill, contribution)
         with self.precision():
-            figures = evaluate(model, forward, to_loader(data, method.args, self.own), self.device)
-        del figures["loss"]  # a method may scale its prediction's logits
+            found = evaluate(model, forward, to_loader(data, method.args, self.own), self.device)
+        figures = {name: found[name] for name in ("accuracy", "macro_f1", "majority", *model.modalities)}
         if contribution:
-            accuracy = {names: figures.pop(names) for names in subsets(model.modalities)}
+            accuracy = {names: found[names] for names in subsets(model.modalities)}
             figures |= {f"{{{', '.join(names)}}}": value for names, value in accuracy.items()}
             values = contributions(accuracy, model.modalities)
             figures |= {f"contribution {name}": value for name, value in values.items()}

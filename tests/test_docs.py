@@ -47,7 +47,7 @@ def test_the_readmes_own_loop_runs_as_printed(capsys):
 
 
 def test_every_file_that_the_documents_name_exists():
-    for document in ("README.md", "docs/METHODS.md", "docs/REPRODUCTION.md", "data/README.md"):
+    for document in ("README.md", "docs/METHODS.md", "docs/REPRODUCTION.md", "docs/ROBUSTNESS.md", "data/README.md"):
         text = (ROOT / document).read_text()
         linked = re.findall(r"\]\((?!http|#)([^)#]+)\)", text)
         named = re.findall(r"\b((?:scripts|docs|data|methods|models|utils|dataset)/[\w/]+\.(?:py|sh|md))", text)
@@ -59,12 +59,21 @@ def test_every_file_that_the_documents_name_exists():
 def test_every_command_of_the_readme_parses():
     from utils.args import parse
 
-    commands = re.findall(r"^python main\.py ([^#\n]*)", README, re.M)
+    robustness = (ROOT / "docs/ROBUSTNESS.md").read_text()
+    commands = re.findall(r"^python main\.py ([^#\n]*)", README + robustness, re.M)
     assert len(commands) >= 5
     for command in commands:
         words = command.split()
         if "--help" not in words:
             parse(words)
+
+
+def test_every_kind_of_noise_is_explained():
+    from dataset.corrupt import KINDS
+
+    rows = [line.split("|") for line in (ROOT / "docs/ROBUSTNESS.md").read_text().splitlines() if line.startswith("| ")]
+    explained = [kind for row in rows for kind in re.findall(r"`(\w+)`", row[2])]
+    assert explained == [name for kinds in KINDS.values() for name in kinds]
 
 
 def test_help_names_every_group_and_exits_well():
