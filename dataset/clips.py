@@ -3,6 +3,7 @@
 <root>/AudioWAV/<clip>.wav
 <root>/Image-{fps:02d}-FPS/<clip>/*.jpg
 <root>/train.csv, test.csv            rows `clip,label`, no header
+<root>/train_by_<group>.csv, test_by_<group>.csv      the same without a group in both, where clips have groups
 """
 
 from collections import defaultdict
@@ -56,6 +57,7 @@ class AudioVisualClips(Dataset):
     flip: ClassVar[bool] = True
     defaults: ClassVar[dict[str, object]]
     protocol: ClassVar[str]
+    group: ClassVar[str | None] = None  # whom --split keeps apart; the first field of a clip's name, before the _
     forms: ClassVar[dict[str, str]] = {"audio": "sound", "visual": "picture"}
     method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
 
@@ -154,6 +156,12 @@ class AudioVisualClips(Dataset):
             "--cache", choices=("none", "ram"), default="none",
             help="ram: decode every clip once, before training; the results are the same",
         )  # fmt: skip
+        if cls.group:
+            group.add_argument(
+                "--split", choices=(cls.group,),
+                help=f"{cls.group}: train_by_{cls.group}.csv and test_by_{cls.group}.csv, which have no {cls.group} in "
+                "common; without the flag train.csv and test.csv",
+            )  # fmt: skip
         group.add_argument("--fps", type=positive, help="which Image-<fps>-FPS folder to read")
         group.add_argument(
             "--frames", type=positive, help="frames per clip: random in training, evenly spaced in evaluation"
@@ -162,15 +170,43 @@ class AudioVisualClips(Dataset):
 
     @classmethod
     def read_splits(cls, args) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-        """The rows of the training and of the test split, each clip in one of them only."""
+        """The rows of the training and of the test split, each clip (by --split: each group) in one of them only."""
         root = Path(args.data_root)
         if not root.is_dir():
             raise DataError(f"{root} does not exist: prepare the data as data/README.md says, or set --data_root")
-        train, test = (read_split(path, cls.class_names(args)) for path in cls.split_files(args)[:2])
+        files, group = cls.split_files(args)[:2], cls.group_of(args)
+        if group and (absent := [file for file in files if not file.exists()]):
+            raise DataError(
+                f"--split {group}: {absent[0]} does not exist; prepare clips of several {group}s (data/README.md), "
+                "or leave the flag away"
+            )
+        train, test = (read_split(file, cls.class_names(args)) for file in files)
         check_disjoint(train, test, root)
+        if group:
+            check_groups(train, test, group, root)
         return train, test
 
     @classmethod
     def split_files(cls, args) -> list[Path]:
         """The files of the training and of the test split, then others that decide what the samples are."""
-        return [Path(args.data_root) / f"{name}.csv" for name in ("train", "test")]
+        group = cls.group_of(args)
+        return [
+            Path(args.data_root) / (f"{name}_by_{group}.csv" if group else f"{name}.csv") for name in ("train", "test")
+        ]
+
+    @staticmethod
+    def group_of(args) -> str | None:
+        """Whom the splits keep apart; checkpoints from before the flag have none."""
+        return getattr(args, "split", None)
+
+
+def check_groups(train: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], group: str, where: Path) -> None:
+    """Raises DataError when a group stands in both splits, or a clip's name does not say its group."""
+    if nameless := [clip for clip, _ in (*train, *test) if "_" not in clip]:
+        raise DataError(f"{where}: clip names must begin with the {group} and _, {list_names(nameless)}")
+    trained, tested = ({clip.split("_")[0] for clip, _ in rows} for rows in (train, test))
+    if both := sorted(trained & tested):
+        raise DataError(
+            f"{where}: {group}s in both train_by_{group}.csv and test_by_{group}.csv, {list_names(both)}; "
+            "prepare the data again"
+        )

@@ -9,6 +9,7 @@ class CREMAD(AudioVisualClips):
 
     classes = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
     audio = LogSpectrogram(sample_rate=22050, seconds=3.0, n_fft=512, hop=353)
+    group = "actor"
     protocol = "public code"
     defaults = dict(
         data_root="data/CREMAD", fps=3, frames=3, image_size=224, batch_size=64, epochs=50,

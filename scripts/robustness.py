@@ -113,14 +113,15 @@ def main(argv: list[str] | None = None) -> str:
 
 
 def read_sweep(word: str) -> tuple[str, tuple[str, ...]]:
-    """A corruption and its levels; a share that is hit stands after them and belongs to each."""
-    word, at, share = word.partition("@")
-    name, _, levels = word.rpartition(":")
-    if not name or not levels:
-        raise argparse.ArgumentTypeError(f"{word!r} is not NAME:LEVEL,LEVEL,...")
+    """A corruption and its levels, each once; a share that is hit stands after them and belongs to each."""
+    body, at, share = word.partition("@")
+    name, _, listed = body.rpartition(":")
+    levels = dict.fromkeys(level + at + share for level in listed.split(","))
     if name == "conflict":
-        return name, tuple(f"{probability(level):g}" for level in levels.split(","))
-    return name, tuple(level + at + share for level in levels.split(","))
+        levels = dict.fromkeys(f"{probability(level):g}" for level in levels)
+    elif ":" not in name or not all(levels):
+        raise argparse.ArgumentTypeError(f"{word!r} is not NAME:LEVEL,LEVEL,...")
+    return name, tuple(levels)
 
 
 def every_corruption(folder: Path, own: argparse.Namespace) -> dict[str, tuple[str, ...]]:

@@ -205,7 +205,8 @@ def test_the_table_by_hand():
     assert make_csv(rows[:1]).splitlines()[1] == "demo,joint,default,0,clean,clean,accuracy,0.9"
 
 
-def test_a_share_belongs_to_every_level():
+def test_a_share_belongs_to_every_level_and_a_level_counts_once():
+    assert robustness.read_sweep("audio:snr:5,0,5") == ("audio:snr", ("5", "0"))
     assert robustness.read_sweep("any:gaussian:1,5@0.5") == ("any:gaussian", ("1@0.5", "5@0.5"))
     condition = robustness.condition_of("any:gaussian", "5@0.5")
     assert condition == evaluate.Condition(noise=("any:gaussian:5@0.5",))
@@ -230,7 +231,9 @@ def test_a_folder_without_runs_is_refused(tmp_path):
         run(tmp_path)
 
 
-@pytest.mark.parametrize("word", ["conflict", "audio", "conflict:2", "audio:snr:"])
+@pytest.mark.parametrize(
+    "word", ["conflict", "audio", "conflict:2", "conflict:1@0.5", "audio:snr:", "clean:1", "audio:1"]
+)
 def test_a_word_without_levels_is_refused(results, word, capsys):
     with pytest.raises(SystemExit):
         run(results, "--corruptions", word)
