@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> dict:
     device = choose_device(args)
     method = make_method(args)
     record = Record(args)
+    record.check_data(checksums(args))
     with record.hold():
         if record.done:
             print(f"already done: {record.folder}")

@@ -16,6 +16,7 @@ from runs import flags, make_demo, train
 
 from dataset import DATASETS, checksums
 from utils.args import parse
+from utils.errors import RunError
 from utils.provenance import checksum, code, provenance
 
 CPU = torch.device("cpu")
@@ -101,6 +102,26 @@ def test_a_continuation_adds_its_own_entry(demo, tmp_path, monkeypatch):
     first, second = after.pop("provenance")
     assert [first] == before.pop("provenance") and after == before
     assert second["commit"] == "another" and "--resume" in second["command"] and "--resume" not in first["command"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_does_not_go_on_with_other_data(demo, tmp_path, finished):
+    folder = train(demo, tmp_path, "--method", "joint", "--epochs", "1")
+    if not finished:
+        (folder / "done").unlink()
+    held = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    other = tmp_path / "other"
+    shutil.copytree(demo, other)
+    train(other, tmp_path, "--method", "joint", "--epochs", "1", "--resume") if finished else None  # the same data
+    one, two = (other / name for name in ("train.csv", "test.csv"))
+    trained, tested = (path.read_text().splitlines(keepends=True) for path in (one, two))
+    one.write_text("".join([*trained[1:], tested[0]]))
+    two.write_text("".join([*tested[1:], trained[0]]))
+    with pytest.raises(RunError) as refused:
+        train(other, tmp_path, "--method", "joint", "--epochs", "1", "--resume")
+    message = str(refused.value)
+    assert "train.csv, test.csv" in message and str(demo) in message and str(other) in message and "--tag" in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == held
 
 
 def test_a_run_of_before_these_entries_goes_on(demo, tmp_path):

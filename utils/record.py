@@ -53,6 +53,23 @@ class Record:
         if (self.folder / "args.json").exists():
             self._check_same_setting()
 
+    def check_data(self, checksums: Mapping[str, str | None] | None) -> None:
+        """Compare the data on disk with those of the run that the folder holds, by `dataset.checksums`.
+
+        Raises:
+            RunError: if they are others: a test sample of the one may be a training sample of the other.
+        """
+        path = self.folder / "args.json"
+        before = read_json(path) if path.exists() else {}
+        for entry in before.get("provenance", []):
+            known = entry.get("data") or {}
+            changed = [name for name, found in (checksums or {}).items() if found and known.get(name, found) != found]
+            if changed:
+                raise RunError(
+                    f"{self.folder} holds a run on other data: {', '.join(changed)} of {self.args.data_root} are not "
+                    f"those of {before['data_root']}, which it has read; choose --tag, --out or the other --data_root"
+                )
+
     def create(self, provenance: dict) -> None:
         """Make the folder, unless a run to be resumed has made it; call it once the data are known to be good.
 
