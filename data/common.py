@@ -19,9 +19,10 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -30,6 +31,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.errors import InUseError, RunError  # noqa: E402  (the repository's root has just been put on the path)
+from utils.lock import Lock  # noqa: E402
 
 CLOCK = 1e-3  # s, the resolution of the containers' time stamps
 BLOCK = 4096  # bytes, what file systems allot at least
@@ -87,6 +93,18 @@ def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
     for number, image in enumerate(images, 1):
         _, jpg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         (folder / f"{number:05d}.jpg").write_bytes(jpg)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other preparations out of `out`, which is made. Raises PrepareError if a live one is at it; names that."""
+    try:
+        with Lock(out, ".lock"):
+            yield
+    except InUseError as error:
+        raise PrepareError(f"another preparation ({error.who}) is writing to {out}: wait for it") from error
+    except RunError as error:
+        raise PrepareError(str(error)) from error
 
 
 # --- Clips
@@ -281,7 +299,8 @@ def prepare(
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
     in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
     split without a group in both parts. beside: see `prepare_clips`.
-    Raises PrepareError before the work if the disk is too small, and after it for clips that failed.
+    Raises PrepareError before the work if another process is at this `out` or the disk is too small, and after it for
+    clips that failed.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -292,40 +311,42 @@ def prepare(
         for part, rows in zip(("train", "test"), parts, strict=True)
     }
     split_settings = {"seed": args.seed, "test_fraction": args.test_fraction, "lists": list_settings}
-    manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
-    failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
-    manifest["failed"] = failed
-    for name, reason in list(failed.items())[:SHOWN]:
-        print(f"failed: {name}: {reason}", file=sys.stderr)
-    if len(failed) > SHOWN:
-        print(f"... and {len(failed) - SHOWN} more, all in {args.out / 'manifest.json'}", file=sys.stderr)
-    if failed and not args.allow_missing:
+    with alone(args.out):
+        manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
+        failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
+        manifest["failed"] = failed
+        for name, reason in list(failed.items())[:SHOWN]:
+            print(f"failed: {name}: {reason}", file=sys.stderr)
+        if len(failed) > SHOWN:
+            print(f"... and {len(failed) - SHOWN} more, all in {args.out / 'manifest.json'}", file=sys.stderr)
+        if failed and not args.allow_missing:
+            _write_manifest(args.out, manifest)
+            found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
+            raise PrepareError(f"{found}. Repair them and run this again, or leave them out with --allow_missing")
+        good = [clip for clip in clips if clip.name not in failed]
+        if not good:
+            raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
+        splits = dict(given) or {"": split(good, args.test_fraction, args.seed)}
+        for suffix, parts in splits.items():
+            splits[suffix] = tuple([clip for clip in part if clip.name not in failed] for part in parts)
+            if empty := [part for part, rows in zip(("train", "test"), splits[suffix], strict=True) if not rows]:
+                raise PrepareError(f"no clip is left for {empty[0]}{suffix}.csv: complete the download")
+        if group and len({clip.group for clip in good}) > 1:
+            splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
+        elif group:
+            print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
+        manifest["split"], manifest["splits"] = split_settings, {}
+        for suffix, parts in splits.items():
+            for part, rows in zip(("train", "test"), parts, strict=True):
+                path, (text, digest) = args.out / f"{part}{suffix}.csv", split_text(rows)
+                write_atomic(path, text)
+                classes = dict(sorted(Counter(clip.label for clip in rows).items()))
+                manifest["splits"][path.name] = {"clips": len(rows), "classes": classes, "sha256": digest}
+                print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
         _write_manifest(args.out, manifest)
-        found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
-        raise PrepareError(f"{found}. Repair them and run this again, or leave them out with --allow_missing")
-    good = [clip for clip in clips if clip.name not in failed]
-    if not good:
-        raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
-    splits = dict(given) or {"": split(good, args.test_fraction, args.seed)}
-    for suffix, parts in splits.items():
-        splits[suffix] = tuple([clip for clip in part if clip.name not in failed] for part in parts)
-        if empty := [part for part, rows in zip(("train", "test"), splits[suffix], strict=True) if not rows]:
-            raise PrepareError(f"no clip is left for {empty[0]}{suffix}.csv: complete the download")
-    if group and len({clip.group for clip in good}) > 1:
-        splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
-    elif group:
-        print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
-    manifest["split"], manifest["splits"] = split_settings, {}
-    for suffix, parts in splits.items():
-        for part, rows in zip(("train", "test"), parts, strict=True):
-            path, (text, digest) = args.out / f"{part}{suffix}.csv", split_text(rows)
-            write_atomic(path, text)
-            classes = dict(sorted(Counter(clip.label for clip in rows).items()))
-            manifest["splits"][path.name] = {"clips": len(rows), "classes": classes, "sha256": digest}
-            print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
-    _write_manifest(args.out, manifest)
-    print(f"done: {len(good)} clips in {args.out}" + (f", {len(failed)} left out (manifest.json)" if failed else ""))
-    return next(iter(splits.values()))
+        left_out = f", {len(failed)} left out (manifest.json)" if failed else ""
+        print(f"done: {len(good)} clips in {args.out}{left_out}")
+        return next(iter(splits.values()))
 
 
 def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:

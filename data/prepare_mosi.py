@@ -269,6 +269,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise PrepareError(f"--split is for an .npz of utterance vectors; {args.raw} has its own parts")
     settings = {"file": args.raw.name, "sha256": checksum(args.raw), "split": args.split}
     settings["replace_inf"] = args.replace_inf
+    with common.alone(args.out):
+        prepare(args, settings, vectors)
+
+
+def prepare(args: argparse.Namespace, settings: dict, vectors: bool) -> None:
+    """Read, check and write, unless that has been done. vectors: the file is an .npz of utterance vectors."""
     if finished(args.out, settings):
         print(f"already there: {args.out / FILE}")
         return
@@ -278,7 +284,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     shapes = {name: dict(zip(("steps", "features"), raw["train"][name].shape[1:], strict=True)) for name in MODALITIES}
     arrays, report = repair(raw, args.replace_inf)
     common.check_space(args.out, sum(array.nbytes for array in arrays.values()), f"{FILE} needs {{}}")
-    args.out.mkdir(parents=True, exist_ok=True)
     manifest = {"settings": settings, "modalities": shapes, "parts": report, "unused": unused}
     # Before the data, so that a killed run is known as this one's.
     common.write_atomic(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")

@@ -14,6 +14,8 @@ import plain_pickle
 import prepare_mosi
 import pytest
 
+from utils.lock import Lock
+
 COUNTS = {"train": 8, "valid": 3, "test": 5}
 SCORES = [-3.0, 0.0, 1.2, -0.6, 3.0, 0.2, -1.0, 2.0]
 
@@ -483,6 +485,13 @@ def test_a_run_that_is_interrupted_goes_on_to_the_same_bytes(run, tmp_path, monk
     for name in ("series.npz", "manifest.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_second_preparation_leaves_the_folder_to_the_first(run, tmp_path):
+    with Lock(tmp_path / "out", ".lock"):
+        assert f"another preparation (process {os.getpid()} on " in refusal(run, multibench())
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert run(multibench())[0] == 0
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(run, tmp_path, monkeypatch):

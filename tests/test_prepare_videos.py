@@ -345,6 +345,28 @@ def test_a_killed_run_goes_on_and_gives_the_bytes_of_an_uninterrupted_one(clips,
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
+def test_a_second_preparation_of_the_same_folder_waits_for_the_living_first(clips, tmp_path, capfd):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    record(tmp_path / "long.mp4", [BLUE] * 600, tone(length=24))
+    for number in range(4):
+        folder = raw / ("train", "test")[number % 2] / "ab"[number // 2]
+        folder.mkdir(parents=True)
+        shutil.copy(tmp_path / "long.mp4", folder / f"{number}.mp4")
+    command = [sys.executable, "data/prepare_videos.py", "--raw", str(raw), "--fps", "25", "--workers", "1", "--out"]
+    with subprocess.Popen([*command, str(out)], cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE) as first:
+        while len(list(out.glob("Image-25-FPS/.*.part/*"))) < 50 and first.poll() is None:
+            time.sleep(0.002)
+        status, _, error = run(prepare_videos.main, capfd, raw=raw, out=out, fps=25)
+        assert first.poll() is None, "the first has ended before the second came"
+        assert status == 2 and f"another preparation (process {first.pid} on " in error and "wait for it" in error
+        assert len(error.splitlines()) == 1
+        first.communicate(timeout=300)
+    assert first.returncode == 0
+    assert [len(list(folder.iterdir())) for folder in sorted((out / "Image-25-FPS").iterdir())] == [600] * 4
+    status, told, _ = run(prepare_videos.main, capfd, raw=raw, out=out, fps=25)
+    assert status == 0 and "4 already there" in told and not list(out.glob(".*"))
+
+
 def test_a_disk_that_is_too_small_is_refused_before_the_work(clips, tmp_path, capfd, monkeypatch):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for number in range(12):

@@ -26,6 +26,7 @@ class InUseError(RunError):
     status = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
     def __init__(self, folder, who: str):
+        self.who = who
         super().__init__(f"{folder} is in use by {who}: wait for it, or choose --tag or --out")
 
 
