@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -231,13 +232,30 @@ def split(clips: Sequence[Clip], test_fraction: float, seed: int, by_group: bool
 
     splitter = GroupShuffleSplit if by_group else StratifiedShuffleSplit
     apart = {"groups": [clip.group for clip in clips]} if by_group else {"y": [clip.label for clip in clips]}
-    try:
-        train, test = next(splitter(1, test_size=test_fraction, random_state=seed).split(clips, **apart))
-    except ValueError as error:
-        raise PrepareError(
-            f"{len(clips)} clips cannot be split: {error} Change --test_fraction or add clips"
-        ) from error
+    train, test = next(splitter(1, test_size=test_fraction, random_state=seed).split(clips, **apart))
     return [clips[i] for i in sorted(train)], [clips[i] for i in sorted(test)]
+
+
+def check_split(clips: Sequence[Clip], test_fraction: float, by_group: bool = False) -> None:
+    """Raise PrepareError where `split` cannot give every class (by group: at least one group) to both parts."""
+    counts = Counter(clip.group if by_group else clip.label for clip in clips)
+    if single := sorted(name for name, count in counts.items() if count < 2 and not by_group):
+        raise PrepareError(
+            f"a seeded split needs two clips of every class, one to train on and one to test; there is one of "
+            f"{', '.join(single)}: add clips, remove the class, or name train and test yourself (data/README.md)"
+        )
+    total, least = (len(counts), 1) if by_group else (len(clips), len(counts))
+
+    def works(fraction: float) -> bool:
+        return least <= math.ceil(fraction * total) <= total - least  # as scikit-learn rounds
+
+    if not works(test_fraction):
+        fractions = [number / 1000 for number in range(1, 1000) if works(number / 1000)]
+        of = f"{total} groups" if by_group else f"{total} clips of {least} classes"
+        raise PrepareError(
+            f"--test_fraction {test_fraction} of {of} leaves no place for some of them in train or in test: "
+            f"choose one from {fractions[0]} to {fractions[-1]}"
+        )
 
 
 def split_text(clips: Iterable[Clip]) -> tuple[str, str]:
@@ -299,8 +317,8 @@ def prepare(
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
     in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
     split without a group in both parts. beside: see `prepare_clips`.
-    Raises PrepareError before the work if another process is at this `out` or the disk is too small, and after it for
-    clips that failed.
+    Raises PrepareError before the work if the splits are impossible, another process is at this `out` or the disk is
+    too small, and after it for clips that failed.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -311,6 +329,14 @@ def prepare(
         for part, rows in zip(("train", "test"), parts, strict=True)
     }
     split_settings = {"seed": args.seed, "test_fraction": args.test_fraction, "lists": list_settings}
+
+    def check_splits(clips: Sequence[Clip]) -> None:
+        if not given:
+            check_split(clips, args.test_fraction)
+        if group and len({clip.group for clip in clips}) > 1:
+            check_split(clips, args.test_fraction, by_group=True)
+
+    check_splits(clips)
     with alone(args.out):
         manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
         failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
@@ -326,6 +352,7 @@ def prepare(
         good = [clip for clip in clips if clip.name not in failed]
         if not good:
             raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
+        check_splits(good)
         splits = dict(given) or {"": split(good, args.test_fraction, args.seed)}
         for suffix, parts in splits.items():
             splits[suffix] = tuple([clip for clip in part if clip.name not in failed] for part in parts)

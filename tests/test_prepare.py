@@ -17,6 +17,7 @@ import prepare_cremad
 import pytest
 import soundfile
 from media import Media
+from sklearn.model_selection import StratifiedShuffleSplit
 
 ROOT = Path(__file__).parents[1]
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # BGR
@@ -153,6 +154,47 @@ def test_splits_are_stratified_seeded_and_beside_them_actor_disjoint(tmp_path, f
     for by_group in (False, True):
         again = [common.split(clips, 0.2, seed, by_group) for seed in (0, 0, 1, 2, 3)]
         assert again[0] == again[1] and any(other != again[0] for other in again[2:])
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (2, 9), (7, 8, 5), (2,) * 12, (3, 40)])
+def test_the_fractions_that_are_offered_are_all_that_split(counts):
+    clips = [common.Clip(f"{label}{i}", str(label), "", ()) for label, n in enumerate(counts) for i in range(n)]
+    able = []
+    for fraction in (number / 1000 for number in range(1, 1000)):
+        try:
+            next(StratifiedShuffleSplit(1, test_size=fraction, random_state=0).split(clips, [c.label for c in clips]))
+            able.append(fraction)
+        except ValueError:
+            with pytest.raises(common.PrepareError, match="choose one from") as refused:
+                common.check_split(clips, fraction)
+            assert f"--test_fraction {fraction} of {sum(counts)} clips of {len(counts)} classes" in str(refused.value)
+    assert str(refused.value).endswith(f"choose one from {able[0]} to {able[-1]}")
+    for fraction in able:
+        common.check_split(clips, fraction)
+
+
+def test_an_impossible_split_is_refused_before_the_work(tmp_path, flv, capfd):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make_cremad(raw, flv)
+    flags = dict(raw=raw, out=out)
+    status, told, error = run(prepare_cremad.main, capfd, **flags, test_fraction=0.1)
+    assert status == 2 and "choose one from 0.417 to 0.5" in error and "to do" not in told and not out.exists()
+    status, _, error = run(prepare_cremad.main, capfd, **flags, test_fraction=0.6)
+    assert status == 2 and "choose one from 0.417 to 0.5" in error
+    for name in ("1001_DFA_SAD_XX", "1001_DFA_HAP_XX"):
+        (raw / "AudioWAV" / f"{name}.wav").unlink()
+        (raw / "VideoFlash" / f"{name}.flv").unlink()
+    status, told, error = run(prepare_cremad.main, capfd, **flags, test_fraction=0.5)
+    assert status == 2 and "there is one of HAP, SAD: add clips" in error and "to do" not in told
+    assert len(error.splitlines()) == 1 and not out.exists()
+    # With lists the seeded split is that of actors alone.
+    rest = [path.stem for path in sorted((raw / "AudioWAV").iterdir())]
+    for part, names in (("train", rest[1:]), ("test", rest[:1])):
+        (tmp_path / f"{part}.csv").write_text("".join(f"{name},{name.split('_')[2]}\n" for name in names))
+    lists = {f"{part}_csv": tmp_path / f"{part}.csv" for part in ("train", "test")}
+    status, told, error = run(prepare_cremad.main, capfd, **flags, **lists, test_fraction=0.9)
+    assert status == 2 and "of 2 groups" in error and "from 0.001 to 0.5" in error and "to do" not in told
+    assert run(prepare_cremad.main, capfd, **flags, **lists, test_fraction=0.5)[0] == 0
 
 
 def test_published_lists_are_kept_as_they_are(cremad, capfd, tmp_path):
