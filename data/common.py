@@ -318,7 +318,7 @@ def prepare(
     in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
     split without a group in both parts. beside: see `prepare_clips`.
     Raises PrepareError before the work if the splits are impossible, another process is at this `out` or the disk is
-    too small, and after it for clips that failed.
+    too small, and after it for clips that failed and for splits that would change.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -362,14 +362,24 @@ def prepare(
             splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
         elif group:
             print(f"no train_by_{group}.csv: a {group}-disjoint split is impossible with one {group} ({good[0].group})")
+        files = {
+            args.out / f"{part}{suffix}.csv": rows
+            for suffix, parts in splits.items()
+            for part, rows in zip(("train", "test"), parts, strict=True)
+        }
+        kept = [path for path in files if path.exists()]
+        changed = [path.name for path in kept if path.read_bytes() != split_text(files[path])[0].encode()]
+        if changed and not args.resplit:
+            _write_manifest(args.out, manifest)
+            found = f"other clips are good now than when {', '.join(changed)} in {args.out} were made"
+            raise PrepareError(f"{found}: replace the splits with --resplit (the clips are kept)")
         manifest["split"], manifest["splits"] = split_settings, {}
-        for suffix, parts in splits.items():
-            for part, rows in zip(("train", "test"), parts, strict=True):
-                path, (text, digest) = args.out / f"{part}{suffix}.csv", split_text(rows)
-                write_atomic(path, text)
-                classes = dict(sorted(Counter(clip.label for clip in rows).items()))
-                manifest["splits"][path.name] = {"clips": len(rows), "classes": classes, "sha256": digest}
-                print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
+        for path, rows in files.items():
+            text, digest = split_text(rows)
+            write_atomic(path, text)
+            classes = dict(sorted(Counter(clip.label for clip in rows).items()))
+            manifest["splits"][path.name] = {"clips": len(rows), "classes": classes, "sha256": digest}
+            print(f"{path}: {len(rows)} clips; " + ", ".join(f"{label} {n}" for label, n in classes.items()))
         _write_manifest(args.out, manifest)
         left_out = f", {len(failed)} left out (manifest.json)" if failed else ""
         print(f"done: {len(good)} clips in {args.out}{left_out}")

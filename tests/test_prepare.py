@@ -275,6 +275,28 @@ def test_clips_that_do_not_decode_are_named_with_the_reason(tmp_path, flv, capfd
     assert listed == {path.name for path in (out / "Image-03-FPS").iterdir()} and names[0] in listed
 
 
+def test_a_repaired_clip_changes_the_splits_only_on_demand(cremad, capfd):
+    raw, out, names = cremad
+    video = raw / "VideoFlash" / f"{names[0]}.flv"
+    whole = video.read_bytes()
+    video.write_bytes(b"")
+    flags = dict(raw=raw, out=out, fps=1, test_fraction=0.5, allow_missing=True)
+    assert run(prepare_cremad.main, capfd, **flags | {"raw": raw})[0] == 2  # FEA or another class has one clip left
+    shutil.copy(video.with_name(f"{names[1]}.flv"), raw / "VideoFlash" / f"{names[0][:-2]}HI.flv")
+    shutil.copy(raw / "AudioWAV" / f"{names[0]}.wav", raw / "AudioWAV" / f"{names[0][:-2]}HI.wav")
+    assert run(prepare_cremad.main, capfd, **flags)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    assert not any(names[0] in text.decode() for text in before.values())
+    video.write_bytes(whole)
+    status, _, error = run(prepare_cremad.main, capfd, **flags)
+    assert status == 2 and "--resplit" in error and "train.csv" in error and len(error.splitlines()) <= 3
+    assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == before
+    assert (out / "Image-01-FPS" / names[0]).is_dir()
+    status, told, _ = run(prepare_cremad.main, capfd, **flags, resplit=True)
+    assert status == 0 and "13 already there" in told
+    assert names[0] in {name for name, _ in rows(out / "train.csv") + rows(out / "test.csv")}
+
+
 def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
     raw, out, whole = tmp_path / "raw", tmp_path / "killed", tmp_path / "whole"
     big = tmp_path / "big.flv"
