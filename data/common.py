@@ -341,17 +341,18 @@ def prepare(
         manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
         failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
         manifest["failed"] = failed
+        _write_manifest(args.out, manifest)
         for name, reason in list(failed.items())[:SHOWN]:
             print(f"failed: {name}: {reason}", file=sys.stderr)
         if len(failed) > SHOWN:
             print(f"... and {len(failed) - SHOWN} more, all in {args.out / 'manifest.json'}", file=sys.stderr)
-        if failed and not args.allow_missing:
-            _write_manifest(args.out, manifest)
-            found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
-            raise PrepareError(f"{found}. Repair them and run this again, or leave them out with --allow_missing")
         good = [clip for clip in clips if clip.name not in failed]
         if not good:
-            raise PrepareError(f"none of the {len(clips)} clips could be prepared (reasons above)")
+            found = f"none of the {len(clips)} clips could be prepared (reasons above)"
+            raise PrepareError(f"{found}: put the download or the flags right and run this again")
+        if failed and not args.allow_missing:
+            found = f"{len(failed)} of {len(clips)} clips could not be prepared (named above); all others are done"
+            raise PrepareError(f"{found}. Repair them and run this again, or leave them out with --allow_missing")
         check_splits(good)
         splits = dict(given) or {"": split(good, args.test_fraction, args.seed)}
         for suffix, parts in splits.items():
@@ -370,7 +371,6 @@ def prepare(
         kept = [path for path in files if path.exists()]
         changed = [path.name for path in kept if path.read_bytes() != split_text(files[path])[0].encode()]
         if changed and not args.resplit:
-            _write_manifest(args.out, manifest)
             found = f"other clips are good now than when {', '.join(changed)} in {args.out} were made"
             raise PrepareError(f"{found}: replace the splits with --resplit (the clips are kept)")
         manifest["split"], manifest["splits"] = split_settings, {}
@@ -387,20 +387,23 @@ def prepare(
 
 
 def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:
-    """The manifest of `out`, new or of an earlier run that agrees with this one; raises PrepareError if it does not."""
+    """The manifest of `out`: that of an earlier run that agrees with this one, or new where nothing is prepared yet.
+
+    Raises PrepareError if `out` holds what this run must not go on with.
+    """
     path = out / "manifest.json"
-    if not path.is_file():
-        if any(out.glob("[!.]*")):
-            raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+    manifest = None
+    if path.is_file():
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
+    elif any(out.glob("[!.]*")):
+        raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
+    if manifest is None or (manifest["settings"] != settings and not any(out.glob("*/[!.]*"))):
         # Written before the first clip, so that a killed run cannot be continued with other settings.
         manifest = {"settings": settings, "split": split_settings, "failed": {}, "splits": {}}
         _write_manifest(out, manifest)
-        return manifest
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
     if manifest["settings"] != settings:
         raise PrepareError(f"{out} was prepared with {manifest['settings']}, not {settings}: choose another --out")
     if manifest["splits"] and manifest["split"] != split_settings and not resplit:

@@ -200,6 +200,25 @@ def test_a_report_of_thousands_prints_twenty(tmp_path, capfd):
     assert len(manifest(tmp_path / "out")["failed"]) == 30
 
 
+def test_a_run_that_prepared_nothing_binds_nothing(clips, tmp_path, capfd):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(4):
+        folder = raw / ("train", "test")[number % 2] / "ab"[number // 2]
+        folder.mkdir(parents=True)
+        shutil.copy(clips / "clip.mp4", folder / f"{number}.mp4")
+    for flags in ({}, {"allow_missing": True}):
+        status, _, error = run(prepare_videos.main, capfd, raw=raw, out=out, min_frames=9, **flags)
+        assert (
+            status == 2
+            and error.splitlines()[-1].startswith("error: none of the 4 clips")
+            and len(manifest(out)["failed"]) == 4
+        )
+    assert run(prepare_videos.main, capfd, raw=raw, out=out, size=24)[0] == 0
+    assert manifest(out)["settings"] == {"dataset": "folder", "sample_rate": 16000, "size": 24, "min_frames": 3}
+    status, _, error = run(prepare_videos.main, capfd, raw=raw, out=out)
+    assert status == 2 and "choose another --out" in error and manifest(out)["settings"]["size"] == 24
+
+
 # Layouts
 
 
