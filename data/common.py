@@ -7,6 +7,7 @@ Prepared layout, the same for every data set:
     <out>/train.csv, test.csv                               rows `clip,label`, no header
     <out>/train_by_<group>.csv, test_by_<group>.csv         no group (actor, speaker) in both parts, where there is one
     <out>/manifest.json                                     settings, counts, failures, sha256 of the split files
+    <out>/sources.json                                      size and time of the raw files that each clip is made from
 """
 
 import argparse
@@ -113,6 +114,37 @@ def alone(out: Path) -> Iterator[None]:
 # Clip, what to write beside the frames (a file, or an existing empty folder), existing empty folder for the frames.
 Work = Callable[[Clip, Path, Path], None]
 SOUND = "AudioWAV/{}.wav"
+
+
+def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:
+    """Note the size and the time of the raw files of all clips, before the work; remove the clips made from others.
+
+    Raises PrepareError for those, unless `redo`. A clip whose raw file is gone is taken for the one that it was.
+    """
+    path = out / "sources.json"
+    known = _read_json(path) or {}
+    found = {clip.name: [source.stat() for source in clip.sources if source.is_file()] for clip in clips}
+    now = {
+        clip.name: [[info.st_size, int(info.st_mtime)] for info in found[clip.name]]
+        for clip in clips
+        if len(found[clip.name]) == len(clip.sources)
+    }
+    folders = list(out.glob("*-FPS"))
+    made = {
+        name: [part for part in (out / SOUND.format(name), *(folder / name for folder in folders)) if part.exists()]
+        for name, stamps in now.items()
+        if known.get(name, stamps) != stamps
+    }
+    if changed := [name for name, paths in made.items() if paths]:
+        which = f"{len(changed)} clips in {out} were made from other files than there are now, {changed[0]} among them"
+        if not redo:
+            raise PrepareError(f"{which}: choose another --out, or make them again with --redo")
+        print(f"{which}: made again, and removed at all rates")
+        for name in changed:
+            for part in made[name]:
+                _remove(part)
+    if (both := known | now) != known:
+        write_atomic(path, json.dumps(both, sort_keys=True) + "\n")
 
 
 def prepare_clips(
@@ -288,6 +320,7 @@ def common_parser(description: str, out: str, fps: int, test_fraction: float | N
         parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--allow_missing", action="store_true", help="leave clips that do not decode out of the splits")
+    parser.add_argument("--redo", action="store_true", help="make clips again, at all rates, whose raw files changed")
     parser.add_argument("--resplit", action="store_true", help="replace existing splits that were made otherwise")
     return parser
 
@@ -317,8 +350,8 @@ def prepare(
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
     in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
     split without a group in both parts. beside: see `prepare_clips`.
-    Raises PrepareError before the work if the splits are impossible, another process is at this `out` or the disk is
-    too small, and after it for clips that failed and for splits that would change.
+    Raises PrepareError before the work if the splits are impossible, another process is at this `out`, clips in it were
+    made from other files or the disk is too small, and after it for clips that failed and for splits that would change.
     """
     if not clips:
         raise PrepareError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -339,6 +372,7 @@ def prepare(
     check_splits(clips)
     with alone(args.out):
         manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
+        check_sources(clips, args.out, args.redo)
         failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
         manifest["failed"] = failed
         _write_manifest(args.out, manifest)
@@ -392,13 +426,8 @@ def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: boo
     Raises PrepareError if `out` holds what this run must not go on with.
     """
     path = out / "manifest.json"
-    manifest = None
-    if path.is_file():
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
-    elif any(out.glob("[!.]*")):
+    manifest = _read_json(path)
+    if manifest is None and any(out.glob("[!.]*")):
         raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
     if manifest is None or (manifest["settings"] != settings and not any(out.glob("*/[!.]*"))):
         # Written before the first clip, so that a killed run cannot be continued with other settings.
@@ -410,6 +439,14 @@ def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: boo
         found = f"the splits in {out} were made with {manifest['split']}, not {split_settings}"
         raise PrepareError(f"{found}: repeat those flags, or replace the splits with --resplit (the clips are kept)")
     return manifest
+
+
+def _read_json(path: Path) -> dict | None:
+    """What a file of an earlier run holds, None if there is none. Raises PrepareError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
 
 
 def _write_manifest(out: Path, manifest: dict) -> None:

@@ -1,6 +1,7 @@
 """The preparation of CREMA-D, and what all scripts share, on real codecs: timing, content, restart, faults, splits."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -297,6 +298,31 @@ def test_a_repaired_clip_changes_the_splits_only_on_demand(cremad, capfd):
     assert names[0] in {name for name, _ in rows(out / "train.csv") + rows(out / "test.csv")}
 
 
+def test_clips_of_other_raw_files_are_not_taken_for_those_that_are_there(cremad, capfd, tmp_path):
+    raw, out, names = cremad
+    flags = dict(out=out, test_fraction=0.5)
+    for fps in (3, 5):
+        assert run(prepare_cremad.main, capfd, raw=raw, fps=fps, **flags)[0] == 0
+    other = shutil.copytree(raw, tmp_path / "other")  # the same files elsewhere, with their times
+    status, told, _ = run(prepare_cremad.main, capfd, raw=other, fps=3, **flags)
+    assert status == 0 and "12 already there" in told
+    write_video(other / "VideoFlash" / f"{names[3]}.flv", "flv", 30, [RED] * 60)
+    os.utime(other / "AudioWAV" / f"{names[5]}.wav", (0, 0))
+    (other / "AudioWAV" / f"{names[7]}.wav").unlink()  # gone, but its clip is there
+    before = tree(out)
+    status, _, error = run(prepare_cremad.main, capfd, raw=other, fps=3, **flags)
+    assert status == 2 and f"2 clips in {out} were made from other files" in error and "--redo" in error
+    assert names[3] in error and len(error.splitlines()) == 1 and tree(out) == before
+    status, told, _ = run(prepare_cremad.main, capfd, raw=other, fps=3, redo=True, **flags)
+    assert status == 0 and "made again" in told and "10 already there, 2 to do" in told
+    assert colours(out / "Image-03-FPS" / names[3]) == list("RRRRRR") and not (out / "Image-05-FPS" / names[3]).exists()
+    assert {path for path, held in tree(out).items() if before.get(path) != held} == {
+        "manifest.json", "sources.json", *(f"Image-03-FPS/{names[3]}/{i:05d}.jpg" for i in range(1, 7)),
+    }  # fmt: skip
+    status, told, _ = run(prepare_cremad.main, capfd, raw=other, fps=3, **flags)
+    assert status == 0 and "12 already there" in told
+
+
 def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
     raw, out, whole = tmp_path / "raw", tmp_path / "killed", tmp_path / "whole"
     big = tmp_path / "big.flv"
@@ -327,7 +353,7 @@ def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
         done = subprocess.run([*command, str(target)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "clip/s" in done.stderr
-    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 75 + 5
+    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 75 + 6
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
