@@ -148,11 +148,12 @@ def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:
 
 
 def prepare_clips(
-    clips: Sequence[Clip], work: Work, out: Path, fps: int, workers: int, beside: str = SOUND
+    clips: Sequence[Clip], work: Work, out: Path, fps: int, workers: int, beside: str = SOUND, min_frames: int = 1
 ) -> dict[str, str]:
     """Run `work` for each clip that is not finished yet and return {clip: reason} of those that failed.
 
-    A clip appears under its name only when it is complete; what a killed run left half-written is removed first.
+    A clip appears under its name only when it is complete; what a killed run left half-written is removed first. One
+    of fewer than `min_frames` frames fails.
     beside: what belongs to the frames of clip {}, under `out`: a file, or without a suffix a folder.
     """
     pictures = out / f"Image-{fps:02d}-FPS"
@@ -160,9 +161,14 @@ def prepare_clips(
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob(".*.part"):
             _remove(part)
-    todo = [c for c in clips if not ((out / beside.format(c.name)).exists() and (pictures / c.name).is_dir())]
+
+    def finished(name: str) -> bool:
+        folder = pictures / name
+        return (out / beside.format(name)).exists() and folder.is_dir() and len(os.listdir(folder)) >= min_frames
+
+    todo = [clip for clip in clips if not finished(clip.name)]
     print(f"{pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
-    one = partial(_prepare_clip, work, out / beside, pictures)
+    one = partial(_prepare_clip, work, out / beside, pictures, fps, min_frames)
     results: dict[str, str | None] = {}
     # Spread over the list, since neighbours are alike.
     step = -(-len(todo) // PROBES) or 1
@@ -219,7 +225,7 @@ def in_units(size: float) -> str:
     return f"{size / 1000**unit:.3g} {('B', 'kB', 'MB', 'GB')[unit]}"
 
 
-def _prepare_clip(work: Work, beside: Path, pictures: Path, clip: Clip) -> str | None:
+def _prepare_clip(work: Work, beside: Path, pictures: Path, fps: int, min_frames: int, clip: Clip) -> str | None:
     second, folder = beside.with_name(beside.name.format(clip.name)), pictures / clip.name
     second_part, folder_part = second.with_name(f".{second.name}.part"), pictures / f".{clip.name}.part"
     folder_part.mkdir()
@@ -227,6 +233,8 @@ def _prepare_clip(work: Work, beside: Path, pictures: Path, clip: Clip) -> str |
         second_part.mkdir()
     try:
         work(clip, second_part, folder_part)
+        if (count := len(os.listdir(folder_part))) < min_frames:
+            raise ClipError(f"gives {count} frames at --fps {fps} and needs --min_frames {min_frames}")
     except ClipError as error:
         _remove(second_part)
         _remove(folder_part)
@@ -307,12 +315,16 @@ def write_atomic(path: Path, text: str) -> None:
 # --- The run
 
 
-def common_parser(description: str, out: str, fps: int, test_fraction: float | None = None) -> argparse.ArgumentParser:
+def common_parser(
+    description: str, out: str, fps: int, test_fraction: float | None = None, min_frames: int | None = 1
+) -> argparse.ArgumentParser:
     """The flags of all scripts; those of a seeded split only with the `test_fraction` of one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--raw", type=Path, required=True, help="folder of the download")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder to write")
     parser.add_argument("--fps", type=int, default=fps, help="frames per second to keep; each rate has its own folder")
+    unset = "" if min_frames else "; None: training's 3, or --fps if that is less"
+    parser.add_argument("--min_frames", type=int, default=min_frames, help=f"a clip that gives fewer fails{unset}")
     if test_fraction is None:
         parser.set_defaults(test_fraction=None, seed=None)
     else:
@@ -327,7 +339,7 @@ def common_parser(description: str, out: str, fps: int, test_fraction: float | N
 
 def check_args(args: argparse.Namespace) -> None:
     """Raise PrepareError for a flag out of range or a raw folder that is not there."""
-    for name in ("fps", "workers"):
+    for name in ("fps", "workers", "min_frames"):
         if getattr(args, name) < 1:
             raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
     if args.test_fraction is not None and not 0 < args.test_fraction < 1:
@@ -373,7 +385,7 @@ def prepare(
     with alone(args.out):
         manifest = _open_manifest(args.out, settings, split_settings, args.resplit)
         check_sources(clips, args.out, args.redo)
-        failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside)
+        failed = prepare_clips(clips, work, args.out, args.fps, args.workers, beside, args.min_frames)
         manifest["failed"] = failed
         _write_manifest(args.out, manifest)
         for name, reason in list(failed.items())[:SHOWN]:

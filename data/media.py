@@ -153,11 +153,8 @@ def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int, min_frames: int) -> None:
+def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int) -> None:
     """The whole video as sound and frames: the `Work` of sets whose clips are whole files."""
     with Media(clip.sources[0], sample_rate) as media:
         write_frames(folder, (shrink(image, size) for image in media.shown(fps)))
-        if (count := len(list(folder.iterdir()))) < min_frames:
-            reason = f"gives {count} frames at --fps {fps} ({media.end:.2f} s), fewer than --min_frames {min_frames}"
-            raise ClipError(f"{media.path.name} {reason}")
         write_wave(wave, media.sound(), sample_rate)

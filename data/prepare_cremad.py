@@ -101,10 +101,12 @@ def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/CREMAD", fps=3, test_fraction=0.1)
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/CREMAD", fps=3, test_fraction=0.1, min_frames=None)
     parser.add_argument("--train_csv", type=Path, help="published list of training clips")
     parser.add_argument("--test_csv", type=Path, help="published list of test clips")
     args = parser.parse_args(argv)
+    if args.min_frames is None:
+        args.min_frames = min(3, args.fps)  # the recipes of 1 frame a second train on one
     common.check_args(args)
     if (args.train_csv is None) != (args.test_csv is None):
         raise PrepareError("--train_csv and --test_csv belong together: give both or neither")

@@ -156,7 +156,7 @@ def check_splits(train: Sequence[Clip], test: Sequence[Clip], allow_missing: boo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/KineticsSounds", fps=1)
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/KineticsSounds", fps=1, min_frames=3)
     add_media_args(parser, size=256)
     parser.add_argument("--train_folder", default="train", help="folder of the training clips in --raw")
     parser.add_argument("--test_folder", default="val", help="folder of the test clips in --raw")
@@ -179,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_splits(*lists, args.allow_missing)
     clips = sorted([clip for part in lists for clip in part], key=lambda clip: clip.name)
     work = partial(prepare_clip, fps=args.fps, **recipe)
-    common.prepare(args, clips, work, {"dataset": "Kinetics-Sounds", **recipe}, lists=lists)
+    settings = {"dataset": "Kinetics-Sounds", **recipe, "min_frames": args.min_frames}
+    common.prepare(args, clips, work, settings, lists=lists)
 
 
 if __name__ == "__main__":

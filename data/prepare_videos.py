@@ -119,7 +119,7 @@ def check_unique(clips: Sequence[Clip]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/folder", fps=1, test_fraction=0.2)
+    parser = common.common_parser(__doc__.splitlines()[0], out="data/folder", fps=1, test_fraction=0.2, min_frames=3)
     add_media_args(parser)
     parser.add_argument("--list", type=Path, help="CSV of `path,label,split` or `path,label`, in place of the folders")
     parser.add_argument("--val", choices=("train", "test", "none"), help="what a val split beside train and test is")
@@ -133,9 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(labels := {clip.label for clip in clips}) == 1:
         raise PrepareError(f"all clips are of one class, {labels.pop()}: is {args.raw} the folder above the classes?")
     work = partial(prepare_clip, fps=args.fps, **recipe)
-    parts = common.prepare(
-        args, sorted(clips, key=lambda clip: clip.name), work, {"dataset": "folder", **recipe}, lists=lists
-    )
+    settings = {"dataset": "folder", **recipe, "min_frames": args.min_frames}
+    parts = common.prepare(args, sorted(clips, key=lambda clip: clip.name), work, settings, lists=lists)
     classes = sorted({clip.label for part in parts for clip in part})
     if untrained := sorted(set(classes) - {clip.label for clip in parts[0]}):
         print(f"without a training clip, so that no method can find them: {', '.join(untrained)}")
@@ -147,15 +146,14 @@ def add_media_args(parser, size: int = 0) -> None:
     parser.add_argument(
         "--size", type=int, default=size, help="most pixels of the frames' shorter side; 0: as they are"
     )
-    parser.add_argument("--min_frames", type=int, default=3, help="a clip that gives fewer fails; training takes 3")
 
 
 def media_recipe(args) -> dict[str, int]:
     """What those flags say, for `media.prepare_clip`. Raises PrepareError for one out of range."""
-    for name, least in {"sample_rate": 1000, "size": 0, "min_frames": 1}.items():
+    for name, least in {"sample_rate": 1000, "size": 0}.items():
         if getattr(args, name) < least:
             raise PrepareError(f"--{name} {getattr(args, name)}: must be at least {least}")
-    return {name: getattr(args, name) for name in ("sample_rate", "size", "min_frames")}
+    return {name: getattr(args, name) for name in ("sample_rate", "size")}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dataset.audio import Filterbank, LogSpectrogram, wave_fault
 from dataset.base import check_disjoint, list_names, read_split
 from dataset.corrupt import Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, random_frames
+from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames
 from models.encoders import ConvNet, ResNet18
 from utils.errors import DataError
 from utils.numbers import positive
@@ -92,7 +92,7 @@ class AudioVisualClips(Dataset):
                     faults[f"empty frame files in {folder}"].append(clip)
         if faults:
             found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
-            raise DataError(f"{self.__class__.__name__} is not complete: {found}. Prepare these again (data/README.md)")
+            raise DataError(f"{self.__class__.__name__} is not complete: {found}. {mend(self.wanted)}")
         self.kept_sounds: list[Tensor] = []
         self.kept_pictures: list[list[Image.Image]] = []
         if args.cache == "ram":

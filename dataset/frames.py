@@ -32,6 +32,12 @@ def even_frames(available: int, wanted: int) -> list[int]:
     return [(2 * part + 1) * available // (2 * wanted) for part in range(wanted)]
 
 
+def mend(wanted: int) -> str:
+    """What to do about clips whose files are missing or too few."""
+    leave_out = f"--min_frames {wanted} --allow_missing, which leaves them out"
+    return f"Prepare these again (data/README.md); clips that are too short: a smaller --frames here, or {leave_out}"
+
+
 @dataclass(frozen=True)
 class FrameTransform:
     """Pictures of one clip -> (T, 3, size, size) float32, ImageNet mean and standard deviation.

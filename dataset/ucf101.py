@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from dataset.base import check_disjoint, list_names, read_split
 from dataset.clips import naming
 from dataset.corrupt import Corrupt, Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, random_frames
+from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames
 from models.encoders import ConvNet, ResNet18
 from utils.errors import DataError
 from utils.numbers import positive
@@ -78,7 +78,7 @@ class UCF101(Dataset):
                 faults["not as many pictures as flows"].append(clip)
         if faults:
             found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
-            raise DataError(f"UCF101 is not complete: {found}. Prepare these again (data/README.md)")
+            raise DataError(f"UCF101 is not complete: {found}. {mend(self.wanted)}")
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -177,6 +177,7 @@ def test_a_missing_data_root(tmp_path):
 
 def test_more_frames_wanted_than_there_are(root):
     assert "fewer than --frames 4" in (message := fault(root, "--frames", "4")) and "12: clip00 (3)" in message
+    assert "a smaller --frames" in message and "--min_frames 4 --allow_missing" in message
 
 
 def undecodable(root):

@@ -290,7 +290,7 @@ def test_a_repaired_clip_changes_the_splits_only_on_demand(cremad, capfd):
     assert not any(names[0] in text.decode() for text in before.values())
     video.write_bytes(whole)
     status, _, error = run(prepare_cremad.main, capfd, **flags)
-    assert status == 2 and "--resplit" in error and "train.csv" in error and len(error.splitlines()) <= 3
+    assert status == 2 and "--resplit" in error and "other clips are good now than when train.csv" in error
     assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == before
     assert (out / "Image-01-FPS" / names[0]).is_dir()
     status, told, _ = run(prepare_cremad.main, capfd, **flags, resplit=True)
@@ -321,6 +321,23 @@ def test_clips_of_other_raw_files_are_not_taken_for_those_that_are_there(cremad,
     }  # fmt: skip
     status, told, _ = run(prepare_cremad.main, capfd, raw=other, fps=3, **flags)
     assert status == 0 and "12 already there" in told
+
+
+def test_a_clip_of_too_few_frames_fails_in_the_preparation_and_not_in_training(tmp_path, flv, capfd):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    names = make_cremad(raw, flv, actors=4)
+    write_video(raw / "VideoFlash" / f"{names[0]}.flv", "flv", 30, [BLUE] * 15)  # 0.5 s: two frames at 3 a second
+    flags = dict(raw=raw, out=out, test_fraction=0.4)
+    assert run(prepare_cremad.main, capfd, **flags, fps=1)[0] == 0  # the recipes of one frame take it
+    assert run(prepare_cremad.main, capfd, **flags, min_frames=2)[0] == 0  # and here it is finished, for less
+    status, _, error = run(prepare_cremad.main, capfd, **flags)
+    assert status == 2 and "1 of 24 clips" in error and "--allow_missing" in error
+    assert f"failed: {names[0]}: gives 2 frames at --fps 3 and needs --min_frames 3" in error.splitlines()
+    assert run(prepare_cremad.main, capfd, **flags, allow_missing=True, resplit=True)[0] == 0
+    listed = [name for name, _ in rows(out / "train.csv") + rows(out / "test.csv")]
+    assert len(listed) == 23 and names[0] not in listed and list(manifest(out)["failed"]) == [names[0]]
+    status, _, error = run(prepare_cremad.main, capfd, **flags, min_frames=0)
+    assert status == 2 and "--min_frames 0: must be at least 1" in error
 
 
 def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):

@@ -91,7 +91,7 @@ def read_csv(path):
 def test_rate_of_the_sound_and_size_of_the_pictures(clips, tmp_path):
     (tmp_path / "frames").mkdir()
     clip = common.Clip("x", "a", "", (clips / "clip.mp4",))
-    media.prepare_clip(clip, tmp_path / "x.wav", tmp_path / "frames", fps=1, sample_rate=8000, size=24, min_frames=3)
+    media.prepare_clip(clip, tmp_path / "x.wav", tmp_path / "frames", fps=1, sample_rate=8000, size=24)
     assert soundfile.info(tmp_path / "x.wav").samplerate == 8000
     assert cv2.imread(str(tmp_path / "frames" / "00001.jpg")).shape == (24, 32, 3)
     image = np.zeros((48, 64, 3), np.uint8)
