@@ -4,7 +4,8 @@ PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed.
 """
 
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,8 +16,19 @@ import soundfile
 from av.stream import Disposition
 from common import CLOCK, Clip, ClipError, check_source, end_of, write_frames
 
-SUFFIXES = (".mp4", ".avi", ".mpg", ".mpeg", ".mkv", ".flv", ".webm", ".mov")
+SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mpg", ".mpeg", ".vob", ".mkv", ".webm", ".flv", ".wmv")
+SUFFIXES += (".ts", ".mts", ".m2ts", ".ogv")
 TOLERANCE = 0.5  # s by which what decodes may end before the header says; more means a truncated file
+
+
+def only_videos(files: Iterable[Path], folder: Path) -> list[Path]:
+    """The files that are videos by their suffix, sorted; says how many of which other types the folder holds."""
+    files = [path for path in files if path.is_file()]
+    others = Counter(path.suffix.lower() or path.name for path in files if path.suffix.lower() not in SUFFIXES)
+    if others:
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(others.items()))
+        print(f"{folder}: {others.total()} files of other types passed over: {counts}")
+    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
 class Media(AbstractContextManager):

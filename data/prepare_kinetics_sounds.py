@@ -26,7 +26,7 @@ from pathlib import Path
 
 import common
 from common import Clip, PrepareError
-from media import SUFFIXES, prepare_clip
+from media import only_videos, prepare_clip
 from prepare_videos import add_media_args, media_recipe
 
 # IBM/AdaMML, issue 3, and others. Kinetics-400 and Kinetics-700 have all 31 under these names.
@@ -65,7 +65,7 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
         if (label := class_of(place.name)) is None:
             others += 1
             continue
-        for video in sorted(path for path in place.glob("[!.]*") if path.suffix.lower() in SUFFIXES):
+        for video in only_videos(place.glob("[!.]*"), place):
             if not (match := ID.fullmatch(video.stem)):
                 raise PrepareError(f"{video} is not named <youtube id>_<start>_<end>: rename or remove it")
             key = match[1], int(match[2])

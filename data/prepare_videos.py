@@ -9,7 +9,8 @@ The clips are found in one of three layouts:
     <raw>/<class>/*.mp4              without splits: a seeded one, stratified by class (--test_fraction, --seed)
     --list FILE                      a CSV of rows `path,label,split` or `path,label`, the paths below --raw
 
-File types: .mp4 .avi .mpg .mpeg .mkv .flv .webm .mov. A clip's name is its path below --raw, without the suffix and
+File types: .mp4 .m4v .mov .3gp .avi .mpg .mpeg .vob .mkv .webm .flv .wmv .ts .mts .m2ts .ogv; how many others were
+found is said. A clip's name is its path below --raw, without the suffix and
 with `__` for each `/`. The layout written is that of `common.py`, and classes.txt with the class names, sorted.
 
 Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (`media.py`), made smaller by --size. A file
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import common
 from common import Clip, PrepareError
-from media import SUFFIXES, prepare_clip
+from media import only_videos, prepare_clip
 
 SPLITS = ("train", "val", "test")
 
@@ -36,13 +37,16 @@ def find_clips(raw: Path) -> dict[str, list[Clip]]:
     found: dict[str, list[Clip]] = {}
     for split in splits or [""]:
         folder = raw / split
-        videos = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not hidden(p, raw))
+        videos = only_videos((path for path in folder.rglob("*") if not hidden(path, raw)), folder)
         if stray := [path for path in videos if len(path.relative_to(folder).parts) != 2]:
             layout = f"{folder}/<class>/<video>"
             raise PrepareError(
                 f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list"
             )
         found[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
+        classes = {path.name for path in folder.iterdir() if path.is_dir() and not hidden(path, raw)}
+        if without := sorted(classes - {path.parent.name for path in videos}):
+            print(f"without a video in {folder}, so no classes: {', '.join(without)}")
     others = [path.name for path in sorted(raw.iterdir()) if path.is_dir() and path.name not in splits]
     if splits and (others := [name for name in others if not name.startswith(".")]):
         print(f"not prepared, as only {', '.join(SPLITS)} are splits: {', '.join(others)}")
@@ -136,8 +140,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {"dataset": "folder", **recipe, "min_frames": args.min_frames}
     parts = common.prepare(args, sorted(clips, key=lambda clip: clip.name), work, settings, lists=lists)
     classes = sorted({clip.label for part in parts for clip in part})
-    if untrained := sorted(set(classes) - {clip.label for clip in parts[0]}):
-        print(f"without a training clip, so that no method can find them: {', '.join(untrained)}")
+    for part, what, effect in zip(parts, ("training", "test"), ("find", "be measured on"), strict=True):
+        if absent := sorted(set(classes) - {clip.label for clip in part}):
+            print(f"without a {what} clip, so that no method can {effect} them: {', '.join(absent)}")
     common.write_atomic(args.out / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 

@@ -250,6 +250,39 @@ def test_folders_name_the_split_and_the_class(tmp_path, capsys):
         divided(raw, "test")
 
 
+def test_other_suffixes_are_read_and_what_is_no_video_is_said(clips, tmp_path, capfd):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    touch(
+        raw, "train/a/notes.txt", "train/a/more.TXT", "train/b/script.swf", "train/b/.hidden.xyz", "train/void/README"
+    )
+    touch(raw, "test/a/notes.txt")
+    (raw / "test" / "c").mkdir()
+    codecs = {
+        "m4v": ("libx264", "aac"),
+        "3gp": ("libx264", "aac"),
+        "ts": ("libx264", "aac"),
+        "m2ts": ("libx264", "aac"),
+    }
+    codecs |= {"vob": ("mpeg2video", "mp2"), "wmv": ("wmv2", "libmp3lame")}
+    for suffix, pair in codecs.items():
+        record(raw / "train" / "a" / f"{suffix}.{suffix}", videos.colours(), tone(), codecs=pair)
+    shutil.copy(clips / "clip.mp4", raw / "train" / "b" / "x.mp4")
+    shutil.copy(clips / "clip.mp4", raw / "test" / "a" / "x.mp4")
+    shutil.copy(clips / "clip.mp4", raw / "test" / "c" / "x.mp4")
+    status, told, error = run(prepare_videos.main, capfd, raw=raw, out=out, fps=2)
+    assert status == 0, error
+    assert "4 files of other types passed over: .swf 1, .txt 2, README 1" in told
+    assert "1 files of other types passed over: .txt 1" in told and f"without a video in {raw / 'train'}" in told
+    assert "no classes: void" in told
+    assert "without a training clip, so that no method can find them: c" in told
+    assert "without a test clip, so that no method can be measured on them: b" in told
+    for suffix in codecs:
+        assert colours(out / "Image-02-FPS" / f"train__a__{suffix}") == list("BBGGRR")
+        sound, rate = soundfile.read(out / "AudioWAV" / f"train__a__{suffix}.wav", dtype="int16")
+        loud = np.flatnonzero(np.abs(sound.astype(int)) > 3000) / rate
+        assert loud[[0, -1]] == pytest.approx([1, 2], abs=0.03)
+
+
 def test_classes_without_splits_get_a_seeded_one(clips, tmp_path, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     for label in "ab":
