@@ -12,6 +12,7 @@ Prepared layout, the same for every data set:
 
 import argparse
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -66,9 +67,12 @@ class Clip:
 # --- Files
 
 
-def check_source(path: Path) -> None:
-    """Raise ClipError for a raw file that is missing, empty or only the pointer that a clone without Git LFS leaves."""
-    name = f"{path.parent.name}/{path.name}"
+def check_source(path: Path, parts: int = 2) -> None:
+    """Raise ClipError for a raw file that is missing, empty or only the pointer that a clone without Git LFS leaves.
+
+    parts: how many of the last parts of the path name it.
+    """
+    name = "/".join(path.parts[-parts:])
     if not path.is_file():
         raise ClipError(f"{name} is missing")
     with path.open("rb") as file:
@@ -344,8 +348,15 @@ def check_args(args: argparse.Namespace) -> None:
             raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
     if args.test_fraction is not None and not 0 < args.test_fraction < 1:
         raise PrepareError(f"--test_fraction {args.test_fraction}: must be between 0 and 1")
+    check_out(args.out)
     if not args.raw.is_dir():
         raise PrepareError(f"--raw {args.raw} is not a folder: download the data as data/README.md says")
+
+
+def check_out(out: Path) -> None:
+    """Raise PrepareError if `out`, or what should hold it, is a file."""
+    if files := [path for path in (out, *out.parents) if path.exists() and not path.is_dir()]:
+        raise PrepareError(f"--out {out}: {files[0]} is a file, not a folder: choose another --out")
 
 
 def prepare(
@@ -468,6 +479,15 @@ def _write_manifest(out: Path, manifest: dict) -> None:
     write_atomic(out / "manifest.json", json.dumps({**manifest, "clips": counts}, indent=2) + "\n")
 
 
+REMEDIES = {
+    errno.ENOSPC: "free space on the disk of --out",
+    errno.EDQUOT: "free space within your quota on the disk of --out",
+    errno.EACCES: "get the permission for that path",
+    errno.EPERM: "get the permission for that path",
+    errno.EROFS: "choose an --out that can be written to",
+}
+
+
 def run(main: Callable[[], None]) -> int:
     """Exit status of `main`: 2 with one line on stderr for what the user can put right, 130 when interrupted."""
     try:
@@ -475,8 +495,9 @@ def run(main: Callable[[], None]) -> int:
     except PrepareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, no permission: the run can go on after it is put right
-        print(f"error: {error}: put it right and run the same command again; what is finished is kept", file=sys.stderr)
+    except OSError as error:  # the run can go on after it is put right
+        remedy = REMEDIES.get(error.errno, "put it right")
+        print(f"error: {error}: {remedy} and run the same command again; what is finished is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on; what is finished is kept", file=sys.stderr)

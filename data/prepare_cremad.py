@@ -51,7 +51,7 @@ def read_list(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[C
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PrepareError(f"cannot read the list {path}: {error}") from error
+        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
     clips: dict[str, Clip] = {}
     for number, line in enumerate(lines, 1):
         where, fields = f"{path}, line {number}", line.split(",")

@@ -65,7 +65,7 @@ def find_clips(raw: Path, position: str) -> list[Clip]:
 
 def read_word(path: Path, position: str, label: str) -> tuple[float, float, float]:
     """Start and end of the word and end of the sentence's recording, in seconds. Raises ClipError."""
-    common.check_source(path)
+    common.check_source(path, parts=3)
     try:
         rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
         spans = [(int(start) / UNITS, int(end) / UNITS, word) for start, end, word in rows]

@@ -82,7 +82,7 @@ def read_list(path: Path) -> dict[tuple[str, int], str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PrepareError(f"cannot read the list {path}: {error}") from error
+        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a text file in UTF-8") from error
     header = next(csv.reader(lines[:1]), [])
     listed: dict[tuple[str, int], str] = {}
     for number, line in enumerate(lines, 1):

@@ -262,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.raw.is_file():
         raise PrepareError(f"--raw {args.raw} is not a file: data/README.md says where to get it")
+    common.check_out(args.out)
     if args.replace_inf is not None and not np.isfinite(args.replace_inf):
         raise PrepareError(f"--replace_inf {args.replace_inf}: must be a finite number")
     vectors = args.raw.suffix == ".npz"

@@ -63,7 +63,7 @@ def read_list(path: Path, raw: Path) -> dict[str, list[Clip]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(number, [field.strip() for field in row]) for number, row in enumerate(csv.reader(file), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PrepareError(f"cannot read the list {path}: {error}") from error
+        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
     if rows and rows[0][1][:2] == ["path", "label"]:
         rows = rows[1:]
     if not rows:

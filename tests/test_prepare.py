@@ -1,5 +1,6 @@
 """The preparation of CREMA-D, and what all scripts share, on real codecs: timing, content, restart, faults, splits."""
 
+import errno
 import json
 import os
 import shutil
@@ -338,6 +339,43 @@ def test_a_clip_of_too_few_frames_fails_in_the_preparation_and_not_in_training(t
     assert len(listed) == 23 and names[0] not in listed and list(manifest(out)["failed"]) == [names[0]]
     status, _, error = run(prepare_cremad.main, capfd, **flags, min_frames=0)
     assert status == 2 and "--min_frames 0: must be at least 1" in error
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EACCES, "permission"),
+        (errno.EPERM, "permission"),
+        (errno.EROFS, "choose an --out"),
+        (errno.EIO, "put it right"),
+    ],
+)
+def test_errors_of_the_system_name_the_remedy(cremad, capfd, monkeypatch, number, remedy):
+    raw, out, _ = cremad
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number), "that/file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "write_frames", fail)
+        status, _, error = run(prepare_cremad.main, capfd, raw=raw, out=out, test_fraction=0.5)
+    last = error.splitlines()[-1]
+    assert status == 2 and "that/file" in last and remedy in last and "same command again" in last
+    assert run(prepare_cremad.main, capfd, raw=raw, out=out, test_fraction=0.5)[0] == 0
+
+
+def test_an_out_that_is_a_file_and_a_list_that_is_not_there(cremad, capfd, tmp_path):
+    raw, _, _ = cremad
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        status, _, error = run(prepare_cremad.main, capfd, raw=raw, out=out, test_fraction=0.5)
+        assert status == 2 and error.endswith(f"{tmp_path / 'file'} is a file, not a folder: choose another --out\n")
+        assert len(error.splitlines()) == 1 and (tmp_path / "file").read_text() == "mine"
+    lists = dict(train_csv=tmp_path / "absent.csv", test_csv=tmp_path / "absent.csv")
+    status, _, error = run(prepare_cremad.main, capfd, raw=raw, out=tmp_path / "out", **lists)
+    assert status == 2 and f"cannot read the list {tmp_path / 'absent.csv'}" in error and "give the path" in error
 
 
 def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):

@@ -120,12 +120,13 @@ def test_grid_faults_are_named(tmp_path, mpg, capfd):
     (align / "bbag2n.align").write_text("0 10000 sil\n10000 20000 bin\n")
     (video / "bbagzn.mpg").unlink()
     (video / "bbah1n.mpg").write_bytes(b"no video" * 200)
-    status, _, error = run(prepare_grid.main, capfd, raw=raw, out=out)
+    status, _, error = run(prepare_grid.main, capfd, raw=raw, out=out, test_fraction=0.5)
     assert status == 2 and "7 of 8 clips" in error and "Traceback" not in error
     failures = dict(line.split(": ", 2)[1:] for line in error.splitlines() if line.startswith("failed: "))
     assert list(failures) == list(faults)
     assert {name: reason for name, reason in faults.items() if reason not in failures[name]} == {}
     assert [path.name for path in (out / "Image-25-FPS").iterdir()] == ["bbah2n"]
+    assert failures["bbaf2n"] == "align/s1/bbaf2n.align is missing"
     assert sorted(manifest(out)["failed"]) == sorted(faults)
 
 
