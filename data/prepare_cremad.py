@@ -1,6 +1,6 @@
 """Prepare CREMA-D from its public raw layout.
 
-    python data/prepare_cremad.py --raw CREMA-D --out data/CREMAD --fps 3 --train_csv train.csv --test_csv test.csv
+    python data/prepare_cremad.py --raw raw/CREMA-D --out data/CREMAD --fps 3 --train_csv train.csv --test_csv test.csv
 
 Reads `<raw>/AudioWAV/<clip>.wav` and `<raw>/VideoFlash/<clip>.flv`; the layout written is that of `common.py`.
 

@@ -1,6 +1,6 @@
 """Prepare GRID: one spoken word cut out of every sentence, as sound and frames.
 
-    python data/prepare_grid.py --raw GRID --out data/GRID --position digit --seconds 0.64 --grey
+    python data/prepare_grid.py --raw raw/GRID --out data/GRID --position digit --seconds 0.64 --grey
 
 Reads `<raw>/<speaker>/<id>.mpg` and `<raw>/align/<speaker>/<id>.align`; the layout written is that of `common.py`.
 

@@ -1,7 +1,7 @@
 """Prepare Kinetics-Sounds from a download of Kinetics: the clips of its 31 classes as sound and frames.
 
-    python data/prepare_kinetics_sounds.py --raw kinetics400 --out data/KineticsSounds --allow_missing
-    python data/prepare_kinetics_sounds.py --raw kinetics400 --out data/KineticsSounds --allow_missing \
+    python data/prepare_kinetics_sounds.py --raw raw/kinetics400 --out data/KineticsSounds --allow_missing
+    python data/prepare_kinetics_sounds.py --raw raw/kinetics400 --out data/KineticsSounds --allow_missing \
         --train_list my_train.txt --test_list my_test.txt
 
 Reads `<raw>/{train,val}/<class>/<youtube id>_<start>_<end>.mp4`, the class with blanks or underscores (--train_folder

@@ -1,7 +1,7 @@
 """Prepare CMU-MOSI or CMU-MOSEI: one .npz that loads without pickle, of the features that MultiBench or MMSA publish.
 
-    python data/prepare_mosi.py --raw mosi_raw.pkl --out data/MOSI --replace_inf 0
-    python data/prepare_mosi.py --raw utterances.npz --split split_bclstm --out data/MOSI_utterances
+    python data/prepare_mosi.py --raw raw/mosi_raw.pkl --out data/MOSI --replace_inf 0
+    python data/prepare_mosi.py --raw raw/utterances.npz --split split_bclstm --out data/MOSI_utterances
 
 Reads, by what is in it and whatever it is called:
 - a pickle {train, valid, test} of {vision, audio, text, labels or regression_labels, id}: mosi_raw.pkl, mosi_data.pkl,

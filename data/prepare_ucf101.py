@@ -1,6 +1,6 @@
 """Prepare UCF101: frames and the optical flow at the same moments.
 
-    python data/prepare_ucf101.py --raw UCF101 --out data/UCF101 --fps 3
+    python data/prepare_ucf101.py --raw raw/UCF101 --out data/UCF101 --fps 3
 
 Reads `<raw>/UCF-101/<Class>/v_<Class>_gXX_cYY.avi` and the lists of `<raw>/ucfTrainTestlist`. Writes
 

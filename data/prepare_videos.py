@@ -1,7 +1,7 @@
 """Prepare any videos with sound: one wav and one folder of frames for each, and the splits, for `--dataset folder`.
 
-    python data/prepare_videos.py --raw VIDEOS --out data/mine --fps 1
-    python data/prepare_videos.py --raw VIDEOS --out data/mine --list videos.csv
+    python data/prepare_videos.py --raw raw/videos --out data/mine --fps 1
+    python data/prepare_videos.py --raw raw/videos --out data/mine --list raw/videos.csv
 
 The clips are found in one of three layouts:
 

@@ -1,12 +1,17 @@
 """The README keeps its promises: its lines run, its files exist."""
 
+import importlib
 import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn as nn
+from common import PrepareError
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -74,6 +79,49 @@ def test_every_kind_of_noise_is_explained():
     rows = [line.split("|") for line in (ROOT / "docs/ROBUSTNESS.md").read_text().splitlines() if line.startswith("| ")]
     explained = [kind for row in rows for kind in re.findall(r"`(\w+)`", row[2])]
     assert explained == [name for kinds in KINDS.values() for name in kinds]
+
+
+def test_the_documented_downloads_stay_out_of_git_and_ruff(tmp_path):
+    lines = (ROOT / "data" / "README.md").read_text().replace("\\\n", " ").splitlines()
+    code = [line for line in lines if line.startswith("    ")]
+    places = [path for line in code for path in re.findall(r"--(?:raw|list|\w+_(?:csv|list)) (\S+)", line)]
+    places += [path for line in code for path in re.findall(r"git clone \S+ (\S+)", line)]
+    places += [path for line in code for path in re.findall(r"mkdir (?:-p )?(\S+)", line)]
+    places += [path for line in code for path in re.findall(r"open\(f?\"([^\"]+)", line)]
+    assert len(places) > 20 and [path for path in places if path.split("/")[0] != "raw"] == []
+    assert not any("git clone" in line and not re.search(r"git clone \S+ raw/", line) for line in code)
+    for name in (".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for path in ("raw/CREMA-D/bad.py", "data/CREMAD/bad.py", "environment/bad.py"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("import  os, sys\n")
+    (tmp_path / ".venv").symlink_to("environment")
+    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
+    run(["git", "init", "-q"], check=True)
+    assert (
+        run(["git", "status", "--porcelain"], check=True).stdout
+        == "?? .gitignore\n?? environment/\n?? pyproject.toml\n"
+    )
+    found = run([sys.executable, "-m", "ruff", "check", "--output-format", "concise", "."]).stdout
+    assert {line.split(":")[0] for line in found.splitlines() if ".py:" in line} == {"environment/bad.py"}
+
+
+def test_every_command_of_the_data_sets_parses(tmp_path, monkeypatch):
+    from utils.args import parse
+
+    text = (ROOT / "data" / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^    python main\.py ([^#\n]*)", text, re.M)
+    assert len(commands) >= 10
+    for command in commands:
+        parse(command.split())
+    # What the preparations say of flags comes before what they say of files.
+    prepared = re.findall(r"python (data/prepare_\w+)\.py ([^#\n]*)", text)
+    assert len(prepared) >= 12
+    for script, words in prepared:
+        main = importlib.import_module(Path(script).name).main
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(PrepareError, match="--raw raw/"):
+            main(words.split())
 
 
 def test_help_names_every_group_and_exits_well():

@@ -342,19 +342,20 @@ def test_files_out_of_place_and_bad_flags_are_refused(tmp_path, capfd):
 
 def test_the_documented_conversions_of_lists_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "AVE_Dataset").mkdir()
+    raw = tmp_path / "raw"
+    (raw / "AVE_Dataset").mkdir(parents=True)
     texts = {
         "train": "Bark&x&good&0&10\nGoat&t&good&0&3\n",
         "val": "Goat&v&good&0&10\n",
         "test": "Baby cry, infant cry&t&",
     }
     for split, text in texts.items():
-        (tmp_path / "AVE_Dataset" / f"{split}Set.txt").write_text(text)
-    (tmp_path / "vggsound.csv").write_text('a,30,"pigeon, dove cooing",train\nb,1,singing,test\n')
+        (raw / "AVE_Dataset" / f"{split}Set.txt").write_text(text)
+    (raw / "vggsound.csv").write_text('a,30,"pigeon, dove cooing",train\nb,1,singing,test\n')
     snippets = re.findall(r"<<'END'\n(.*?)\n    END", (ROOT / "data" / "README.md").read_text(), re.S)
     for snippet in snippets:
         exec(textwrap.dedent(snippet), {})
-    found = {name: prepare_videos.read_list(tmp_path / name, tmp_path) for name in ("AVE_Dataset/list.csv", "list.csv")}
+    found = {name: prepare_videos.read_list(raw / name, raw) for name in ("AVE_Dataset/list.csv", "vggsound_list.csv")}
     clips = {
         name: {split: [(c.name, c.label) for c in part] for split, part in parts.items()}
         for name, parts in found.items()
@@ -365,7 +366,7 @@ def test_the_documented_conversions_of_lists_run(tmp_path, monkeypatch):
             "val": [("AVE__v", "Goat")],
             "train": [("AVE__x", "Bark")],
         },
-        "list.csv": {"train": [("a_000030", "pigeon, dove cooing")], "test": [("b_000001", "singing")]},
+        "vggsound_list.csv": {"train": [("a_000030", "pigeon, dove cooing")], "test": [("b_000001", "singing")]},
     }
 
 
