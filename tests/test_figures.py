@@ -182,8 +182,9 @@ def test_figure3_says_which_runs_are_too_old_for_it(tmp_path):
 
 def test_figure5_has_accuracies_and_the_traces_of_the_modality_that_stays_behind(tmp_path, monkeypatch):
     def sound_is_slow(row, seed):
-        # Behind in the last epoch and in the mean of the seeds only.
-        row["test"] |= {"visual": 0.5, "audio": 0.1 if (row["epoch"], seed) == (2, 0) else 0.6}
+        # Only in the last epoch, and not with every seed; the smallest single accuracy is the picture's.
+        last = {"audio": (0.3, 0.4)[seed], "visual": (0.05, 0.9)[seed]}
+        row["test"] |= last if row["epoch"] == 2 else {"audio": 0.6, "visual": 0.1}
 
     written = write_runs(tmp_path, "figure5", change=sound_is_slow)
     axes, path = drawn(monkeypatch, "figure5", "demo", [0, 1], tmp_path)
