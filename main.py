@@ -1,5 +1,6 @@
 """Train one method on one data set: `python main.py --dataset CREMAD --method inforeg` (see --help)."""
 
+import os
 import sys
 
 import torch
@@ -8,6 +9,7 @@ from dataset import DATASETS, build, checksums
 from methods import METHODS, Method
 from models.multimodal import build_model, place
 from utils.args import parse
+from utils.distributed import barrier, processes, share_gradients, synchronise_batch_norm
 from utils.errors import CombinationError, RunError, stop
 from utils.plots import draw
 from utils.provenance import provenance
@@ -24,10 +26,17 @@ def main(argv: list[str] | None = None) -> dict:
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
+    with processes():
+        return work(argv, args)
+
+
+def work(argv: list[str], args) -> dict:
+    """What this process, of one or of several, does for the command line `argv`, parsed to `args`."""
     device = choose_device(args)
     method = make_method(args)
     record = Record(args)
     record.check_data(checksums(args))
+    barrier()  # nobody has written yet
     with record.hold():
         if record.done:
             print(f"already done: {record.folder}")
@@ -40,14 +49,18 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
     model = method.model
     splits = build(args, model.modalities, method.held_out)
     record.create(provenance("main.py", argv, device, checksums(args)))
+    if args.sync_bn:
+        synchronise_batch_norm(model)
     place(model, device)
+    share_gradients(model.encoders, model.exchange)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")
     # Anew, so that what a method draws does not depend on how much of the model was initialised before.
     seed_everything(args.seed)
     result = fit(run, method, splits.test, record)
-    draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
+    if record.writes:
+        draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
     record.finish(result)
     for rule, figures in result.items():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
@@ -70,6 +83,8 @@ def make_method(args) -> Method:
 
 def choose_device(args) -> torch.device:
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if args.device == "cuda" and device.type == "cpu":
         raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
     if args.precision == "bf16" and device.type == "cpu":

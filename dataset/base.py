@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
+from utils.distributed import Share, Shares, ShareSampler, world
 from utils.errors import DataError
 
 
@@ -27,6 +28,8 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
+        if isinstance(self.inputs, Share):
+            inputs = Share(inputs, self.inputs.total)
         return Batch(inputs, self.target.to(device, non_blocking=True), self.index.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
@@ -157,21 +160,28 @@ def make_loader(
     epoch: int = 0,
     shuffle: bool = False,
     pin: bool = False,
-) -> DataLoader:
+) -> DataLoader | Shares:
     """A loader whose order and draws depend on (seed, epoch) alone, never on the global generator or the workers.
+
+    On several processes a batch's inputs are this process's share (utils/distributed.py).
 
     Several workers read ahead in processes of their own; they are started anew each epoch, since the data may change.
     """
     order = torch.Generator().manual_seed(mix(seed, epoch, -1))
-    return DataLoader(
+    drawn = RandomSampler(dataset, generator=order) if shuffle else SequentialSampler(dataset)
+    batches = BatchSampler(drawn, batch_size, drop_last=False)
+    loader = DataLoader(
         Seeded(dataset, seed, epoch),
-        batch_size=batch_size,
-        shuffle=shuffle,
+        batch_sampler=ShareSampler(batches) if world() > 1 else batches,
         generator=order,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
     )
+    if world() == 1:
+        return loader
+    totals = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
+    return Shares(loader, totals)
 
 
 def targets_of(dataset: Dataset) -> list[int]:

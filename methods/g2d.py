@@ -17,6 +17,7 @@ decay act on what is held, in both.
 """
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -81,7 +82,7 @@ class G2D(Method):
     def forward(self, batch):
         if self.model.training:
             with torch.no_grad():
-                self._taught = {name: teach(teacher, batch.inputs[name]) for name, teacher in self.teachers.items()}
+                self._taught = {name: teach(teacher, batch.inputs) for name, teacher in self.teachers.items()}
         return super().forward(batch)
 
     def losses(self, output) -> dict[str, Tensor]:
@@ -165,8 +166,8 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
     return teacher.requires_grad_(False).eval()
 
 
-def teach(teacher: MultimodalModel, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The teacher's feature (B, dim) and its logits (B, C)."""
+def teach(teacher: MultimodalModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The feature (B, dim) of the teacher's one modality, and its logits (B, C)."""
     (name,) = teacher.modalities
-    features = teacher.encode({name: x})
+    features = teacher.encode(inputs)
     return features[name], teacher.fuse(features)

@@ -29,6 +29,7 @@ from torch import Tensor
 from dataset.base import Batch
 from methods.base import Method
 from models.multimodal import MultimodalModel
+from utils.distributed import share_gradients
 from utils.numbers import positive, proper_share
 
 FUSED = "fused"
@@ -45,7 +46,7 @@ def blend(gain: Tensor, overfitting: Tensor) -> Tensor:
 def task_logits(model: MultimodalModel, inputs: Mapping[str, Tensor], tasks: tuple[str, ...]) -> dict[str, Tensor]:
     """{task: (B, C)}, by one pass of each encoder that the tasks need."""
     needed = model.modalities if FUSED in tasks else tasks
-    features = {name: model.encoders[name](inputs[name]) for name in needed}
+    features = model.encode(inputs, needed)
     return {task: model.fuse(features) if task == FUSED else model.heads[task](features[task]) for task in tasks}
 
 
@@ -96,6 +97,7 @@ class GBlending(Method):
         """A copy of the run, trained on one task for the epochs that follow; `run` stays as it is."""
         # Together, so that the copied optimizer holds the copied parameters.
         model, optimizer = copy.deepcopy((run.model, run.optimizer))
+        share_gradients(model.encoders)
         trial = replace(run, model=model, optimizer=optimizer)
         model.train()
         for epoch in range(run.epoch, min(run.epoch + self.args.estimate_epochs, run.args.epochs)):

@@ -7,6 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from models.encoders import Staged, initialise
+from utils.distributed import batch_mean
 
 
 class MMTM(nn.Module):
@@ -46,7 +47,7 @@ class MMTM(nn.Module):
         self.batches += 1
         for name, gate in gates.items():
             average = getattr(self, f"average_{name}")
-            average += (gate.mean(dim=0) - average) / self.batches
+            average += (batch_mean(gate) - average) / self.batches
 
 
 def _over(gate: Tensor, maps: Tensor) -> Tensor:

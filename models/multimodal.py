@@ -1,7 +1,7 @@
 """The multimodal classifier: encode -> fuse, with a unimodal read-out, for any number of named modalities."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from models.encoders import initialise
 from models.fusion import FUSIONS
 from models.mmtm import Exchange
+from utils.distributed import has_dropout, own_draws, whole
 
 
 @dataclass
@@ -36,6 +37,7 @@ class MultimodalModel(nn.Module):
         self.dims = {name: encoder.dim for name, encoder in encoders.items()}
         self.fusion = FUSIONS[fusion](self.dims, classes)
         self.classes = classes
+        self.dropout = has_dropout(self.encoders)
         self.heads: nn.ModuleDict | None = None
         self.exchange: Exchange | None = None
 
@@ -52,10 +54,18 @@ class MultimodalModel(nn.Module):
         """Let the encoders gate one another's maps. Raises ValueError where their stages do not allow it."""
         self.exchange = Exchange(self.encoders)
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if self.exchange is not None:
-            return self.exchange(self.encoders, inputs)
-        return {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+    def encode(self, inputs: Mapping[str, Tensor], names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Features {modality: (B, dim)} of all modalities, or of `names` alone, which the exchange does not allow.
+
+        On several processes `inputs` are a process's share of a batch as the loader gives it, the features those of the
+        whole batch; inputs of another kind than the loader's are the same in all processes.
+        """
+        with own_draws(self.dropout):
+            if self.exchange is not None:
+                features = self.exchange(self.encoders, inputs)
+            else:
+                features = {name: self.encoders[name](inputs[name]) for name in names or self.encoders}
+        return whole(features, inputs)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
         return self.fusion(features)

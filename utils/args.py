@@ -111,6 +111,10 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     machine.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
     )
+    machine.add_argument(
+        "--sync_bn", action="store_true",
+        help="on several processes (torchrun): batch norm over the whole batch, not over a process's share",
+    )  # fmt: skip
     machine.add_argument("--workers", type=count, default=2, help="loader processes; results do not depend on it")
     machine.add_argument("--out", default="results", help="folder of all results")
     machine.add_argument(

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from utils.args import MACHINE_FLAGS
+from utils.distributed import rank
 from utils.errors import InUseError, RunError
 from utils.lock import Lock, owner
 
@@ -40,6 +41,7 @@ class Record:
 
     def __init__(self, args: Namespace):
         self.args = args
+        self.writes = rank() == 0  # of several processes the first
         self.folder = run_folder(args)
         self.lock = Lock(self.folder)
         self.rows: list[dict] = []
@@ -75,6 +77,8 @@ class Record:
 
         `provenance` (utils/provenance.py) is added to that of the processes which have worked on the run before.
         """
+        if not self.writes:
+            return
         try:
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -86,7 +90,7 @@ class Record:
 
     def hold(self) -> AbstractContextManager:
         """Keeps other processes out while the run is written. A finished one may lie where nothing can be written."""
-        return nullcontext() if self.done else self.lock
+        return self.lock if self.writes and not self.done else nullcontext()
 
     @property
     def done(self) -> bool:
@@ -98,11 +102,14 @@ class Record:
 
     def append(self, row: dict) -> None:
         """Add an epoch's line. The file is replaced as a whole, so that a reader never sees half a line."""
-        self.lock.check()
         self.rows.append(row)
-        self._write_rows()
+        if self.writes:
+            self.lock.check()
+            self._write_rows()
 
     def save(self, name: str, state: dict) -> None:
+        if not self.writes:
+            return
         temporary = self.folder / f".{name}.{os.getpid()}"
         try:
             torch.save(state | {"args": vars(self.args), "seconds": self.seconds}, temporary)
@@ -122,12 +129,15 @@ class Record:
             raise RunError(
                 f"{self.folder / 'metrics.jsonl'} does not hold the epochs of last.pt: start in another --tag"
             )
-        self._write_rows()
+        if self.writes:
+            self._write_rows()
         self.seconds = state["seconds"]
         self.predictions = state.get("predictions", {})  # earlier versions kept none
         return state
 
     def finish(self, result: dict) -> None:
+        if not self.writes:
+            return
         write_atomically(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
         epochs = {"target": "target"} | {rule: figures["epoch"] for rule, figures in result.items()}
         kept = {name: self.predictions[epoch] for name, epoch in epochs.items() if epoch in self.predictions}

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.base import Batch, make_loader
 from models.multimodal import MultimodalModel
+from utils.distributed import Shares
 from utils.evaluate import collect
 
 
@@ -34,7 +35,7 @@ class Run:
         """`fn` of every batch of `data` in evaluation mode, concatenated in the order of `data`, on the CPU."""
         return collect(self.model, self.loader(data, shuffle=False), self.device, fn)
 
-    def loader(self, data: Dataset, shuffle: bool = True) -> DataLoader:
+    def loader(self, data: Dataset, shuffle: bool = True) -> DataLoader | Shares:
         """Batches of `data` in this epoch's order, which is the same for every method."""
         args = self.args
         return make_loader(

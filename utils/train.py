@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dataset.base import Batch, Dataset, make_loader
 from methods.base import Method
 from models.multimodal import MultimodalModel, Output
+from utils.distributed import agree, rank
 from utils.errors import RunError
 from utils.evaluate import figures, predict
 from utils.record import Record, load_model, random_states, restore_random_states
@@ -37,11 +38,12 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     if state is not None:
         restore_random_states(state["random"])
     watched = {name: data for name, data in (("val", run.val), ("test", test)) if data is not None}
-    writer = SummaryWriter(record.folder, purge_step=start)
+    writer = SummaryWriter(record.folder, purge_step=start) if record.writes else None
     for epoch in range(start, args.epochs):
         began = time.perf_counter()
         run.epoch = epoch
         row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
+        agree(model)
         check_finite(row, "train")
         row |= method.on_epoch_end(run)
         schedule.step()
@@ -54,7 +56,8 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         record.predictions |= {"target": found["target"].int(), epoch: found["accuracy"].int()}
         record.seconds.append(time.perf_counter() - began)
         tqdm.write(f"epoch {epoch + 1:>3}/{args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
-        write_scalars(writer, row, record.seconds[-1])
+        if writer:
+            write_scalars(writer, row, record.seconds[-1])
         record.append(row)
         if run.val is not None and epoch == best_epoch(record.rows, "val"):
             record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
@@ -70,7 +73,8 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
                 "epoch": epoch,
             },
         )
-    writer.close()
+    if writer:
+        writer.close()
     return summarise(record.rows)
 
 
@@ -80,7 +84,8 @@ def train_epoch(run: Run, method: Method) -> dict[str, float]:
     data = method.train_data(run)
     totals = Totals()
     run.model.train()
-    with tqdm(run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, disable=None) as bar:
+    quiet = True if rank() else None  # None: where the output is no terminal
+    with tqdm(run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, disable=quiet) as bar:
         for batch in bar:
             totals.add(*step(run, method, batch.to(run.device)))
             if totals.due():
