@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from instances import make_series, save_series
 from runs import SETTING, SMALL, make_demo, rows_of
-from test_mosi import make_arrays, save
 
 import main as program
 import scripts
@@ -195,7 +195,7 @@ def test_every_script_on_the_demo(desk, capsys, monkeypatch, tmp_path):
 
 
 def test_each_has_its_shell_script():
-    found = {path.stem for path in (ROOT / "scripts").glob("*.sh")} - {"setup", "test", "demo"}
+    found = {path.stem for path in (ROOT / "scripts").glob("*.sh")} - {"setup", "test", "demo", "robustness"}
     assert found == set(EXPERIMENTS)
     for name in found:
         path = ROOT / "scripts" / f"{name}.sh"
@@ -208,7 +208,7 @@ def test_a_shell_script_as_it_is_called(demo, tmp_path):
     told = dict(SEEDS="3", DATASET="demo", DATA_ROOT=demo, OUT=tmp_path / "out", EXTRA=f"{EXTRA} --encoder convnet")
     environment = os.environ | {name: str(value) for name, value in told.items()}
     done = subprocess.run(
-        ["bash", ROOT / "scripts" / "figure4.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        ["bash", ROOT / "scripts" / "figure3.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     (folder,) = (tmp_path / "out" / "demo" / "joint").glob("*/seed3")
@@ -217,14 +217,14 @@ def test_a_shell_script_as_it_is_called(demo, tmp_path):
     log = (folder / LOG).read_text().splitlines()
     assert log[0].startswith("$ ") and "main.py --dataset demo" in log[0] and log[-1].startswith("written to ")
     assert done.returncode == 0, done
-    assert (tmp_path / "out" / "tables" / "figure4_demo.md").exists()
-    assert (tmp_path / "out" / "figures" / "figure4_demo.svg").exists()
+    assert (tmp_path / "out" / "tables" / "figure3_demo.md").exists()
+    assert (tmp_path / "out" / "figures" / "figure3_demo.svg").exists()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_commands_are_those_of_the_papers_data_sets(name, monkeypatch, tmp_path):
     """No flag is mistyped, no two rows are the same run, and every modality is there alone where there are controls."""
-    save(tmp_path / "MOSI", make_arrays())
+    save_series(tmp_path / "MOSI", make_series())
     monkeypatch.chdir(tmp_path)
     experiment = EXPERIMENTS[name]
     for dataset in experiment.datasets:
@@ -431,7 +431,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(desk, capsys, monkeypatch):
 
 def test_a_run_that_is_killed_is_named_with_its_signal(desk, capsys, monkeypatch):
     monkeypatch.setattr(METHODS["joint"], "losses", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    assert desk.run("figure4") == 1
+    assert desk.run("figure3") == 1
     failed = capsys.readouterr().out.splitlines()[-1]
     assert failed.startswith(
         "failed: Joint training on demo, seed 0: killed by signal 9, at: joint on demo: 48 training"
