@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> str:
         parser.error("give either a folder of results or --experiment")
     if args.experiment:
         dataset = args.dataset or experiments.EXPERIMENTS[args.experiment].datasets[0]
-        places = (args.seeds, args.out, args.data_root, args.extra)
+        places = (list(dict.fromkeys(args.seeds)), args.out, args.data_root, args.extra)
         return write_experiment(args.experiment, dataset, *places, args.rule, args.check)
     return of_folder(args.results, args.rule, args.check, args.format)
 

@@ -28,7 +28,7 @@ from scripts.folder import ENSEMBLE, find_runs, make_grid, unlike  # noqa: E402
 from scripts.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 from utils.plots import COLOURS  # noqa: E402
-from utils.record import read_json, read_metrics, write_atomically  # noqa: E402
+from utils.record import make_folder, read_json, read_metrics, write_atomically  # noqa: E402
 
 FUSED = "currentColor"  # black on white, white on black
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--out", type=Path, help="page to write (default: report.html in the folder)")
     args = parser.parse_args(argv)
     out = args.out or args.results / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     write_atomically(out, page(args.results.resolve()))
     print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return out

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts.significance import interval, samples_test, seeds_test
-from utils.record import write_atomically
+from utils.record import make_folder, write_atomically
 
 RULES = {
     "last": "the last epoch",
@@ -305,7 +305,7 @@ def write(table: Table, folder: Path) -> Path:
         RunError: if they cannot be written.
     """
     name = f"{table.name}_{table.dataset}" + ("" if table.rule == "last" else f"_{table.rule}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for ending, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", as_csv(table))):
         write_atomically(folder / f"{name}.{ending}", text)
     return folder / f"{name}.md"

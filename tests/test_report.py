@@ -294,11 +294,14 @@ def test_runs_that_are_not_alike_are_told_on_the_page(results, tmp_path):
     assert warning.startswith("Warning: demo: code, commit: aaaaaaaaaa in") and "ogm/default/seed1" in warning
 
 
-def test_a_folder_without_runs_and_a_page_that_goes_elsewhere(results, tmp_path):
+def test_a_folder_without_runs_and_a_page_that_goes_elsewhere(results, page, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to .*file"):
+        report.main([str(results), "--out", str(tmp_path / "file" / "page.html")])
     with pytest.raises(RunError, match="no finished run below"):
         report.main([str(tmp_path)])
     out = report.main([str(results), "--out", str(tmp_path / "new" / "page.html")])
-    assert out.read_text() == (results / "report.html").read_text()
+    assert out.read_text() == page
 
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -416,6 +416,12 @@ def test_a_flag_that_the_tag_names_makes_the_row(results):
     assert "Warning" not in collect.main([str(results.out), "--check"])
 
 
+def test_a_place_that_cannot_be_written_to(results, tmp_path):
+    (results.out / "tables").write_text("")
+    with pytest.raises(RunError, match="tables .*choose --out"):
+        collect.write_experiment("table2", "demo", SEEDS, results.out)
+
+
 def test_flags_that_are_none_and_requests_without_a_subject(tmp_path):
     with pytest.raises(RunError, match="--epoch;"):
         collect.write_experiment("table2", "demo", (0,), tmp_path, extra=["--epoch", "2"])

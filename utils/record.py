@@ -79,10 +79,7 @@ class Record:
         """
         if not self.writes:
             return
-        try:
-            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"cannot write to {self.folder} ({error.strerror}): choose --out") from None
+        make_folder(self.folder / "figures")
         path = self.folder / "args.json"
         written = read_json(path) if path.exists() else vars(self.args)
         history = [*written.get("provenance", []), provenance]
@@ -274,6 +271,14 @@ def restore_random_states(states: dict) -> None:
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+def make_folder(path: Path) -> None:
+    """Raises RunError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {path} ({error.strerror}): choose --out") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
