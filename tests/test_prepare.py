@@ -318,7 +318,8 @@ def test_clips_of_other_raw_files_are_not_taken_for_those_that_are_there(cremad,
     assert status == 0 and "made again" in told and "10 already there, 2 to do" in told
     assert colours(out / "Image-03-FPS" / names[3]) == list("RRRRRR") and not (out / "Image-05-FPS" / names[3]).exists()
     assert {path for path, held in tree(out).items() if before.get(path) != held} == {
-        "manifest.json", "sources.json", *(f"Image-03-FPS/{names[3]}/{i:05d}.jpg" for i in range(1, 7)),
+        "manifest.json", "sources.json",
+        *(f"Image-03-FPS/{names[3]}/{i:05d}.jpg" for i in range(1, 6)),  # the sixth was red before
     }  # fmt: skip
     status, told, _ = run(prepare_cremad.main, capfd, raw=other, fps=3, **flags)
     assert status == 0 and "12 already there" in told
