@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from scripts import collect, tables
+from scripts.consistency import Origin, differences
 from scripts.experiments import EXPERIMENTS, cells
 from scripts.folder import make_grid
 from scripts.significance import interval, samples_test
@@ -178,6 +179,11 @@ def test_tests_and_intervals_are_against_joint_training_on_the_same_seeds_and_sa
     line = {line.label: line for line in table2(results).lines}
     assert line["InfoReg"].p_seeds("accuracy") == pytest.approx(ttest_rel([90.0, 85], [55.0, 60]).pvalue)
     assert line["InfoReg"].p_samples == samples_test(correct("InfoReg", (1, 2)), correct("Joint training", (1, 2)))
+    # And the other way round: OGM's seed 0 without joint training's.
+    (results.folder("Joint training", 0) / "done").unlink()
+    line = {line.label: line for line in table2(results).lines}
+    assert line["OGM"].p_seeds("accuracy") == pytest.approx(ttest_rel([60.0, 75], [55.0, 60]).pvalue)
+    assert line["OGM"].p_samples == samples_test(correct("OGM", (1, 2)), correct("Joint training", (1, 2)))
 
 
 def test_runs_without_predictions_have_figures_but_no_test_over_samples(results):
@@ -386,6 +392,21 @@ def test_a_run_that_two_commits_have_worked_on(results):
     write(path, args | {"provenance": [entry, entry | {"commit": "b" * 40}]})
     (warning,) = table2(results).warnings
     assert "aaaaaaaaaa, then bbbbbbbbbb in 1: OGM seed 1" in warning
+
+
+def test_runs_that_tell_nothing_cannot_be_vouched_for(results):
+    for path in results.out.rglob("args.json"):
+        write(path, {name: value for name, value in json.loads(path.read_text()).items() if name != "provenance"})
+    data, code = table2(results).warnings
+    assert data.startswith("checksums of the data: not recorded in 24") and "code, commit: not recorded in 24" in code
+
+
+@pytest.mark.parametrize("other, alike", [("joint/seed1/last.pt", True), ("sum/seed1/last.pt", False)])
+def test_each_seed_may_have_teachers_of_its_own(other, alike):
+    args = {"dataset": "demo", "method": "g2d", "epochs": 3, "provenance": [PROVENANCE], "priority_epochs": 1}
+    seeds = enumerate(("joint/seed0/last.pt", other))
+    runs = [Origin(f"seed {k}", "g2d", args | {"seed": k, "teachers": [f"audio={path}"]}) for k, path in seeds]
+    assert (differences(runs) == []) == alike
 
 
 def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
