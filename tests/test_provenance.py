@@ -77,6 +77,7 @@ def test_the_commit_and_what_differs_from_it(repository):
         seen.append(found["changes"])
     assert len(set(seen)) == 4
     repository("add", ".")
+    assert code(root)["dirty"] is True  # staged, but in no commit
     repository("commit", "-qm", "second")
     found = code(root)
     assert found["dirty"] is False and found["commit"] not in (None, head)
