@@ -34,8 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from dataset.corrupt import KINDS  # noqa: E402
-from scripts.collect import cell, find_runs  # noqa: E402
 from scripts.evaluate import Condition, Tested  # noqa: E402
+from scripts.folder import cell, find_runs  # noqa: E402
 from scripts.trained import add_flags, restore  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
