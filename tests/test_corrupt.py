@@ -326,6 +326,21 @@ def test_every_part_has_its_noise_whoever_reads_it(roots):
     assert torch.equal(alone.test[3][0]["audio"], noisy.test[3][0]["audio"])
 
 
+@pytest.mark.parametrize("dataset, text", [("demo", "any:gaussian:3"), ("UCF101", "flow:gaussian_feat:1")])
+def test_noise_goes_with_the_sample_wherever_it_stands(roots, dataset, text):
+    args = parse(["--dataset", dataset, "--data_root", str(roots[dataset]), *SMALL[dataset].split()])
+    source = DATASETS[dataset]
+    rows, names = source.read_splits(args)[1], tuple(source.forms)
+    noises = []
+    for order, noise in ((rows, [text]), (rows[::-1], [text]), (rows, [])):
+        args.train_noise = noise
+        found = [x for _, x in sorted(samples(source(args, order, names, train=False), workers=0).items())]
+        noises.append(found[::-1] if order is not rows else found)
+    one, turned, clean = noises
+    assert changed(dict(enumerate(one)), dict(enumerate(turned))) == (set(), set())
+    assert changed(dict(enumerate(one)), dict(enumerate(clean)))[0]
+
+
 CASES = [
     ("demo", "visual:gaussian:2", "--cache none"), ("demo", "visual:gaussian:2", "--cache ram"),
     ("UCF101", "rgb:jpeg:5", ""), ("UCF101", "flow:gaussian_feat:1", ""), ("HatefulMemes", "image:shot:3", ""),

@@ -256,6 +256,7 @@ def runs(tmp_path_factory):
         "heads": ["--method", "joint", "--unimodal_loss", "heads", "--tag", "heads"],
         "greedy": ["--method", "greedy", "--fusion", "sum"],
         "audio": ["--method", "unimodal", "--modality", "audio"],
+        "bf16": ["--method", "joint", "--precision", "bf16", "--epochs", "2", "--tag", "bf16"],
         "noisy": ["--method", "joint", "--train_noise", "audio:snr:0", "--tag", "noisy"],
     }
     return {name: train(demo, out, *flags, *more) / "last.pt" for name, more in made.items()}
@@ -273,7 +274,7 @@ def run(runs, monkeypatch):
     return make
 
 
-NAMES = ["joint", "film", "heads", "greedy", "audio", "noisy"]
+NAMES = ["joint", "film", "heads", "greedy", "audio", "bf16", "noisy"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -338,6 +339,17 @@ def test_noise_of_an_evaluation_comes_upon_that_of_the_data(runs, run):
 
     found = run("noisy", "--eval_noise", "audio:snr:0")
     assert found["mean"]["accuracy"] == by_hand(runs["noisy"], 1, change) and seen["before"] == ["audio:snr:0"]
+
+
+def test_a_run_that_was_trained_from_memory_is_tested_with_noise_too(runs, run):
+    state = load_checkpoint(runs["joint"])
+    assert state["args"]["cache"] == "ram"
+    own = Namespace(data_root=None, device="cpu", workers=0)
+    tested = evaluate.Tested(restore(state, runs["joint"], own), own)
+    clean = tested.data[3][0]
+    noisy = tested.corrupted(evaluate.Condition(noise=("any:gaussian:5",)), seed=1)[3][0]
+    for name in clean:
+        assert not torch.equal(noisy[name], clean[name]) and torch.equal(tested.data[3][0][name], clean[name])
 
 
 def test_the_contribution_of_a_real_run(run):
