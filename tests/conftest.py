@@ -1,6 +1,11 @@
 """Small models and data in float64, so that the mathematics can be compared to many digits and in milliseconds."""
 
+import os
 from argparse import Namespace
+
+# A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
+# process and, unless the caller says otherwise, in the programs that it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -12,7 +17,6 @@ from models.encoders import Staged
 from models.multimodal import MultimodalModel, build_model
 from utils.run import Run
 
-# A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy.
 torch.set_num_threads(1)
 
 CLASSES = 3
