@@ -155,15 +155,19 @@ def flags_in(words: str) -> list[str]:
 
 
 def joint_for(number: int, rows: Sequence[experiments.Row]) -> int | None:
-    """The row of joint training that a row is compared with: the one of most flags in common, the first of equals.
+    """The row of joint training that a row is compared with: the one of most flags in common, the plainest of equals.
 
-    Rows of joint training are compared with the first of them; that one, and rows of a table without any, with none.
+    A row of joint training is compared with one whose flags it adds to. Where none is plainer than the others, as with
+    one for each fusion, there is nothing to compare with.
     """
-    flags = [shlex.split(row.flags) for row in rows]
-    joint = [k for k, words in enumerate(flags) if "joint" in words]
-    if number in joint or not joint:
-        return None if not joint or number == joint[0] else joint[0]
-    return max(joint, key=lambda k: (len(set(flags[k]) & set(flags[number])), -k))
+    flags = [{words.strip() for words in row.flags.split("--")} for row in rows]
+    joint = [k for k, said in enumerate(flags) if "method joint" in said]
+    if number in joint:
+        nearest = [k for k in joint if flags[k] < flags[number]]
+    else:
+        shared = {k: len(flags[k] & flags[number]) for k in joint}
+        nearest = [k for k in joint if shared[k] == max(shared.values(), default=0)]
+    return next((k for k in nearest if all(flags[k] <= flags[other] for other in nearest)), None)
 
 
 def refuse(warnings: Sequence[str]) -> None:

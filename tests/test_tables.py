@@ -252,6 +252,11 @@ def test_rows_that_do_not_apply_and_rules_that_a_run_has_not(tmp_path):
         (["--method joint", "--method joint --unimodal_loss split", "--method gblending"], 2, 0),
         (["--method joint", "--method joint --unimodal_loss split"], 1, 0),
         (["--method joint --fusion sum", "--method joint --fusion film", "--method ogm --fusion film"], 2, 1),
+        (["--method joint --fusion sum", "--method joint --fusion film", "{audio} {visual}"], 1, None),
+        (["--method joint --fusion sum", "--method joint --fusion film", "{audio} {visual}"], 2, None),
+        (["--method joint --epochs 1", "--method joint", "{audio} {visual}"], 0, 1),
+        (["--method joint --epochs 1", "--method joint", "{audio} {visual}"], 2, 1),
+        (["--method joint --unimodal_loss split", "--method joint", "--method inforeg --unimodal_loss none"], 2, 1),
     ],
 )
 def test_a_row_is_compared_with_the_joint_training_most_like_it(flags, number, wanted):
