@@ -4,21 +4,39 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
-
-# By name: librosa loads its parts at first use, which would be once per loader process and epoch.
-from librosa import resample, stft
-from librosa.filters import mel
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 
 from dataset.corrupt import Corrupt
+
+
+class Librosa(NamedTuple):
+    """The functions of librosa that the recipes use."""
+
+    stft: Callable
+    resample: Callable
+    mel: Callable
+
+
+@cache
+def librosa() -> Librosa:
+    """Loaded at first use, since training from a cache does without.
+
+    Call it before loader processes start: each would load it by itself, and anew every epoch.
+    """
+    from librosa import resample, stft
+    from librosa.filters import mel
+
+    return Librosa(stft, resample, mel)
 
 
 @dataclass(frozen=True)
@@ -49,13 +67,13 @@ class LogSpectrogram:
     @cached_property
     def bands(self) -> np.ndarray:
         """(mels, 1 + n_fft // 2) mel filterbank."""
-        return mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
+        return librosa().mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
     def __call__(self, path: Path, corrupt: Corrupt | None = None) -> Tensor:
         wave = read_wave(path, self.sample_rate, corrupt)
         wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
         wave = np.clip(wave, -1.0, 1.0)
-        magnitude = np.abs(stft(wave, n_fft=self.n_fft, hop_length=self.hop))
+        magnitude = np.abs(librosa().stft(wave, n_fft=self.n_fft, hop_length=self.hop))
         if self.mels:
             magnitude = self.bands @ magnitude
         return torch.from_numpy(np.log(magnitude + 1e-7).astype(np.float32)).unsqueeze(0)
@@ -99,7 +117,9 @@ def read_wave(path: Path, sample_rate: int, corrupt: Corrupt | None = None) -> n
     """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     wave = wave.mean(axis=1)
-    wave = wave if rate == sample_rate else resample(wave, orig_sr=rate, target_sr=sample_rate)
+    if not np.isfinite(wave).all():
+        raise RuntimeError("samples are NaN or infinite")
+    wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
     return corrupt(wave) if corrupt else wave
 
 

@@ -6,7 +6,7 @@ so a run draws the same for any number of workers, and a resumed run what the un
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +20,20 @@ from utils.errors import DataError
 
 @dataclass
 class Batch:
-    """inputs: {modality: (B, ...)}; target: (B,) class numbers; index: (B,) positions in the data set that is read."""
+    """inputs: {modality: (B, ...)}; target: (B,) class numbers; index: (B,) positions in the data set that is read.
+
+    `finish` makes the inputs, on the device that they have come to, of what the data set has given instead (its draws).
+    """
 
     inputs: dict[str, Tensor]
     target: Tensor
     index: Tensor
+    finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
+        if self.finish:
+            inputs = self.finish(inputs)
         if isinstance(self.inputs, Share):
             inputs = Share(inputs, self.inputs.total)
         return Batch(inputs, self.target.to(device, non_blocking=True), self.index.to(device, non_blocking=True))
@@ -160,7 +166,7 @@ def make_loader(
     epoch: int = 0,
     shuffle: bool = False,
     pin: bool = False,
-) -> DataLoader | Shares:
+) -> "DataLoader | Finishing | Shares":
     """A loader whose order and draws depend on (seed, epoch) alone, never on the global generator or the workers.
 
     On several processes a batch's inputs are this process's share (utils/distributed.py).
@@ -178,10 +184,32 @@ def make_loader(
         collate_fn=collate,
         pin_memory=pin,
     )
+    if finish := getattr(whole_of(dataset), "finish", None):
+        loader = Finishing(loader, finish)
     if world() == 1:
         return loader
     totals = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
     return Shares(loader, totals)
+
+
+class Finishing:
+    """A loader's batches with what finishes them, which stays in this process: it may hold a device's memory."""
+
+    def __init__(self, loader: DataLoader, finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]):
+        self.loader, self.finish = loader, finish
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            batch.finish = self.finish
+            yield batch
+
+
+def whole_of(dataset: Dataset) -> Dataset:
+    """The data set below any Subset."""
+    return whole_of(dataset.dataset) if isinstance(dataset, Subset) else dataset
 
 
 def targets_of(dataset: Dataset) -> list[int]:

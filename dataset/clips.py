@@ -13,19 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import torch
 import torch.nn as nn
-from librosa.util.exceptions import LibrosaError
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataset.audio import Filterbank, LogSpectrogram, wave_fault
+from dataset.audio import Filterbank, LogSpectrogram, librosa, wave_fault
 from dataset.base import check_disjoint, list_names, read_split
+from dataset.cache import Resident, Store, store
 from dataset.corrupt import Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames
+from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
 from models.encoders import ConvNet, ResNet18
-from utils.errors import DataError
+from utils.errors import CombinationError, DataError
 from utils.numbers import positive
 
 ENCODERS = {
@@ -36,10 +38,10 @@ ENCODERS = {
 
 @contextmanager
 def naming(clip: str):
-    """Errors of Pillow (SyntaxError: PNG), libsndfile, and librosa (for NaN samples) become one that names the clip."""
+    """Errors of Pillow (SyntaxError: PNG), libsndfile and the audio recipes become one that names the clip."""
     try:
         yield
-    except (OSError, SyntaxError, RuntimeError, LibrosaError) as error:
+    except (OSError, SyntaxError, RuntimeError) as error:
         raise DataError(f"clip {clip} does not decode ({error}): prepare it again") from error
 
 
@@ -95,8 +97,18 @@ class AudioVisualClips(Dataset):
             raise DataError(f"{self.__class__.__name__} is not complete: {found}. {mend(self.wanted)}")
         self.kept_sounds: list[Tensor] = []
         self.kept_pictures: list[list[Image.Image]] = []
-        if args.cache == "ram":
+        self.stored: dict[str, Store] = {}
+        self.finish: Resident | None = None  # what makes inputs of the draws on the device (make_loader)
+        if args.cache == "none" and "audio" in modalities:
+            librosa()
+        elif args.cache == "ram":
             self.keep()
+        elif args.cache in ("disk", "device"):
+            self.stored = {name: self.store(args, name) for name in modalities}
+        if args.cache == "device":
+            if any(corruption.modality == "visual" for corruption, _ in self.noise.steps):
+                raise CombinationError("--cache device crops on the device, noise on pictures is made before: use disk")
+            self.finish = Resident(self.stored.get("audio"), self.stored.get("visual"), args.image_size)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -107,21 +119,31 @@ class AudioVisualClips(Dataset):
             available = len(self.files[position])
             choice = self.training_frames if self.train else even_frames
             chosen = choice(available, self.wanted)
-            corrupt = self.noise.on("visual", self.names[position], chosen)
-            inputs["visual"] = self.transform(self.pictures(position, chosen), corrupt)
+            if self.finish:
+                shapes = self.stored["visual"].shapes[position]
+                drawn = self.transform.draw([shapes[i][1::-1] for i in chosen])
+                inputs["visual"] = self.finish.draws(position, chosen, *drawn)
+            else:
+                corrupt = self.noise.on("visual", self.names[position], chosen)
+                inputs["visual"] = self.transform(self.pictures(position, chosen), corrupt)
         if "audio" in self.modality_names:
-            inputs["audio"] = self.sound(position)
+            inputs["audio"] = torch.tensor(position) if self.finish else self.sound(position)
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position
 
     def sound(self, position: int) -> Tensor:
         if self.kept_sounds:
             return self.kept_sounds[position]
+        if self.stored:
+            return torch.from_numpy(self.stored["audio"].read(position)[0])
         with naming(self.names[position]):
             return self.audio(self.waves[position], self.noise.on("audio", self.names[position]))
 
-    def pictures(self, position: int, frames: Sequence[int]) -> list[Image.Image]:
+    def pictures(self, position: int, frames: Sequence[int]) -> list[Image.Image] | list[np.ndarray]:
         if self.kept_pictures:
             return [self.kept_pictures[position][i] for i in frames]
+        if self.stored:
+            arrays = self.stored["visual"].read(position)
+            return [arrays[i] for i in frames]
         with naming(self.names[position]):
             return load_frames([self.files[position][i] for i in frames])
 
@@ -135,6 +157,31 @@ class AudioVisualClips(Dataset):
             if "visual" in self.modality_names:
                 pictures.append(self.pictures(position, range(len(self.files[position]))))
         self.kept_sounds, self.kept_pictures = sounds, pictures
+
+    def store(self, args, modality: str) -> Store:
+        """This split's sounds or pictures in the cache on disk, decoded first if they are not there."""
+        root = Path(args.cache_root or Path(args.data_root) / "cache")
+        if modality == "audio":
+            noise = [step for step in self.noise.steps if step[0].modality == "audio"]
+            recipe = f"{self.audio} {noise}"
+            return store(
+                root, "sound", recipe, self.names, [[wave] for wave in self.waves],
+                lambda: [[self.audio.shape]] * len(self),
+                lambda position: [self.sound(position).numpy()], "float32", args.workers,
+            )  # fmt: skip
+        return store(
+            root, "frames", "RGB", self.names, self.files, self.picture_shapes,
+            lambda position: [np.asarray(image) for image in self.pictures(position, range(len(self.files[position])))],
+            "uint8", args.workers,
+        )  # fmt: skip
+
+    def picture_shapes(self) -> list[list[tuple[int, int, int]]]:
+        """(height, width, 3) of every frame of every clip, by the headers alone."""
+        found = []
+        for name, files in tqdm(zip(self.names, self.files, strict=True), total=len(self), leave=False, disable=None):
+            with naming(name):
+                found.append([(*size_of(file)[::-1], 3) for file in files])
+        return found
 
     @classmethod
     def encoders(cls, args) -> dict[str, Callable[[], nn.Module]]:
@@ -153,9 +200,11 @@ class AudioVisualClips(Dataset):
             help="resnet18: the paper's; convnet: a small one for CPUs, with convolutions over time",
         )  # fmt: skip
         group.add_argument(
-            "--cache", choices=("none", "ram"), default="none",
-            help="ram: decode every clip once, before training; the results are the same",
+            "--cache", choices=("none", "ram", "disk", "device"), default="none",
+            help="decode every clip once, before training: into memory; into files that later runs use, too; and from "
+            "these onto the device, where they are cropped; the results are the same",
         )  # fmt: skip
+        group.add_argument("--cache_root", help="folder of the decoded clips (default: cache in --data_root)")
         if cls.group:
             group.add_argument(
                 "--split", choices=(cls.group,),

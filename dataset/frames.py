@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.corrupt import Corrupt
+from dataset.resample import crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,25 +53,36 @@ class FrameTransform:
     crop_scale: tuple[float, float]
     flip: bool
 
-    def __call__(self, images: Sequence[Image.Image], corrupt: Corrupt | None = None) -> Tensor:
-        square = (self.size, self.size)
-        if self.train:
-            boxes = random_boxes([image.size for image in images], self.crop_scale)
-            images = [image.crop(box) for image, box in zip(images, boxes, strict=True)]
-        pixels = np.stack([np.asarray(image.resize(square, Image.Resampling.BILINEAR)) for image in images])
-        frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt | None = None) -> Tensor:
+        """images: as Pillow has them, or (H, W, 3) uint8 arrays; the result is the same."""
+        sizes = [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
+        boxes, mirrored = self.draw(sizes)
+        frames = torch.stack([resized(image, box, self.size) for image, box in zip(images, boxes, strict=True)])
         frames = frames.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
         frames = normalise(torch.from_numpy(corrupt(frames.numpy())) if corrupt else frames)
-        if self.train and self.flip:
-            mirrored = torch.rand(len(frames)) < 0.5
-            frames[mirrored] = frames[mirrored].flip(-1)
+        frames[mirrored] = frames[mirrored].flip(-1)
         return frames
+
+    def draw(self, sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int, int, int]], Tensor]:
+        """For frames of these (width, height): crops (left, top, right, bottom), and (T,) bool, which to mirror."""
+        if not self.train:
+            return [(0, 0, *size) for size in sizes], torch.zeros(len(sizes), dtype=torch.bool)
+        boxes = random_boxes(sizes, self.crop_scale)
+        return boxes, torch.rand(len(sizes)) < 0.5 if self.flip else torch.zeros(len(sizes), dtype=torch.bool)
 
 
 def normalise(frames: Tensor) -> Tensor:
     """(..., 3, H, W) in [0, 1], in place, to ImageNet's mean 0 and standard deviation 1."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(frames.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return frames.sub_(mean).div_(std)
+
+
+def resized(image: Image.Image | np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """The part `box` of a picture, (3, size, size) uint8."""
+    if isinstance(image, np.ndarray):
+        return torch.from_numpy(crop(image, box, size))
+    part = image if box == (0, 0, *image.size) else image.crop(box)
+    return torch.from_numpy(np.array(part.resize((size, size), Image.Resampling.BILINEAR))).permute(2, 0, 1)
 
 
 def random_boxes(sizes: Sequence[tuple[int, int]], scale: tuple[float, float]) -> list[tuple[int, int, int, int]]:
@@ -105,6 +117,12 @@ def load_frames(files: Sequence[Path]) -> list[Image.Image]:
         with Image.open(file) as image:
             images.append(image.convert("RGB"))
     return images
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """(width, height) that the file's header says."""
+    with Image.open(file) as image:
+        return image.size
 
 
 def list_frames(folder: Path, suffix: str = ".jpg") -> list[Path]:

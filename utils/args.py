@@ -126,7 +126,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
 
 
 # What may change between a run and its continuation, and does not name a setting.
-MACHINE_FLAGS = ("data_root", "cache", "device", "workers", "out", "tag", "resume", "seed")
+MACHINE_FLAGS = ("data_root", "cache", "cache_root", "device", "workers", "out", "tag", "resume", "seed")
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
