@@ -204,7 +204,7 @@ class AudioVisualClips(Dataset):
             help="decode every clip once, before training: into memory; into files that later runs use, too; and from "
             "these onto the device, where they are cropped; the results are the same",
         )  # fmt: skip
-        group.add_argument("--cache_root", help="folder of the decoded clips (default: cache in --data_root)")
+        group.add_argument("--cache_root", help="folder of the decoded clips; without it cache in --data_root")
         if cls.group:
             group.add_argument(
                 "--split", choices=(cls.group,),
