@@ -53,6 +53,9 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
         synchronise_batch_norm(model)
     place(model, device)
     share_gradients(model.encoders, model.exchange)
+    if args.compile:
+        for encoder in model.encoders.values():
+            encoder.compile(dynamic=False)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections import Counter, defaultdict
 from functools import partial
 
@@ -261,6 +262,16 @@ def test_workers_and_folders_do_not_change_a_result(demo, tmp_path):
     one = train(demo, tmp_path / "one", "--method", "inforeg", "--epochs", "2")
     other = train(demo, tmp_path / "other", "--method", "inforeg", "--epochs", "2", "--workers", "2")
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no g++, which torch.compile uses on a CPU")
+def test_compiled_encoders_train_as_the_others(demo, tmp_path):
+    argv = ["--method", "inforeg", "--modulate_during", "all", "--epochs", "3"]
+    one, other = train(demo, tmp_path, *argv), train(demo, tmp_path / "compiled", *argv, "--compile")
+    for row, compiled in zip(rows_of(one), rows_of(other), strict=True):
+        assert compiled["train"]["loss"] == pytest.approx(row["train"]["loss"], rel=1e-3)
+        assert compiled["fisher_trace"] == pytest.approx(row["fisher_trace"], rel=1e-2)
+    assert checkpoint(one)["model"].keys() == checkpoint(other)["model"].keys()
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -1,5 +1,7 @@
 """What one training step costs and calls: one forward and one backward, whatever the method and its losses."""
 
+from argparse import Namespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from dataset.base import make_loader
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
 from utils.evaluate import evaluate
-from utils.train import train_epoch
+from utils.train import align_gradients, make_optimizer, train_epoch
 
 PAPER = dict(beta=0.9, start_epoch=0, modulate_during="all")
 OFFICIAL = dict(variant="official", beta=1.0, threshold=0.05, window_smoothing=10, start_epoch=0, unimodal_loss="split")
@@ -109,3 +111,25 @@ def test_losses(tiny_model, tiny_batch, make_args, unimodal_loss):
     torch.testing.assert_close(losses["loss_audio"], audio)
     torch.testing.assert_close(losses["loss_visual"], visual)
     torch.testing.assert_close(losses["loss"], joint + audio + visual)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_optimizer_applies_a_gradient_of_any_layout_to_the_weights_it_belongs_to(optimizer):
+    """A fused optimizer by itself pairs them by their place in memory."""
+    args = Namespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01, encoder_lr_factor=1.0)
+    draws = torch.Generator().manual_seed(0)
+    weight, gradient = (torch.randn(8, 4, 3, 3, generator=draws) for _ in range(2))
+    found = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = torch.nn.Module()
+        model.encoders = torch.nn.ModuleDict({"audio": torch.nn.Conv2d(4, 8, 3, bias=False)})
+        p = model.encoders["audio"].weight
+        p.data = weight.clone().to(memory_format=layout)
+        updates = make_optimizer(args, model)
+        assert all(group["fused"] for group in updates.param_groups)
+        for _ in range(3):
+            p.grad = gradient.clone()
+            align_gradients(model)
+            updates.step()
+        found[layout] = p.detach()
+    torch.testing.assert_close(found[torch.channels_last], found[torch.contiguous_format])

@@ -96,6 +96,9 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     recipe.add_argument("--lr_step", type=positive, help="epochs between two decays of the learning rate")
     recipe.add_argument("--lr_gamma", type=positive_float, help="factor of each decay")
     recipe.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
+    recipe.add_argument(
+        "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"
+    )
     recipe.add_argument("--seed", type=int, default=0, help="of the weights, the data order and the augmentation")
 
     window = parser.add_argument_group("prime learning window (recorded for every method)")

@@ -100,8 +100,20 @@ def step(run: Run, method: Method, batch: Batch) -> tuple[dict[str, Tensor], Out
     run.optimizer.zero_grad()
     method.backward(losses)
     method.after_backward(output)
+    align_gradients(run.model)
     run.optimizer.step()
     return losses, output
+
+
+def align_gradients(model: MultimodalModel) -> None:
+    """Give gradients the memory layout of their parameters, which fused optimizers take for granted.
+
+    Those of `backward` have it. One that a method has put there may not, and would be applied to the wrong weights
+    without a word (PyTorch 2.11, on CPU).
+    """
+    for p in model.parameters():
+        if p.grad is not None and p.grad.stride() != p.stride():
+            p.grad = torch.empty_like(p).copy_(p.grad)
 
 
 def check_finite(row: dict, split: str) -> None:
@@ -180,8 +192,8 @@ def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
     others = [p for name, p in model.named_parameters() if not name.startswith("encoders.")]
     parameters = [{"params": others}, {"params": encoders, "lr": args.encoder_lr_factor * args.lr}]
     if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay)
-    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay)
+        return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
 
 
 def describe(row: dict) -> str:
