@@ -18,6 +18,8 @@ from torchaudio.compliance.kaldi import fbank
 
 from dataset.corrupt import Corrupt
 
+MOST_SAMPLES = 2**28  # of a clip, over all channels: 1 GB; an hour and a half of stereo at 22050 Hz
+
 
 class Librosa(NamedTuple):
     """The functions of librosa that the recipes use."""
@@ -115,12 +117,19 @@ class Filterbank:
 
 def read_wave(path: Path, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
     """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
-    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    wave = wave.mean(axis=1)
+    with soundfile.SoundFile(path) as file:
+        if file.frames * file.channels > MOST_SAMPLES:
+            raise RuntimeError(f"its header claims {file.frames} samples of {file.channels} channels")
+        wave, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+    wave = finite(wave.mean(axis=1))
+    wave = wave if rate == sample_rate else finite(librosa().resample(wave, orig_sr=rate, target_sr=sample_rate))
+    return corrupt(wave) if corrupt else wave
+
+
+def finite(wave: np.ndarray) -> np.ndarray:
     if not np.isfinite(wave).all():
         raise RuntimeError("samples are NaN or infinite")
-    wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
-    return corrupt(wave) if corrupt else wave
+    return wave
 
 
 def wave_fault(path: Path) -> str | None:

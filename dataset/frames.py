@@ -1,5 +1,6 @@
 """Frame recipes: which frames of a clip, and how each becomes a tensor."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,18 +112,34 @@ def central_box(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + w, top + h
 
 
+MOST_PIXELS = 2**26  # of a picture: 200 MB as RGB; cameras make a fifth of that
+
+
 def load_frames(files: Sequence[Path]) -> list[Image.Image]:
+    """Raises OSError or SyntaxError (Pillow's, for PNG) for what is no picture, or would be too large a one."""
     images = []
     for file in files:
-        with Image.open(file) as image:
+        with opened(file) as image:
             images.append(image.convert("RGB"))
     return images
 
 
 def size_of(file: Path) -> tuple[int, int]:
-    """(width, height) that the file's header says."""
-    with Image.open(file) as image:
+    """(width, height) that the file's header says. Raises as `load_frames`."""
+    with opened(file) as image:
         return image.size
+
+
+def opened(file: Path) -> Image.Image:
+    """The picture, of which only the header has been read."""
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from None
+    if math.prod(image.size) > MOST_PIXELS:
+        image.close()
+        raise OSError(f"its header claims {' x '.join(map(str, image.size))} pixels")
+    return image
 
 
 def list_frames(folder: Path, suffix: str = ".jpg") -> list[Path]:

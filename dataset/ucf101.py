@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from dataset.base import check_disjoint, list_names, read_split
 from dataset.clips import naming
 from dataset.corrupt import Corrupt, Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames
+from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, opened, random_frames
 from models.encoders import ConvNet, ResNet18
 from utils.errors import DataError
 from utils.numbers import positive
@@ -157,7 +157,7 @@ class UCF101(Dataset):
 
 def load_flow(file: Path, size: int) -> Tensor:
     """(2, size, size) float32 in pixels of a stored picture, u above v."""
-    with Image.open(file) as image:
+    with opened(file) as image:
         both = image.convert("L")
     width, height = both.width, both.height // 2
     parts = (both.crop((0, top, width, top + height)) for top in (0, height))

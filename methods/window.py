@@ -4,6 +4,7 @@ Both serve every method of this repository, and any training loop: they need an 
 Equation numbers are those of the InfoReg paper (CVPR 2025).
 """
 
+import sys
 from collections.abc import Mapping
 
 import torch
@@ -127,7 +128,8 @@ class PrimeWindow:
             return None
         newest = _mean(traces[-self.smoothing :])
         before = _mean(traces[:-1][-self.smoothing :])
-        return (newest - before) / newest if newest > 0 else 0.0
+        # Finite also where a trace falls from the largest numbers to the smallest.
+        return max((newest - before) / newest, -sys.float_info.max) if newest > 0 else 0.0
 
     def is_open(self, modality: str) -> bool:
         change = self.change(modality)
@@ -146,4 +148,4 @@ class PrimeWindow:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return sum(value / len(values) for value in values)
