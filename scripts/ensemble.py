@@ -35,6 +35,7 @@ from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 from utils.evaluate import figures, predict  # noqa: E402
+from utils.files import write_checked  # noqa: E402
 from utils.lock import Lock  # noqa: E402
 from utils.provenance import provenance  # noqa: E402
 from utils.record import (  # noqa: E402
@@ -42,7 +43,6 @@ from utils.record import (  # noqa: E402
     read_json,
     read_predictions,
     run_folder,
-    write_atomically,
     write_predictions,
 )
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
         write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
-            write_atomically(folder / name, json.dumps(content, indent=2) + "\n")
+            write_checked(folder / name, json.dumps(content, indent=2) + "\n")
     print(make_table({(args.dataset, ENSEMBLE, tag): [folder]}, rule) + f"\nwritten to {folder}")
     return result[rule]
 

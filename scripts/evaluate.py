@@ -30,8 +30,9 @@ from methods import Method  # noqa: E402
 from scripts.trained import add_flags, make_plain, plain_loader, restore, to_loader  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
 from utils.evaluate import collect, evaluate  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
-from utils.record import load_checkpoint, write_atomically  # noqa: E402
+from utils.record import load_checkpoint  # noqa: E402
 from utils.robustness import Conflicting, contributions, draw_present, missing, subsets  # noqa: E402
 
 FILLS = ("zero", "mean")

@@ -23,8 +23,9 @@ from dataset import DATASETS  # noqa: E402  (the repository is not installed; it
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
 from utils.lock import Lock  # noqa: E402
-from utils.record import load_checkpoint, write_atomically  # noqa: E402
+from utils.record import load_checkpoint  # noqa: E402
 
 PROBE_LOCK = "probe.lock"
 

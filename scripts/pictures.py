@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from utils.errors import RunError
-from utils.record import write_atomically
+from utils.files import write_atomically
 
 
 class Runs(NamedTuple):

@@ -38,9 +38,10 @@ from scripts.evaluate import Condition, Tested  # noqa: E402
 from scripts.folder import cell, find_runs  # noqa: E402
 from scripts.trained import add_flags, restore  # noqa: E402
 from utils.errors import RunError, sentence  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
 from utils.plots import COLOURS  # noqa: E402
-from utils.record import load_checkpoint, read_json, write_atomically  # noqa: E402
+from utils.record import load_checkpoint, read_json  # noqa: E402
 
 SHARES = ("0.25", "0.5", "0.75", "1")  # of the samples with a missing or a conflicting modality
 LINES = [dict(color=colour, linestyle=style) for style in ("-", "--", ":", "-.") for colour in COLOURS]

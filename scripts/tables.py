@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts.significance import interval, samples_test, seeds_test
-from utils.record import make_folder, write_atomically
+from utils.files import make_folder, write_atomically
 
 RULES = {
     "last": "the last epoch",

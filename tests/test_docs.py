@@ -52,10 +52,11 @@ def test_the_readmes_own_loop_runs_as_printed(capsys):
 
 
 def test_every_file_that_the_documents_name_exists():
-    for document in ("README.md", "docs/METHODS.md", "docs/REPRODUCTION.md", "docs/ROBUSTNESS.md", "data/README.md"):
+    for document in ("README.md", "docs/METHODS.md", "docs/REPRODUCTION.md", "docs/ROBUSTNESS.md", "docs/RELIABILITY.md",
+                     "data/README.md"):  # fmt: skip
         text = (ROOT / document).read_text()
         linked = re.findall(r"\]\((?!http|#)([^)#]+)\)", text)
-        named = re.findall(r"\b((?:scripts|docs|data|methods|models|utils|dataset)/[\w/]+\.(?:py|sh|md))", text)
+        named = re.findall(r"\b((?:scripts|docs|data|methods|models|utils|dataset|tests)/[\w/]+\.(?:py|sh|md))", text)
         missing = [name for name in linked if not (ROOT / document).parent.joinpath(name).exists()]
         missing += [name for name in named if not (ROOT / name).exists()]
         assert not missing, f"{document} names {missing}"

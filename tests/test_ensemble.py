@@ -295,7 +295,9 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
     (origin,) = json.loads((folder / "args.json").read_text())["provenance"]
     assert origin["command"].startswith("python scripts/ensemble.py ") and str(alone["audio"]) in origin["command"]
     assert origin["data"].keys() == {"train.csv", "test.csv", "demo.json"}
-    assert {path.name for path in folder.iterdir()} == {"args.json", "result.json", "predictions.npz", "done"}
+    assert {path.name for path in folder.iterdir()} == {
+        "args.json", "result.json", "predictions.npz", "done", "checksums.txt",
+    }  # fmt: skip
     # It has no epochs to choose among: the table says so, and shows the rest.
     oracle = collect.main([str(out), "--rule", "oracle"])
     assert [row["method"] for row in table_of(oracle)] == ["unimodal", "unimodal", "joint"]

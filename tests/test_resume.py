@@ -92,6 +92,15 @@ def interrupt(monkeypatch, method, step):
     monkeypatch.setattr(METHODS[method], "after_backward", stop)
 
 
+def as_before(folder):
+    """A folder as earlier versions left it: without checksums, an earlier checkpoint, and metrics in the checkpoint."""
+    state = checkpoint(folder)
+    del state["rows"]
+    torch.save(state, folder / "last.pt")
+    for name in ("checksums.txt", "previous.pt"):
+        (folder / name).unlink()
+
+
 def same_run(one, other):
     for name in ("metrics.jsonl", "result.json", "predictions.npz"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
@@ -158,6 +167,7 @@ def test_resnets_resume_bit_for_bit_too(demo, tmp_path, monkeypatch):
 
 def test_a_run_that_began_without_predictions_has_those_of_the_epochs_since(started, whole):
     go_on, folder = started()
+    as_before(folder)
     state = checkpoint(folder)
     del state["predictions"]
     torch.save(state, folder / "last.pt")
@@ -264,7 +274,9 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_is_refused_in_one_sentence(started, damage):
+    """Of an earlier version; tests/test_damage.py has those of today."""
     go_on, folder = started()
+    as_before(folder)
     do, said = DAMAGES[damage]
     do(folder)
     message = refused(go_on)
@@ -273,6 +285,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(started, damage):
 
 def test_a_damaged_checkpoint_that_is_deleted_starts_the_run_anew(started, whole):
     go_on, folder = started()
+    as_before(folder)
     truncate(folder / "last.pt")
     assert "delete it to start the run anew" in refused(go_on)
     (folder / "last.pt").unlink()
@@ -283,7 +296,15 @@ def test_a_damaged_checkpoint_that_is_deleted_starts_the_run_anew(started, whole
 def test_a_checkpoint_of_another_model_is_refused(demo, tmp_path, started):
     go_on, folder = started()
     other = train(demo, tmp_path / "other", "--method", "joint", "--fusion", "sum", "--epochs", "1")
+    as_before(folder)
+    own = checkpoint(folder)["args"]
     shutil.copy(other / "last.pt", folder / "last.pt")
+    message = refused(go_on)
+    assert f"{folder} holds the checkpoint of a run of another setting" in message
+    assert "--epochs was 1, is 4" in message and "--fusion was sum, is concat" in message
+    state = checkpoint(other)
+    state["args"] = own
+    torch.save(state, folder / "last.pt")
     message = refused(go_on)
     assert "another model" in message and "fusion." in message and str(folder / "last.pt") in message
 

@@ -121,6 +121,7 @@ def test_what_the_folder_of_a_run_holds(demo, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert {name for name in names if not name.startswith("events.")} == {
         "args.json", "metrics.jsonl", "result.json", "predictions.npz", "last.pt", "done", "figures",
+        "checksums.txt",
     }  # fmt: skip
     assert any(name.startswith("events.") for name in names)
     args = json.loads((folder / "args.json").read_text())

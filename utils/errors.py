@@ -20,6 +20,14 @@ class CombinationError(RunError):
     status = 2  # argparse's, for flags that are wrong one by one
 
 
+class DamageError(RunError):
+    """A file is not what was written."""
+
+    def __init__(self, path, reason: str, remedy: str):
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} is damaged ({reason}): {remedy}")
+
+
 class InUseError(RunError):
     """Another process, `who`, has the run's folder."""
 
@@ -41,3 +49,8 @@ def stop(error: RunError) -> NoReturn:
 def sentence(error: RunError) -> str:
     """The message alone, also when a loader's worker process has wrapped it into a traceback."""
     return str(error).rstrip().split("Error: ")[-1] if "Original Traceback" in str(error) else str(error)
+
+
+def warn(text: str) -> None:
+    """Say what the user should know although the program goes on."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from utils.args import MACHINE_FLAGS
 from utils.distributed import rank
-from utils.errors import InUseError, RunError
+from utils.errors import DamageError, InUseError, RunError, warn
+from utils.files import add_checksum, check, digest, flush, make_folder, read_checked, write_checked
 from utils.lock import Lock, owner
 
 
@@ -25,11 +27,13 @@ class Record:
 
         args.json       the arguments; `provenance`: command, code, machine and data of each process that worked on it
         metrics.jsonl   a line per epoch
-        last.pt         model, method, optimizer, schedule and random states after the last finished epoch
+        last.pt         model, method, optimizer, schedule, random states and metrics after the last finished epoch
+        previous.pt     the last.pt before, until the run is done
         best.pt         the weights of the epoch that the validation split selects, where there is one
         predictions.npz the class that each test sample has (`target`) and is given, by the rules of result.json
         result.json     last epoch, validation-selected epoch, and oracle (best test epoch, the papers' rule)
         done            written last; holds the seconds per epoch
+        checksums.txt   sha256 of all these (utils/files.py)
         figures/, events.*
 
     Only the process that holds `lock` writes there.
@@ -42,6 +46,7 @@ class Record:
     def __init__(self, args: Namespace):
         self.args = args
         self.writes = rank() == 0  # of several processes the first
+        self.sound = True  # whether last.pt, where there is one, may become previous.pt
         self.folder = run_folder(args)
         self.lock = Lock(self.folder)
         self.rows: list[dict] = []
@@ -49,11 +54,11 @@ class Record:
         self.predictions: dict[int | str, torch.Tensor] = {}  # of the test samples: (N,) by epoch, and `target`
         if not self.done and (who := owner(self.folder)):
             raise InUseError(self.folder, who)
-        if (self.folder / "args.json").exists() and not args.resume:
+        if any((self.folder / name).exists() for name in ("args.json", "last.pt", "previous.pt")) and not args.resume:
             state = "a finished run" if self.done else "an unfinished run"
             raise RunError(f"{self.folder} holds {state}: add --resume to go on with it, or choose --tag or --out")
         if (self.folder / "args.json").exists():
-            self._check_same_setting()
+            self._check_same_setting(read_json(self.folder / "args.json"), f"{self.folder} holds a run")
 
     def check_data(self, checksums: Mapping[str, str | None] | None) -> None:
         """Compare the data on disk with those of the run that the folder holds, by `dataset.checksums`.
@@ -81,9 +86,11 @@ class Record:
             return
         make_folder(self.folder / "figures")
         path = self.folder / "args.json"
+        if not path.exists():
+            self._load_newest()  # a checkpoint may be there without it, and must be this run's
         written = read_json(path) if path.exists() else vars(self.args)
         history = [*written.get("provenance", []), provenance]
-        write_atomically(path, json.dumps(written | {"provenance": history}, indent=2) + "\n")
+        write_checked(path, json.dumps(written | {"provenance": history}, indent=2) + "\n")
 
     def hold(self) -> AbstractContextManager:
         """Keeps other processes out while the run is written. A finished one may lie where nothing can be written."""
@@ -102,59 +109,102 @@ class Record:
         self.rows.append(row)
         if self.writes:
             self.lock.check()
-            self._write_rows()
+            write_checked(self.folder / "metrics.jsonl", self._lines())
 
     def save(self, name: str, state: dict) -> None:
+        """Write a checkpoint; a last.pt that is sound becomes previous.pt."""
         if not self.writes:
             return
-        temporary = self.folder / f".{name}.{os.getpid()}"
+        path = self.folder / name
+        temporary = path.with_name(f".{name}.{os.getpid()}")
         try:
-            torch.save(state | {"args": vars(self.args), "seconds": self.seconds}, temporary)
-            os.replace(temporary, self.folder / name)
+            rows = [json.loads(line) for line in self._lines().splitlines()]  # plain values
+            own = {"args": vars(self.args), "seconds": self.seconds, "rows": rows}
+            torch.save(state | own, temporary)
+            with temporary.open("rb+") as file:
+                found = digest(file)
+                flush(file)
+            add_checksum(path, found)
+            if name == "last.pt":
+                if self.sound and path.exists():
+                    os.replace(path, self.folder / "previous.pt")
+                self.sound = True
+            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save
+            raise RunError(f"cannot write {path} ({error}): the previous one is intact") from error
+        finally:
             temporary.unlink(missing_ok=True)
-            raise RunError(f"cannot write {self.folder / name} ({error}): the previous one is intact") from error
 
     def load(self) -> dict | None:
-        """The last checkpoint, or None if the run has none yet; `rows` is cut to the epochs that it knows."""
-        path = self.folder / "last.pt"
-        if not path.exists():
+        """The last checkpoint, or the one before it, with a warning, or None if the run has none yet.
+
+        `rows` are the epochs that it knows; metrics.jsonl is written by them.
+
+        Raises:
+            RunError: if no checkpoint is sound, or it is another run's.
+        """
+        state = self._load_newest()
+        if state is None:
             return None
-        state = load_checkpoint(path)
-        self.rows = read_metrics(self.folder / "metrics.jsonl")[: state["epoch"] + 1]
+        metrics, best = self.folder / "metrics.jsonl", self.folder / "best.pt"
+        # A checkpoint of an earlier version has no rows.
+        self.rows = state["rows"] if "rows" in state else read_metrics(metrics)[: state["epoch"] + 1]
         if [row["epoch"] for row in self.rows] != list(range(state["epoch"] + 1)):
-            raise RunError(
-                f"{self.folder / 'metrics.jsonl'} does not hold the epochs of last.pt: start in another --tag"
-            )
-        if self.writes:
-            self._write_rows()
+            raise RunError(f"{metrics} does not hold the epochs of last.pt: start in another --tag")
         self.seconds = state["seconds"]
         self.predictions = state.get("predictions", {})  # earlier versions kept none
+        if self.writes:
+            if not (metrics.exists() and metrics.read_bytes().startswith(self._lines().encode())):
+                warn(f"{metrics} is damaged (the checkpoint has other rows): written again from the checkpoint")
+            write_checked(metrics, self._lines())
+            if best.exists() and (reason := damage_of(best)):
+                warn(f"{best} is damaged ({reason}): only a better epoch writes it again")
+        return state
+
+    def _load_newest(self) -> dict | None:
+        last, previous = self.folder / "last.pt", self.folder / "previous.pt"
+        try:
+            if previous.exists() and not last.exists():  # killed while the one took the other's place
+                raise DamageError(last, "it is missing", "")
+            state = load_checkpoint(last) if last.exists() else None
+        except DamageError as damaged:
+            if not previous.exists():
+                raise
+            try:
+                state = load_checkpoint(previous)
+            except DamageError as also:
+                both = f"{damaged.reason}; previous.pt: {also.reason}"
+                raise DamageError(last, both, "delete both to start the run anew") from None
+            self.sound = False
+            if self.writes:
+                warn(f"{last} is damaged ({damaged.reason}): going on with previous.pt, {state['epoch'] + 1} epochs")
+        if state is not None:
+            self._check_same_setting(state["args"], f"{self.folder} holds the checkpoint of a run")
         return state
 
     def finish(self, result: dict) -> None:
         if not self.writes:
             return
-        write_atomically(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write_checked(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
         epochs = {"target": "target"} | {rule: figures["epoch"] for rule, figures in result.items()}
         kept = {name: self.predictions[epoch] for name, epoch in epochs.items() if epoch in self.predictions}
         write_predictions(self.folder, kept)
+        (self.folder / "previous.pt").unlink(missing_ok=True)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
-        write_atomically(self.folder / "done", json.dumps(timing) + "\n")
+        write_checked(self.folder / "done", json.dumps(timing) + "\n")
 
-    def _write_rows(self) -> None:
-        write_atomically(self.folder / "metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
+    def _lines(self) -> str:
+        return "".join(json.dumps(_finite(row)) + "\n" for row in self.rows)
 
-    def _check_same_setting(self) -> None:
-        before = read_json(self.folder / "args.json")
+    def _check_same_setting(self, before: Mapping, what: str) -> None:
         now = json.loads(json.dumps(vars(self.args)))
         changed = [
             f"--{name} was {before.get(name)}, is {now[name]}"
             for name in now
-            if name not in MACHINE_FLAGS and before.get(name) != now[name]
+            if (name == "seed" or name not in MACHINE_FLAGS) and before.get(name) != now[name]
         ]
         if changed:
-            raise RunError(f"{self.folder} holds a run of another setting ({'; '.join(changed)}): choose --tag")
+            raise RunError(f"{what} of another setting ({'; '.join(changed)}): choose --tag")
 
 
 def run_folder(args: Namespace) -> Path:
@@ -165,15 +215,21 @@ def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint without executing anything in it, onto the CPU.
 
     Raises:
-        RunError: if the file is missing, truncated, or not a checkpoint of this repository.
+        DamageError: if it is not what was written, by checksums.txt, or where there is none, by the CRCs of the file.
+        RunError: if it is missing, or not a checkpoint of this repository.
     """
     if not path.is_file():
         raise RunError(f"{path} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the broken archive makes it raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunError(f"{path} is damaged or not a checkpoint ({reason}): delete it to start the run anew") from None
+    with path.open("rb") as file:
+        known = check(path, digest(file))
+        try:
+            if not known and (part := zipfile.ZipFile(file).testzip()):
+                raise zipfile.BadZipFile(f"{part} has another CRC")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the broken archive makes it raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DamageError(path, f"not a checkpoint: {reason}", "delete it to start the run anew") from None
     if not isinstance(state, dict) or not {"model", "args", "epoch"} <= state.keys():
         raise RunError(f"{path} is not a checkpoint of this repository")
     return state
@@ -199,10 +255,10 @@ def read_metrics(path: Path) -> list[dict]:
     """The lines of a metrics.jsonl.
 
     Raises:
-        RunError: if the file is missing or a line is not a JSON object.
+        RunError: if the file is missing or damaged.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in read_checked(path).splitlines()]
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
     if not all(isinstance(row, dict) and "epoch" in row for row in rows):
@@ -213,7 +269,7 @@ def read_metrics(path: Path) -> list[dict]:
 def read_json(path: Path) -> dict:
     """Raises RunError if the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_checked(path))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): choose another --tag") from None
     if not isinstance(found, dict):
@@ -225,7 +281,7 @@ def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
     """Write predictions.npz: (N,) class numbers of the test samples in their order, `target` and those by each rule."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: np.asarray(values, np.int32) for name, values in arrays.items()})
-    write_atomically(folder / "predictions.npz", buffer.getvalue())
+    write_checked(folder / "predictions.npz", buffer.getvalue())
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray]:
@@ -235,11 +291,12 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
         RunError: if the file is damaged.
     """
     path = folder / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except FileNotFoundError:
+    if not path.exists():
         return {}
+    content = read_checked(path)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return dict(file)
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
         raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None
 
@@ -273,22 +330,13 @@ def restore_random_states(states: dict) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def make_folder(path: Path) -> None:
-    """Raises RunError if it cannot be made."""
+def damage_of(path: Path) -> str | None:
+    """Why a file is not sound; None if it is, or no checksum says so."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {path} ({error.strerror}): choose --out") from None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write {path} ({error.strerror})") from error
+        read_checked(path)
+    except DamageError as error:
+        return error.reason
+    return None
 
 
 def _finite(value):

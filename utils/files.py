@@ -1,0 +1,115 @@
+"""Files that are whole or not there, and the sha256 by which damage is seen.
+
+`checksums.txt` of a run's folder has a line for every version of its files, in the form of `sha256sum`. The line is
+written before the version takes its place, so whenever a process is killed, what lies in the folder has its line.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from utils.errors import DamageError, RunError
+
+CHECKSUMS = "checksums.txt"
+WRITTEN_AS = {"previous.pt": "last.pt"}  # renamed since
+FROM_LAST = "delete `done`, if there is one, and --resume writes it again from last.pt"
+REMEDIES = {
+    "args.json": "delete it, and --resume goes on by the arguments in last.pt",
+    "metrics.jsonl": FROM_LAST,
+    "result.json": FROM_LAST,
+    "predictions.npz": FROM_LAST,
+    "best.pt": "there is no copy of it; train again in another --tag",
+}
+
+
+def make_folder(path: Path) -> None:
+    """Raises RunError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {path} ({error.strerror}): choose --out") from None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write aside, onto the disk, and rename: a reader or a power cut finds the old file or the new one.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            flush(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path} ({error.strerror})") from error
+
+
+def write_checked(path: Path, content: str | bytes) -> None:
+    """`write_atomically`, with a line in the folder's checksums.txt."""
+    content = content.encode() if isinstance(content, str) else content
+    add_checksum(path, hashlib.sha256(content).hexdigest())
+    write_atomically(path, content)
+
+
+def read_checked(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        DamageError: if the folder's checksums.txt has lines for the file and none of them is of this content.
+    """
+    content = path.read_bytes()
+    check(path, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def flush(file: BinaryIO) -> None:
+    """Have what was written to `file` on the disk, so that no rename comes before it."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def digest(file: BinaryIO) -> str:
+    """sha256 of an open file, from where it stands to its end."""
+    found = hashlib.sha256()
+    while block := file.read(2**20):
+        found.update(block)
+    return found.hexdigest()
+
+
+def add_checksum(path: Path, found: str) -> None:
+    """Say in the folder's checksums.txt that `found` is a version of `path`."""
+    sums = path.with_name(CHECKSUMS)
+    before = sums.read_text() if sums.exists() else ""
+    line = f"{found}  {path.name}\n"
+    if line not in before:
+        write_atomically(sums, before + line)
+
+
+def check(path: Path, found: str) -> bool:
+    """Whether the folder's checksums.txt knows `path`, whose sha256 is `found`; one of an earlier version has none.
+
+    Read the file before: the run may go on meanwhile.
+
+    Raises:
+        DamageError: if it knows other versions of it only, or is damaged itself.
+    """
+    sums = path.with_name(CHECKSUMS)
+    try:
+        lines = sums.read_bytes().decode().splitlines()
+    except FileNotFoundError:
+        return False
+    except UnicodeDecodeError:
+        lines = []
+    if not lines or not all(re.fullmatch(r"[0-9a-f]{64}  \S+", line) for line in lines):
+        raise DamageError(sums, "not lines of sha256sum", "delete it to go on without this check")
+    name = WRITTEN_AS.get(path.name, path.name)
+    known = [line[:64] for line in lines if line[66:] == name]
+    if known and found not in known:
+        remedy = REMEDIES.get(path.name, "delete it to start the run anew")
+        raise DamageError(path, f"its sha256 is not in {CHECKSUMS}", remedy)
+    return bool(known)
