@@ -6,13 +6,14 @@ so a run draws the same for any number of workers, and a resumed run what the un
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
 from utils.distributed import Share, Shares, ShareSampler, world
 from utils.errors import DataError
@@ -158,6 +159,32 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
+class Batches:
+    """Positions in the order that `drawn` gives them, in batches of these `sizes`."""
+
+    def __init__(self, drawn: Iterable[int], sizes: Sequence[int]):
+        self.drawn, self.sizes = drawn, sizes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        positions = iter(self.drawn)
+        for size in self.sizes:
+            yield list(islice(positions, size))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+def sizes_of(count: int, batch_size: int, training: bool) -> list[int]:
+    """Of the batches of `count` samples.
+
+    In training a last one of one sample joins the one before: batch normalisation finds nothing to normalise in it.
+    """
+    sizes = [min(batch_size, count - start) for start in range(0, count, batch_size)]
+    if training and batch_size > 1 and len(sizes) > 1 and sizes[-1] == 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
 def make_loader(
     dataset: Dataset,
     batch_size: int,
@@ -175,7 +202,7 @@ def make_loader(
     """
     order = torch.Generator().manual_seed(mix(seed, epoch, -1))
     drawn = RandomSampler(dataset, generator=order) if shuffle else SequentialSampler(dataset)
-    batches = BatchSampler(drawn, batch_size, drop_last=False)
+    batches = Batches(drawn, sizes_of(len(dataset), batch_size, training=shuffle))
     loader = DataLoader(
         Seeded(dataset, seed, epoch),
         batch_sampler=ShareSampler(batches) if world() > 1 else batches,
@@ -186,10 +213,7 @@ def make_loader(
     )
     if finish := getattr(whole_of(dataset), "finish", None):
         loader = Finishing(loader, finish)
-    if world() == 1:
-        return loader
-    totals = [min(batch_size, len(dataset) - start) for start in range(0, len(dataset), batch_size)]
-    return Shares(loader, totals)
+    return loader if world() == 1 else Shares(loader, batches.sizes)
 
 
 class Finishing:

@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from methods.base import Method
+from utils.errors import DataError
 from utils.numbers import count, not_negative, positive, proper_share
 
 
@@ -65,6 +66,13 @@ class Relearning(Method):
         self.held_out = args.held_out
         self.initial = {name: [p.detach().clone() for p in e.parameters()] for name, e in model.encoders.items()}
         self.diagnosis: dict[str, dict[str, float]] = {}  # this epoch's, by figure and modality
+
+    def on_fit_start(self, run) -> None:
+        if len(run.held_out) < self.model.classes:
+            raise DataError(
+                f"{len(run.held_out)} samples are withheld, fewer than the {self.model.classes} classes, for each of "
+                "which the diagnosis makes a cluster: raise --held_out"
+            )
 
     def due(self, epoch: int) -> bool:
         return epoch > 0 and epoch % self.args.every == 0 and epoch // self.args.every <= self.args.times

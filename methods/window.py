@@ -50,6 +50,11 @@ class FisherTrace:
                 self._sums[name] = self._sums.get(name, 0) + torch.stack([trace, size])
         self._steps += 1
 
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """{modality: the epoch's sum of traces so far}, on the device; of encoders that had gradients."""
+        return {name: sums[0] for name, sums in self._sums.items()}
+
     def end_epoch(self) -> dict[str, float]:
         """Append the epoch's traces to `history` and return them.
 

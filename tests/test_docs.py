@@ -52,8 +52,8 @@ def test_the_readmes_own_loop_runs_as_printed(capsys):
 
 
 def test_every_file_that_the_documents_name_exists():
-    for document in ("README.md", "docs/METHODS.md", "docs/REPRODUCTION.md", "docs/ROBUSTNESS.md", "docs/RELIABILITY.md",
-                     "data/README.md"):  # fmt: skip
+    documents = [f"docs/{name}.md" for name in ("METHODS", "REPRODUCTION", "ROBUSTNESS", "RELIABILITY")]
+    for document in ("README.md", "data/README.md", *documents):
         text = (ROOT / document).read_text()
         linked = re.findall(r"\]\((?!http|#)([^)#]+)\)", text)
         named = re.findall(r"\b((?:scripts|docs|data|methods|models|utils|dataset|tests)/[\w/]+\.(?:py|sh|md))", text)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from utils.args import MACHINE_FLAGS
 from utils.distributed import rank
 from utils.errors import DamageError, InUseError, RunError, warn
-from utils.files import add_checksum, check, digest, flush, make_folder, read_checked, write_checked
+from utils.files import add_checksum, check, digest, flush, make_folder, read_checked, write_atomically, write_checked
 from utils.lock import Lock, owner
 
 
@@ -35,6 +35,7 @@ class Record:
         done            written last; holds the seconds per epoch
         checksums.txt   sha256 of all these (utils/files.py)
         figures/, events.*
+        not_finite.json the step that stopped the run, if one has, until it is done
 
     Only the process that holds `lock` writes there.
 
@@ -135,6 +136,13 @@ class Record:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def keep_batch(self, found: dict) -> None:
+        """Write not_finite.json: the step that was not finite, and its samples (utils/watch.py).
+
+        By whichever process finds it first: all find the same, and the others end with it.
+        """
+        write_atomically(self.folder / "not_finite.json", json.dumps(found, indent=2) + "\n")
+
     def load(self) -> dict | None:
         """The last checkpoint, or the one before it, with a warning, or None if the run has none yet.
 
@@ -189,7 +197,8 @@ class Record:
         epochs = {"target": "target"} | {rule: figures["epoch"] for rule, figures in result.items()}
         kept = {name: self.predictions[epoch] for name, epoch in epochs.items() if epoch in self.predictions}
         write_predictions(self.folder, kept)
-        (self.folder / "previous.pt").unlink(missing_ok=True)
+        for name in ("previous.pt", "not_finite.json"):
+            (self.folder / name).unlink(missing_ok=True)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
         write_checked(self.folder / "done", json.dumps(timing) + "\n")
 

@@ -16,13 +16,14 @@ from utils.errors import RunError
 from utils.evaluate import figures, predict
 from utils.record import Record, load_model, random_states, restore_random_states
 from utils.run import Run
+from utils.watch import NotFinite, Watch, vital
 
 
 def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     """Train from the last checkpoint on (or from the start) to the last epoch; returns what result.json holds.
 
     Raises:
-        RunError: if a loss stops being finite, or the checkpoint is damaged or another model's.
+        RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite.
     """
     args, model = run.args, run.model
     schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, args.lr_step, args.lr_gamma)
@@ -42,9 +43,16 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     for epoch in range(start, args.epochs):
         began = time.perf_counter()
         run.epoch = epoch
-        row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
+        try:
+            row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
+        except NotFinite as error:
+            record.keep_batch(error.found)
+            raise
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
         agree(model)
-        check_finite(row, "train")
         row |= method.on_epoch_end(run)
         schedule.step()
         for name, data in watched.items():
@@ -79,17 +87,25 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
 
 
 def train_epoch(run: Run, method: Method) -> dict[str, float]:
-    """One epoch; means over its samples of the losses and of the training accuracies."""
+    """One epoch; means over its samples of the losses and of the training accuracies.
+
+    Raises:
+        NotFinite: if a feature, a loss or a gradient is not; on CUDA some steps later, but never at the epoch's end.
+    """
     method.on_epoch_start(run)
     data = method.train_data(run)
-    totals = Totals()
+    totals, watch = Totals(), Watch(run.epoch, behind=run.device.type == "cuda")
     run.model.train()
     quiet = True if rank() else None  # None: where the output is no terminal
     with tqdm(run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, disable=quiet) as bar:
-        for batch in bar:
-            totals.add(*step(run, method, batch.to(run.device)))
+        for number, batch in enumerate(bar):
+            losses, output = step(run, method, batch.to(run.device))
+            totals.add(losses, output)
+            watch.add(number, batch.index, vital(method, losses, output))
+            watch.look()
             if totals.due():
                 bar.set_postfix(totals.glance())
+    watch.close()
     return totals.read()
 
 
