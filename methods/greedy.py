@@ -97,7 +97,7 @@ class Greedy(Modulation):
         curating = self.steps_left > 0
         self.speeds = torch.where(curating, self.speeds, self.speeds + self.step_speeds())
         ratio = self.ratio()
-        begins = (ratio.max() - ratio.min() > self.args.epsilon) & self._admitted[ratio.argmax()]
+        begins = (ratio.max() - ratio.min() > self.args.epsilon) & self._admitted.take(ratio.argmax())
         self.steps_left = torch.where(curating, self.steps_left - 1, begins * self.args.curation_steps)
 
     def ratio(self) -> Tensor:
