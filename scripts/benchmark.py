@@ -1,0 +1,80 @@
+"""What things cost on this machine: a training step, the loader, evaluation, several processes, an epoch.
+
+    python scripts/benchmark.py step --dataset CREMAD --synthetic    # every method beside the bare step
+    python scripts/benchmark.py data --dataset CREMAD --synthetic    # the loader beside one as the field writes it
+    python scripts/benchmark.py eval --dataset CREMAD --synthetic    # evaluation beside a bare loop
+    python scripts/benchmark.py ddp --dataset CREMAD                 # two processes beside one
+    python scripts/benchmark.py epoch --dataset CREMAD               # an epoch of InfoReg beside one of joint training
+
+Whatever is compared runs in turn, for five rounds or more; shown are medians and ranges. --json keeps every round. Each
+command has a --help; flags that it does not know are main.py's.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset import DATASETS  # noqa: E402  (the repository's root has just been put on the path)
+from scripts.benchmarks import data, ddp, epoch, evaluation, step  # noqa: E402
+from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
+from utils.errors import RunError, stop  # noqa: E402
+from utils.numbers import positive  # noqa: E402
+from utils.provenance import provenance  # noqa: E402
+from utils.record import write_atomically  # noqa: E402
+
+COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch}
+
+
+def main(argv: list[str] | None = None) -> str:
+    """Print the report and return it as Markdown.
+
+    Raises:
+        RunError: if something that is to be measured cannot be set up, in one sentence.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    own, words = read(argv)
+    report = COMMANDS[own.command].measure(own, words)
+    text = f"{report.markdown()}\n{machine(report.device)}\n"
+    print(text)
+    if own.json:
+        origin = provenance("scripts/benchmark.py", argv, report.device, None)
+        found = (
+            origin | {"machine_line": machine(report.device), "benchmark": own.command, "markdown": text} | report.raw
+        )
+        write_atomically(own.json, json.dumps(found, indent=2) + "\n")
+    return text
+
+
+def read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The benchmark's own flags, and the words that are for main.py."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name, description=module.__doc__, formatter_class=parser.formatter_class, allow_abbrev=False
+        )
+        command.add_argument("--dataset", choices=DATASETS, required=True, help="whose shapes, samples and defaults")
+        command.add_argument("--rounds", type=positive, default=LEAST_ROUNDS, help=f"{LEAST_ROUNDS} (default) or more")
+        command.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
+        module.add_args(command)
+    own, words = parser.parse_known_args(argv)
+    if own.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {own.rounds}: the median and the range are of {LEAST_ROUNDS} or more")
+    if own.json and not own.json.parent.is_dir():
+        parser.error(f"--json {own.json}: {own.json.parent} does not exist")
+    for word in words:
+        if reason := COMMANDS[own.command].OURS.get(word.split("=")[0]):
+            parser.error(f"{word}: {reason}")
+    return own, words
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunError as error:
+        stop(error)

@@ -1,0 +1,144 @@
+"""Samples per second of the loader, for each value of --cache that the data set has.
+
+    python scripts/benchmark.py data --dataset CREMAD --synthetic --clips 64 --workers 0
+    python scripts/benchmark.py data --dataset CREMAD --data_root data/CREMAD --samples 512 --workers 1
+
+A round is one pass over --samples samples of the training split, batch after batch to the device, as training takes
+them; the modes take turns. --workers is main.py's: 0 reads in this process, so that the rate is that of one core. What
+a mode does before the first epoch is shown apart: seconds until the data set is built (none: its files are checked),
+and what it then takes of memory, of the disk below --data_root, and of the GPU.
+
+The row `public` is a loader as this field writes it (scripts/benchmarks/public.py), where the sound is a spectrogram;
+ratios are over it, otherwise over the first mode. --synthetic generates clips like CREMA-D's in a temporary folder.
+"""
+
+import argparse
+import gc
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch.utils.data import DataLoader
+
+from dataset import DATASETS, build
+from main import choose_device
+from scripts.benchmarks.public import PublicClips, has_public_loader
+from scripts.benchmarks.runs import few
+from scripts.benchmarks.synthetic import write_clips
+from scripts.benchmarks.timing import Report, clock, in_turn, median_of, range_of
+from utils.args import make_parser, parse
+from utils.numbers import positive
+from utils.run import Run
+
+OURS = {"--method": "the loader is the same for every method", "--cache": "every value of it is measured"}
+
+
+@dataclass
+class Use:
+    """What there is at a moment, or what has come to it since another one."""
+
+    seconds: float
+    memory: int  # bytes, here and below
+    disk: int
+    gpu: int
+
+    def __sub__(self, before: "Use") -> "Use":
+        return Use(*(now - then for now, then in zip(vars(self).values(), vars(before).values(), strict=True)))
+
+    def __str__(self) -> str:
+        kinds = {"memory": self.memory, "disk": self.disk, "GPU": self.gpu}
+        return ", ".join(f"{size / 2**20:.0f} MiB of {kind}" for kind, size in kinds.items() if size >= 2**20) or "-"
+
+
+def add_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--samples", type=positive, default=256, help="of a pass, at most (default: 256)")
+    parser.add_argument("--synthetic", action="store_true", help="generate clips like CREMA-D's, read these")
+    parser.add_argument("--clips", type=positive, default=64, help="that --synthetic generates (default: 64)")
+
+
+def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
+    """Every mode, under main.py's flags `words`.
+
+    Raises:
+        DataError: if the data are not there.
+    """
+    argv = ["--dataset", own.dataset, "--method", "joint", *words]
+    with ExitStack() as stack:
+        if own.synthetic:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write_clips(folder, parse(argv), own.clips)
+            argv += ["--data_root", str(folder)]
+        args = parse(argv)
+        device = choose_device(args)
+        passes, uses = {}, {}
+        for mode in modes(own.dataset):
+            name = mode or "as it is"
+            run, uses[name] = prepared([*argv, "--cache", mode] if mode else argv, device, own.samples)
+            passes[name] = partial(one_pass, run)
+        source = DATASETS[own.dataset]
+        if has_public_loader(source):
+            clips = few(PublicClips(args, source, source.read_splits(args)[0]), own.samples)
+            loader = DataLoader(clips, args.batch_size, shuffle=True, num_workers=args.workers)
+            passes = {"public": partial(public_pass, loader, device), **passes}
+        clocks = [clock(device, work) for work in passes.values()]
+        rounds = in_turn(clocks, 1, own.rounds, "passes")
+    seconds = {name: list(column) for name, column in zip(passes, zip(*rounds, strict=True), strict=True)}
+    samples, first = len(run.train), next(iter(seconds))
+    rows, raw = [], {}
+    for name, taken in seconds.items():
+        ratios = [a / b for a, b in zip(seconds[first], taken, strict=True)]
+        ready = {"ready after, s": f"{uses[name].seconds:.1f}", "takes": str(uses[name])} if name in uses else {}
+        rows.append(
+            {"loader": name, "samples a second": median_of([samples / s for s in taken], 1)}
+            | {"ratio, median": median_of(ratios), "ratio, range": range_of(ratios)}
+            | {"ready after, s": "-", "takes": "-"} | ready
+        )  # fmt: skip
+        raw[name] = {"seconds": taken, "ready": asdict(uses[name]) if name in uses else None}
+    what = "generated clips" if own.synthetic else own.dataset
+    title = (
+        f"Loading {what} as {own.dataset}: {samples} samples a pass, batches of {args.batch_size}, {args.workers} "
+        f"worker process(es), to {device}; {own.rounds} passes of each, in turn; ratios over `{first}`."
+    )
+    return Report(title, device, {"samples": samples, "rows": raw}, [rows])
+
+
+def modes(dataset: str) -> list[str | None]:
+    """The values of --cache, or one None where the data set has no such flag."""
+    flag = make_parser(dataset, "joint")._option_string_actions.get("--cache")
+    return list(flag.choices) if flag else [None]
+
+
+def prepared(argv: Sequence[str], device: torch.device, samples: int) -> tuple[Run, Use]:
+    """A run's data, cut to `samples` after they have been made ready, and what that took."""
+    args = parse(list(argv))
+    before = use(args.data_root)
+    splits = build(args, tuple(DATASETS[args.dataset].encoders(args)))
+    taken = use(args.data_root) - before
+    # Neither model nor optimizer: only the loader is asked for.
+    return Run(args, None, None, few(splits.train, samples), None, None, device), taken
+
+
+def use(data_root: str) -> Use:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # resident
+    disk = sum(file.stat().st_size for file in Path(data_root).rglob("*") if file.is_file())
+    gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return Use(perf_counter(), pages * os.sysconf("SC_PAGE_SIZE"), disk, gpu)
+
+
+def one_pass(run: Run) -> None:
+    """Every batch of an epoch, as the training loop takes them."""
+    for batch in run.loader(run.train):
+        batch.to(run.device)
+
+
+def public_pass(loader: DataLoader, device: torch.device) -> None:
+    for parts in loader:
+        for part in parts:
+            part.to(device)

@@ -1,0 +1,93 @@
+"""InfoReg's step as such steps are commonly written in this field: the same mathematics, for comparison.
+
+One backward pass per loss, with a copy of every gradient; scores sample by sample through `.item()`; Python loops over
+all parameters that look each one up by name; a copy of the whole model for the weights of the epoch before. Written
+for this benchmark from the equations in methods/inforeg.py, which it equals: tests/test_naive.py.
+"""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+
+from dataset.base import Batch
+from utils.run import Run
+
+
+class NaiveInfoReg:
+    """The step of `--method inforeg` with all windows open, regulation `proximal` and variant `paper`.
+
+    `unimodal_loss` is `none` or `split`. `trace` is {modality: sum over the steps of ||g_m||^2}.
+    """
+
+    def __init__(self, run: Run, beta: float, unimodal_loss: str):
+        self.model, self.optimizer = run.model, run.optimizer
+        self.bf16 = run.args.precision == "bf16"
+        self.beta, self.unimodal_loss = beta, unimodal_loss
+        self.names = {
+            modality: [f"encoders.{modality}.{name}" for name, _ in encoder.named_parameters()]
+            for modality, encoder in self.model.encoders.items()
+        }
+        self.trace = dict.fromkeys(self.model.modalities, 0.0)
+        self.total_loss = 0.0
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        self.previous = copy.deepcopy(self.model)
+
+    def step(self, batch: Batch) -> None:
+        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.bf16):
+            features = self.model.encode(batch.inputs)
+            logits, unimodal = self.model.fuse(features), self.model.unimodal(features)
+            losses = {"joint": F.cross_entropy(logits, batch.target)}
+            if self.unimodal_loss == "split":
+                for modality in unimodal:
+                    losses[modality] = F.cross_entropy(unimodal[modality], batch.target)
+        self.gradients = {}
+        for loss in losses:
+            self.optimizer.zero_grad()
+            losses[loss].backward(retain_graph=True)
+            self.gradients[loss] = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.grad is not None:
+                    self.gradients[loss][name] = copy.deepcopy(parameter.grad)
+            self.total_loss += losses[loss].item()
+        self.optimizer.zero_grad()
+        for name, parameter in self.model.named_parameters():
+            for loss in self.gradients:
+                if name in self.gradients[loss].keys():
+                    if parameter.grad is None:
+                        parameter.grad = copy.deepcopy(self.gradients[loss][name])
+                    else:
+                        parameter.grad = parameter.grad + self.gradients[loss][name]
+        for modality in self.trace:
+            for name, parameter in self.model.named_parameters():
+                if name in self.names[modality] and parameter.grad is not None:
+                    self.trace[modality] += (parameter.grad**2).sum().item()
+        self.regulate(self.scores(unimodal, batch.target))
+        self.optimizer.step()
+
+    def scores(self, unimodal: dict[str, torch.Tensor], target: torch.Tensor) -> dict[str, float]:
+        """Eq. 8."""
+        scores = {}
+        for modality in unimodal:
+            score = 0.0
+            for i in range(len(target)):
+                score += torch.log_softmax(unimodal[modality][i], dim=0)[target[i].item()].item()
+            scores[modality] = score / len(target)
+        return scores
+
+    def regulate(self, scores: dict[str, float]) -> None:
+        """Eq. 9 to 16: another loss, and another backward pass, for each encoder that is ahead."""
+        for modality in scores:
+            behind = [scores[modality] - scores[other] for other in scores if scores[other] < scores[modality]]
+            if len(behind) == 0:
+                continue
+            alpha = math.exp(self.beta * math.tanh(sum(behind) / len(behind)))
+            distance = 0.0
+            for name, parameter in self.model.named_parameters():
+                for other, before in self.previous.named_parameters():
+                    if name == other and name in self.names[modality]:
+                        distance = distance + ((parameter - before.detach()) ** 2).sum()
+            (alpha / 2 * distance).backward()
