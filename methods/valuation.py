@@ -55,18 +55,16 @@ def copies(values: Tensor) -> Tensor:
     return (2 * (1 - values) - 1e-6).ceil().clamp(min=0).long()
 
 
-class Listed(Dataset):
-    """Samples of `data` in the order of a list. A sample's index is its place in the list, not that in `data`."""
-
-    def __init__(self, data: Dataset, positions: Tensor):
-        self.data, self.positions = data, positions.tolist()
-
-    def __len__(self) -> int:
-        return len(self.positions)
+class Listed(Subset):
+    """Samples of a data set in the order of a list. A sample's index is its place in the list, not in the data set."""
 
     def __getitem__(self, place: int):
-        inputs, target, _ = self.data[self.positions[place]]
+        inputs, target, _ = super().__getitem__(place)
         return inputs, target, place
+
+    def __getitems__(self, places: list[int]):
+        """PyTorch asks for it of a Subset with a __getitem__ of its own."""
+        return [self[place] for place in places]
 
 
 class Valuation(Method):
@@ -103,7 +101,7 @@ class Valuation(Method):
         self.figures["copies"] = dict(zip(names, added.tolist(), strict=True))
         everything = torch.arange(len(run.train))
         self.kept = torch.cat([torch.ones(len(run.train), len(names), dtype=torch.bool), kept]).to(run.device)
-        return Listed(run.train, torch.cat([everything, positions]))
+        return Listed(run.train, torch.cat([everything, positions]).tolist())
 
     def sample_level(self, run) -> tuple[Tensor, Tensor, Tensor]:
         """Values, and the positions of the added entries with the modalities that they keep."""

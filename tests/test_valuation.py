@@ -96,7 +96,7 @@ def entries(method, data):
     for batch in make_loader(data, 4, workers=0, shuffle=True):
         kept = method.kept[batch.index]
         for image, keep in zip(batch.inputs["audio"], kept.tolist(), strict=True):
-            (sample,) = (data.data.images["audio"] == image).flatten(1).all(dim=1).nonzero().flatten().tolist()
+            (sample,) = (data.dataset.images["audio"] == image).flatten(1).all(dim=1).nonzero().flatten().tolist()
             seen[sample, tuple(keep)] += 1
     return seen
 
@@ -214,7 +214,7 @@ def test_an_interrupted_run_makes_the_same_list(begin, modalities, level):
     other.epoch = 2
     before = copy.deepcopy(run.model.state_dict()), torch.get_rng_state()
     one, two = method.train_data(run), resumed.train_data(other)
-    assert isinstance(one, Listed) and one.positions == two.positions and torch.equal(method.kept, resumed.kept)
+    assert isinstance(one, Listed) and one.indices == two.indices and torch.equal(method.kept, resumed.kept)
     assert len(one) > len(run.train)
     # Making it draws from no global generator and leaves the model as it is.
     assert all(torch.equal(before[0][key], value) for key, value in run.model.state_dict().items())
