@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
 
@@ -14,6 +13,7 @@ from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
+from dataset.shards import folder_of
 from dataset.ucf101 import UCF101
 from utils.provenance import checksum
 
@@ -76,7 +76,7 @@ def checksums(args) -> dict[str, str | None] | None:
     if find is None:
         return None
     found = {path.name: checksum(path) for path in find(args)}
-    manifest = Path(args.data_root) / "manifest.json"
+    manifest = folder_of(args.data_root) / "manifest.json"
     if manifest.exists():
         try:
             settings = json.dumps(json.loads(manifest.read_text())["settings"], sort_keys=True)

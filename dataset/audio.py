@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -71,7 +71,7 @@ class LogSpectrogram:
         """(mels, 1 + n_fft // 2) mel filterbank."""
         return librosa().mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
-    def __call__(self, path: Path, corrupt: Corrupt | None = None) -> Tensor:
+    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:
         wave = read_wave(path, self.sample_rate, corrupt)
         wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
         wave = np.clip(wave, -1.0, 1.0)
@@ -102,7 +102,7 @@ class Filterbank:
     def shape(self) -> tuple[int, int, int]:
         return 1, self.frames, self.bands
 
-    def __call__(self, path: Path, corrupt: Corrupt | None = None) -> Tensor:
+    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:
         wave = torch.from_numpy(read_wave(path, self.sample_rate, corrupt))
         if len(wave) < self.sample_rate * 25 // 1000:
             raise RuntimeError("shorter than a window of 25 ms")
@@ -115,7 +115,7 @@ class Filterbank:
         return ((features - self.mean) / (2 * self.deviation)).unsqueeze(0)
 
 
-def read_wave(path: Path, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
+def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
     """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
     with soundfile.SoundFile(path) as file:
         if file.frames * file.channels > MOST_SAMPLES:

@@ -196,22 +196,30 @@ def make_loader(
 ) -> "DataLoader | Finishing | Shares":
     """A loader whose order and draws depend on (seed, epoch) alone, never on the global generator or the workers.
 
-    On several processes a batch's inputs are this process's share (utils/distributed.py).
+    On several processes a batch's inputs are this process's share (utils/distributed.py). The order of a data set in
+    shards is one that reads them forward (dataset/shards.py).
 
     Several workers read ahead in processes of their own; they are started anew each epoch, since the data may change.
     """
     order = torch.Generator().manual_seed(mix(seed, epoch, -1))
-    drawn = RandomSampler(dataset, generator=order) if shuffle else SequentialSampler(dataset)
+    base, at = below(dataset)
+    plan = base.shards.plan(at, order) if shuffle and getattr(base, "shards", None) else None
+    if plan:
+        drawn = plan.order
+    else:
+        drawn = RandomSampler(dataset, generator=order) if shuffle else SequentialSampler(dataset)
     batches = Batches(drawn, sizes_of(len(dataset), batch_size, training=shuffle))
+    own = ShareSampler(batches) if world() > 1 else batches
+    seeded = Seeded(dataset, seed, epoch)
     loader = DataLoader(
-        Seeded(dataset, seed, epoch),
-        batch_sampler=ShareSampler(batches) if world() > 1 else batches,
+        plan.stream(seeded, list(own)) if plan else seeded,
+        batch_sampler=own,
         generator=order,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
     )
-    if finish := getattr(whole_of(dataset), "finish", None):
+    if finish := getattr(base, "finish", None):
         loader = Finishing(loader, finish)
     return loader if world() == 1 else Shares(loader, batches.sizes)
 
@@ -231,14 +239,15 @@ class Finishing:
             yield batch
 
 
-def whole_of(dataset: Dataset) -> Dataset:
-    """The data set below any Subset."""
-    return whole_of(dataset.dataset) if isinstance(dataset, Subset) else dataset
+def below(dataset: Dataset) -> tuple[Dataset, Sequence[int]]:
+    """The data set below all Subsets, and the places in it of the samples that these leave."""
+    if isinstance(dataset, Subset):
+        base, at = below(dataset.dataset)
+        return base, [at[i] for i in dataset.indices]
+    return dataset, range(len(dataset))
 
 
 def targets_of(dataset: Dataset) -> list[int]:
     """Class numbers of a data set without reading its files (a Subset asks the data set below it)."""
-    if isinstance(dataset, Subset):
-        below = targets_of(dataset.dataset)
-        return [below[i] for i in dataset.indices]
-    return list(dataset.targets)
+    base, at = below(dataset)
+    return [base.targets[i] for i in at]

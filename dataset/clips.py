@@ -4,6 +4,8 @@
 <root>/Image-{fps:02d}-FPS/<clip>/*.jpg
 <root>/train.csv, test.csv            rows `clip,label`, no header
 <root>/train_by_<group>.csv, test_by_<group>.csv      the same without a group in both, where clips have groups
+
+Sound and frames may be in tar shards (dataset/shards.py) in place of the folders.
 """
 
 from collections import defaultdict
@@ -26,6 +28,7 @@ from dataset.base import check_disjoint, list_names, read_split
 from dataset.cache import Resident, Store, store
 from dataset.corrupt import Noise
 from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
+from dataset.shards import BUFFER, INDEX, Shards, folder_of, packed
 from models.encoders import ConvNet, ResNet18
 from utils.errors import CombinationError, DataError
 from utils.numbers import positive
@@ -62,6 +65,7 @@ class AudioVisualClips(Dataset):
     group: ClassVar[str | None] = None  # whom --split keeps apart; the first field of a clip's name, before the _
     forms: ClassVar[dict[str, str]] = {"audio": "sound", "visual": "picture"}
     method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
+    shards: Shards | None = None  # what --data_root names in place of a folder
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
         root = Path(args.data_root)
@@ -72,6 +76,12 @@ class AudioVisualClips(Dataset):
         self.noise = Noise.of(args, self.forms)
         self.transform = FrameTransform(args.image_size, train, self.crop_scale, self.flip)
         faults: dict[str, list[str]] = defaultdict(list)
+        if packed(args.data_root):
+            if args.cache != "none":
+                raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")
+            self.shards = Shards(args, self.names, modalities)
+            self.waves, self.files = self.shards.waves, self.shards.files
+            modalities = ()  # have been looked for
         if "audio" in modalities:
             self.waves = [root / "AudioWAV" / f"{clip}.wav" for clip in self.names]
             for clip, wave in zip(self.names, self.waves, strict=True):
@@ -99,7 +109,7 @@ class AudioVisualClips(Dataset):
         self.kept_pictures: list[list[Image.Image]] = []
         self.stored: dict[str, Store] = {}
         self.finish: Resident | None = None  # what makes inputs of the draws on the device (make_loader)
-        if args.cache == "none" and "audio" in modalities:
+        if args.cache == "none" and "audio" in self.modality_names:
             librosa()
         elif args.cache == "ram":
             self.keep()
@@ -205,6 +215,11 @@ class AudioVisualClips(Dataset):
             "these onto the device, where they are cropped; the results are the same",
         )  # fmt: skip
         group.add_argument("--cache_root", help="folder of the decoded clips; without it cache in --data_root")
+        group.add_argument(
+            "--shuffle_buffer", type=positive,
+            help="with --data_root in shards: samples among which the next one of training is drawn; more mix better "
+            f"and take more memory (default: {BUFFER})",
+        )  # fmt: skip
         if cls.group:
             group.add_argument(
                 "--split", choices=(cls.group,),
@@ -220,7 +235,7 @@ class AudioVisualClips(Dataset):
     @classmethod
     def read_splits(cls, args) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
         """The rows of the training and of the test split, each clip (by --split: each group) in one of them only."""
-        root = Path(args.data_root)
+        root = folder_of(args.data_root)
         if not root.is_dir():
             raise DataError(f"{root} does not exist: prepare the data as data/README.md says, or set --data_root")
         files, group = cls.split_files(args)[:2], cls.group_of(args)
@@ -238,10 +253,9 @@ class AudioVisualClips(Dataset):
     @classmethod
     def split_files(cls, args) -> list[Path]:
         """The files of the training and of the test split, then others that decide what the samples are."""
-        group = cls.group_of(args)
-        return [
-            Path(args.data_root) / (f"{name}_by_{group}.csv" if group else f"{name}.csv") for name in ("train", "test")
-        ]
+        root, group = folder_of(args.data_root), cls.group_of(args)
+        files = [root / (f"{name}_by_{group}.csv" if group else f"{name}.csv") for name in ("train", "test")]
+        return [*files, root / INDEX] if packed(args.data_root) else files
 
     @staticmethod
     def group_of(args) -> str | None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
+from dataset.shards import folder_of
 from utils.errors import DataError
 from utils.numbers import fraction, not_negative, positive
 
@@ -67,7 +68,7 @@ class Demo(AudioVisualClips):
     @classmethod
     def read_splits(cls, args):
         setting = {name: getattr(args, name) for name in ("demo_clips", "demo_sound_error", "demo_picture_noise")}
-        root = Path(args.data_root)
+        root = folder_of(args.data_root)
         manifest = root / "demo.json"
         if not manifest.exists():
             generate(root, **setting)
@@ -85,7 +86,7 @@ class Demo(AudioVisualClips):
     @classmethod
     def split_files(cls, args) -> list[Path]:
         """The splits and the settings that the set was generated with."""
-        return [*super().split_files(args), Path(args.data_root) / "demo.json"]
+        return [*super().split_files(args), folder_of(args.data_root) / "demo.json"]
 
 
 def generate(root: Path, demo_clips: int, demo_sound_error: float, demo_picture_noise: float) -> None:

@@ -6,6 +6,7 @@ from dataset.audio import Filterbank, LogSpectrogram
 from dataset.clips import AudioVisualClips
 from dataset.cremad import CREMAD
 from dataset.frames import random_frames, segment_frames
+from dataset.shards import folder_of
 from utils.errors import DataError
 from utils.numbers import positive_float
 
@@ -43,11 +44,11 @@ class Folder(AudioVisualClips):
     @classmethod
     def split_files(cls, args) -> list[Path]:
         """The splits and the class names, whose order numbers the classes."""
-        return [*super().split_files(args), Path(args.data_root) / "classes.txt"]
+        return [*super().split_files(args), folder_of(args.data_root) / "classes.txt"]
 
     @classmethod
     def class_names(cls, args) -> list[str]:
-        path = Path(args.data_root) / "classes.txt"
+        path = folder_of(args.data_root) / "classes.txt"
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -115,7 +116,7 @@ def central_box(width: int, height: int) -> tuple[int, int, int, int]:
 MOST_PIXELS = 2**26  # of a picture: 200 MB as RGB; cameras make a fifth of that
 
 
-def load_frames(files: Sequence[Path]) -> list[Image.Image]:
+def load_frames(files: Sequence[Path | BinaryIO]) -> list[Image.Image]:
     """Raises OSError or SyntaxError (Pillow's, for PNG) for what is no picture, or would be too large a one."""
     images = []
     for file in files:
@@ -130,7 +131,7 @@ def size_of(file: Path) -> tuple[int, int]:
         return image.size
 
 
-def opened(file: Path) -> Image.Image:
+def opened(file: Path | BinaryIO) -> Image.Image:
     """The picture, of which only the header has been read."""
     try:
         image = Image.open(file)

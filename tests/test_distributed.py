@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pack_shards
 import pytest
 import torch
 from runs import checkpoint, flags, folder_of, make_demo, rows_of, save_teachers
@@ -66,18 +67,26 @@ def job(demo, out, method, *more):
 
 
 @pytest.fixture(scope="module")
-def runs(demo, tmp_path_factory):
-    """{number of processes: {method: folder}}."""
+def shards(demo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "demo"
+    pack_shards.main(["--data_root", str(demo), "--out", str(out), "--samples", "10"])
+    return f"{out}/{{000..006}}.tar"
+
+
+@pytest.fixture(scope="module")
+def runs(demo, shards, tmp_path_factory):
+    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips."""
     found = {}
     for count in (1, 2):
         out = tmp_path_factory.mktemp(f"of{count}")
         jobs = {method: job(demo, out, method) for method in METHODS}
+        jobs["shards"] = job(shards, out / "shards", "joint", "--shuffle_buffer", "16")
         finish(start(count, list(jobs.values())))
         found[count] = {method: folder_of(argv) for method, argv in jobs.items()}
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "shards"])
 def test_two_processes_are_one(runs, method):
     one, two = (runs[count][method] for count in (1, 2))
     for alone, shared in zip(rows_of(one), rows_of(two), strict=True):

@@ -6,6 +6,7 @@ import sys
 
 from dataset import DATASETS
 from dataset.corrupt import kinds_of, read
+from dataset.shards import packed
 from methods import METHODS
 from methods.window import DURING
 from models.fusion import FUSIONS
@@ -31,6 +32,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     per_dataset = DATASETS[args.dataset].method_defaults.get(args.method, {})
     parser.set_defaults(**METHODS[args.method].defaults(args), **per_dataset)
     args = parser.parse_args(argv)
+    if packed(args.data_root) and not hasattr(DATASETS[args.dataset], "shards"):
+        parser.error(f"--data_root {args.data_root}: {args.dataset} is not read from shards; name its folder")
+    if getattr(args, "shuffle_buffer", None) and not packed(args.data_root):
+        parser.error(f"--shuffle_buffer is of shards; --data_root {args.data_root} is a folder")
     if args.tag is None:
         args.tag = _tag(args, parser)
     elif not args.tag or args.tag != args.tag.replace("/", "").lstrip("."):
@@ -59,7 +64,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     source, chosen = DATASETS[dataset], METHODS[method]
 
     data = parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})")
-    data.add_argument("--data_root", help="folder of the prepared data (data/README.md)")
+    data.add_argument("--data_root", help="folder of the prepared data, or shards of it (data/README.md)")
     data.add_argument(
         "--val_fraction", type=fraction, default=0.0,
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from dataset.shards import packed
 from utils.args import MACHINE_FLAGS
 from utils.distributed import rank
 from utils.errors import DamageError, InUseError, RunError, warn
@@ -212,6 +213,8 @@ class Record:
             for name in now
             if (name == "seed" or name not in MACHINE_FLAGS) and before.get(name) != now[name]
         ]
+        if packed(before.get("data_root")) != packed(now["data_root"]):  # the order of training is another
+            changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
         if changed:
             raise RunError(f"{what} of another setting ({'; '.join(changed)}): choose --tag")
 

@@ -1,0 +1,220 @@
+"""Pack a prepared data set of clips into tar shards, which training streams.
+
+    python data/pack_shards.py --data_root data/GRID --out data/GRID_shards
+    python main.py --dataset GRID --data_root 'data/GRID_shards/{000..001}.tar' --method inforeg
+
+Each shard holds clips of one split; those of training are mixed over its shards, by the hash of their names, since
+split files are often sorted by class. The same data give the same bytes, on any machine. What is written is described
+in dataset/shards.py.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import common
+from common import PrepareError
+from tqdm import tqdm
+from webdataset import TarWriter
+
+from dataset.audio import wave_fault
+from dataset.base import list_names, read_split
+from dataset.frames import list_frames
+from dataset.shards import INDEX, Place
+from utils.errors import RunError
+
+JOURNAL = ".packed.json"  # what has been packed so far, and of which files; stays for the next call
+
+
+def read_lists(root: Path) -> dict[str, list[str]]:
+    """{split file: its clips}, train.csv and test.csv first. Raises PrepareError for one that training would refuse."""
+    lists = {}
+    for path in (root / "train.csv", root / "test.csv", *sorted(root.glob("t*_by_*.csv"))):
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                labels = {row[-1].strip() for row in csv.reader(file) if row}
+        except (OSError, UnicodeDecodeError, csv.Error):
+            labels = set()  # read_split says what is wrong
+        try:
+            lists[path.name] = [clip for clip, _ in read_split(path, sorted(labels))]
+        except RunError as error:
+            raise PrepareError(str(error)) from error
+    return lists
+
+
+def find_fps(root: Path, fps: int | None) -> int:
+    """The rate of the frames to pack. Raises PrepareError if there is none, or several to choose from."""
+    named = (re.fullmatch(r"Image-([0-9]+)-FPS", path.name) for path in sorted(root.iterdir()))
+    there = {int(found[1]): found[0] for found in named if found}
+    if fps is None and len(there) == 1:
+        return next(iter(there))
+    if fps not in there:
+        raise PrepareError(f"{root} has {', '.join(there.values()) or 'no frames'}: choose with --fps, or prepare them")
+    return fps
+
+
+def divide(lists: dict[str, list[str]], samples: int) -> dict[str, list[str]]:
+    """{shard: its clips}, at most `samples` each, all of the first split file that names them."""
+    packed: set[str] = set()
+    groups = []
+    for name, clips in lists.items():
+        clips = [clip for clip in clips if clip not in packed]
+        packed.update(clips)
+        if name.startswith("train"):
+            clips.sort(key=lambda clip: hashlib.sha256(clip.encode()).digest())
+        groups += [clips[start : start + samples] for start in range(0, len(clips), samples)]
+    width = max(3, len(str(len(groups) - 1)))
+    return {f"{number:0{width}d}.tar": clips for number, clips in enumerate(groups)}
+
+
+def files_of(root: Path, fps: int, clip: str) -> dict[str, Path]:
+    """{suffix in the shard: file} of a clip, in the order of the suffixes, which is that of the shard."""
+    pictures = list_frames(root / f"Image-{fps:02d}-FPS" / clip)
+    width = max(5, len(str(len(pictures))))
+    numbered = {f"{number:0{width}d}.jpg": path for number, path in enumerate(pictures, 1)}
+    return numbered | {"wav": root / "AudioWAV" / f"{clip}.wav"}
+
+
+def key_of(clip: str) -> str:
+    """The clip's name in the shards: WebDataset ends a key at the first dot."""
+    return clip.replace("%", "%25").replace(".", "%2E")
+
+
+def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, str], int]:
+    """{shard: hash of the names, sizes and times of what goes into it}, and the bytes of all.
+
+    Raises PrepareError, with all of them, for files that training would refuse.
+    """
+    faults: dict[str, list[str]] = defaultdict(list)
+    stamps, total = {}, 0
+    for shard, clips in shards.items():
+        found = []
+        for clip in clips:
+            files = files_of(root, fps, clip)
+            if fault := wave_fault(files["wav"]):
+                faults[f"{fault} in {root / 'AudioWAV'}"].append(f"{clip}.wav")
+                continue
+            infos = [path.stat() for path in files.values()]
+            if len(files) == 1 or any(info.st_size == 0 for info in infos):
+                faults[f"no frames, or empty ones, in {root / f'Image-{fps:02d}-FPS'}"].append(clip)
+            found.append((clip, [(info.st_size, int(info.st_mtime)) for info in infos]))
+            total += sum(-(-info.st_size // 512) * 512 + 512 for info in infos)
+        stamps[shard] = hashlib.sha256(repr(found).encode()).hexdigest()
+    if faults:
+        found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
+        raise PrepareError(f"{root} is not complete: {found}. Prepare these again (data/README.md)")
+    return stamps, total
+
+
+def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str]) -> dict:
+    """Write one shard, which appears when it is complete; what the index says of it."""
+    part = out / f".{shard}.part"
+    ends, frames = [0], []
+    with part.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:
+        for clip in clips:
+            members = {suffix: path.read_bytes() for suffix, path in files_of(root, fps, clip).items()}
+            writer.write({"__key__": key_of(clip)} | members)
+            ends.append(writer.tarstream.offset)
+            frames.append(len(members) - 1)
+    digest, rows = hashlib.sha256(), {}
+    with part.open("rb") as file:
+        for clip, begin, end, count in zip(clips, ends, ends[1:], frames, strict=False):
+            raw = file.read(end - begin)
+            digest.update(raw)
+            rows[clip] = Place(0, begin, len(raw), zlib.crc32(raw), count)[1:]
+        digest.update(file.read())
+        size = file.tell()
+    part.replace(out / shard)
+    return {"bytes": size, "sha256": digest.hexdigest(), "clips": rows}
+
+
+def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], shards: dict[str, list[str]]) -> None:
+    """Pack what is not packed yet. Raises PrepareError if --out holds anything else."""
+    root, out = args.data_root, args.out
+    stamps, size = look(root, fps, shards)
+    texts = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in lists}
+    settings = {"fps": fps, "samples": args.samples, "lists": texts}
+    journal = read_journal(out) or {"settings": settings, "shards": {}}
+    done = journal["shards"]
+    if journal["settings"] != settings or any(stamps[shard] != done[shard]["files"] for shard in done):
+        raise PrepareError(f"{out} was packed from other files or lists, or with other flags: choose another --out")
+    # Before the first shard, so that a killed run is known for what it is.
+    common.write_atomic(out / JOURNAL, json.dumps(journal) + "\n")
+    for part in out.glob(".*.part"):
+        part.unlink()
+    todo = [shard for shard in shards if shard not in done or not same_size(out / shard, done[shard])]
+    print(f"{out}: {len(shards)} shards, {len(shards) - len(todo)} already there, {len(todo)} to do")
+    if todo:
+        common.check_space(out, size * len(todo) / len(shards), f"{len(todo)} shards need about {{}}")
+    pool = ThreadPoolExecutor(args.workers)
+    try:
+        futures = {pool.submit(pack, root, out, fps, shard, shards[shard]): shard for shard in todo}
+        with tqdm(total=sum(len(shards[shard]) for shard in todo), desc=str(out), unit="clip") as bar:
+            for future in as_completed(futures):
+                shard = futures[future]
+                done[shard] = future.result() | {"files": stamps[shard]}
+                common.write_atomic(out / JOURNAL, json.dumps(journal) + "\n")
+                bar.update(len(shards[shard]))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    index = {shard: {name: value for name, value in done[shard].items() if name != "files"} for shard in shards}
+    # Last, since it says that all is there: what is beside the clips (split files, class names, manifest).
+    for path in sorted(path for suffix in ("csv", "txt", "json") for path in root.glob(f"[!.]*.{suffix}")):
+        shutil.copyfile(path, out / f".{path.name}.part")
+        (out / f".{path.name}.part").replace(out / path.name)
+    common.write_atomic(out / INDEX, json.dumps({"fps": fps, "shards": index}) + "\n")
+
+
+def read_journal(out: Path) -> dict | None:
+    """What earlier calls have packed; None if nothing. Raises PrepareError if `out` holds what they did not make."""
+    path = out / JOURNAL
+    if path.is_file():
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
+    if files := [path.name for path in sorted(out.glob("[!.]*"))]:
+        raise PrepareError(f"{out} holds files that were not packed here, {list_names(files)}: choose another --out")
+    return None
+
+
+def same_size(path: Path, entry: dict) -> bool:
+    return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data_root", type=Path, required=True, help="folder of the prepared data")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--samples", type=int, default=1000, help="clips in a shard, at most")
+    parser.add_argument("--fps", type=int, help="which frames to pack, where there are several rates")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="shards that are written at a time")
+    args = parser.parse_args(argv)
+    for name in ("samples", "workers"):
+        if getattr(args, name) < 1:
+            raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
+    common.check_out(args.out)
+    if not args.data_root.is_dir():
+        raise PrepareError(f"--data_root {args.data_root} is not a folder: prepare the data as data/README.md says")
+    lists, fps = read_lists(args.data_root), find_fps(args.data_root, args.fps)
+    shards = divide(lists, args.samples)
+    with common.alone(args.out):
+        pack_all(args, fps, lists, shards)
+    first, last = min(shards)[:-4], max(shards)[:-4]
+    print(f"done: {sum(map(len, shards.values()))} clips; train with --data_root '{args.out}/{{{first}..{last}}}.tar'")
+
+
+if __name__ == "__main__":
+    sys.exit(common.run(main))
