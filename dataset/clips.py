@@ -217,8 +217,8 @@ class AudioVisualClips(Dataset):
         group.add_argument("--cache_root", help="folder of the decoded clips; without it cache in --data_root")
         group.add_argument(
             "--shuffle_buffer", type=positive,
-            help="with --data_root in shards: samples among which the next one of training is drawn; more mix better "
-            f"and take more memory (default: {BUFFER})",
+            help="of shards: samples among which the next one of training is drawn; more mix better and take more "
+            f"memory; {BUFFER} without it",
         )  # fmt: skip
         if cls.group:
             group.add_argument(
