@@ -64,7 +64,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     source, chosen = DATASETS[dataset], METHODS[method]
 
     data = parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})")
-    data.add_argument("--data_root", help="folder of the prepared data, or shards of it (data/README.md)")
+    data.add_argument("--data_root", help="folder or shards of the prepared data (data/README.md)")
     data.add_argument(
         "--val_fraction", type=fraction, default=0.0,
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "
