@@ -181,6 +181,9 @@ def create(path: Path, content: bytes) -> bool:
         return False
     try:
         os.write(file, content)
+    except OSError:  # of a full disk, say: an empty claim would stand for an owner
+        path.unlink()
+        raise
     finally:
         os.close(file)
     return True

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -132,8 +133,9 @@ class Record:
                     os.replace(path, self.folder / "previous.pt")
                 self.sound = True
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save
-            raise RunError(f"cannot write {path} ({error}): the previous one is intact") from error
+        except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save, which does not say so
+            free = f"{shutil.disk_usage(self.folder).free / 1e6:.1f} MB free on its disk"
+            raise RunError(f"cannot write {path} ({error}; {free}): the previous one is intact") from error
         finally:
             temporary.unlink(missing_ok=True)
 
