@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.frames import normalise
+from dataset.frames import from_levels, normalise
 from dataset.resample import crops
 from utils.errors import DataError, InUseError, RunError
 from utils.lock import Lock
@@ -241,6 +241,11 @@ class Writing(Dataset):
             file.seek(self.starts[clip])
             file.write(content)
         return clip, zlib.crc32(content)
+
+
+def from_pixels(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pictures as the recipe makes them of uint8, on the device, to which they come in a quarter of the bytes."""
+    return {name: from_levels(x) if x.dtype == torch.uint8 else x for name, x in inputs.items()}
 
 
 class Resident:

@@ -9,7 +9,7 @@ Sound and frames may be in tar shards (dataset/shards.py) in place of the folder
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from dataset.audio import Filterbank, LogSpectrogram, librosa, wave_fault
 from dataset.base import check_disjoint, list_names, read_split
-from dataset.cache import Resident, Store, store
+from dataset.cache import Resident, Store, from_pixels, store
 from dataset.corrupt import Noise
 from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
 from dataset.shards import BUFFER, INDEX, Shards, folder_of, packed
@@ -108,15 +108,19 @@ class AudioVisualClips(Dataset):
         self.kept_sounds: list[Tensor] = []
         self.kept_pictures: list[list[Image.Image]] = []
         self.stored: dict[str, Store] = {}
-        self.finish: Resident | None = None  # what makes inputs of the draws on the device (make_loader)
+        # What makes inputs, on the device, of what a sample has instead (make_loader).
+        self.finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
         if args.cache == "none" and "audio" in self.modality_names:
             librosa()
         elif args.cache == "ram":
             self.keep()
         elif args.cache in ("disk", "device"):
             self.stored = {name: self.store(args, name) for name in modalities}
-        if args.cache == "device":
-            if any(corruption.modality == "visual" for corruption, _ in self.noise.steps):
+        noisy = any(corruption.modality == "visual" for corruption, _ in self.noise.steps)
+        if args.cache == "disk" and not noisy:
+            self.finish = from_pixels
+        elif args.cache == "device":
+            if noisy:
                 raise CombinationError("--cache device crops on the device, noise on pictures is made before: use disk")
             self.finish = Resident(self.stored.get("audio"), self.stored.get("visual"), args.image_size)
 
@@ -129,15 +133,18 @@ class AudioVisualClips(Dataset):
             available = len(self.files[position])
             choice = self.training_frames if self.train else even_frames
             chosen = choice(available, self.wanted)
-            if self.finish:
+            if isinstance(self.finish, Resident):
                 shapes = self.stored["visual"].shapes[position]
                 drawn = self.transform.draw([shapes[i][1::-1] for i in chosen])
                 inputs["visual"] = self.finish.draws(position, chosen, *drawn)
+            elif self.finish:
+                inputs["visual"] = self.transform.pixels(self.pictures(position, chosen))
             else:
                 corrupt = self.noise.on("visual", self.names[position], chosen)
                 inputs["visual"] = self.transform(self.pictures(position, chosen), corrupt)
         if "audio" in self.modality_names:
-            inputs["audio"] = torch.tensor(position) if self.finish else self.sound(position)
+            resident = isinstance(self.finish, Resident)
+            inputs["audio"] = torch.tensor(position) if resident else self.sound(position)
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position
 
     def sound(self, position: int) -> Tensor:

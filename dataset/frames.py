@@ -57,13 +57,24 @@ class FrameTransform:
 
     def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt | None = None) -> Tensor:
         """images: as Pillow has them, or (H, W, 3) uint8 arrays; the result is the same."""
-        sizes = [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
-        boxes, mirrored = self.draw(sizes)
-        frames = torch.stack([resized(image, box, self.size) for image, box in zip(images, boxes, strict=True)])
-        frames = frames.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        pixels, mirrored = self._cropped(images)
+        frames = pixels.float().div_(255)
         frames = normalise(torch.from_numpy(corrupt(frames.numpy())) if corrupt else frames)
         frames[mirrored] = frames[mirrored].flip(-1)
         return frames
+
+    def pixels(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
+        """(T, 3, size, size) uint8, of which `from_levels` makes what a call gives without noise."""
+        pixels, mirrored = self._cropped(images)
+        pixels[mirrored] = pixels[mirrored].flip(-1)
+        return pixels
+
+    def _cropped(self, images: Sequence[Image.Image | np.ndarray]) -> tuple[Tensor, Tensor]:
+        """(T, 3, size, size) uint8, and which of them, (T,) bool, are still to be mirrored."""
+        sizes = [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
+        boxes, mirrored = self.draw(sizes)
+        pixels = torch.stack([resized(image, box, self.size) for image, box in zip(images, boxes, strict=True)])
+        return pixels.contiguous(), mirrored
 
     def draw(self, sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int, int, int]], Tensor]:
         """For frames of these (width, height): crops (left, top, right, bottom), and (T,) bool, which to mirror."""
@@ -77,6 +88,11 @@ def normalise(frames: Tensor) -> Tensor:
     """(..., 3, H, W) in [0, 1], in place, to ImageNet's mean 0 and standard deviation 1."""
     mean, std = (torch.tensor(values).view(3, 1, 1).to(frames.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return frames.sub_(mean).div_(std)
+
+
+def from_levels(pixels: Tensor) -> Tensor:
+    """(..., 3, H, W) uint8 -> float32, ImageNet mean and standard deviation."""
+    return normalise(pixels.float().div_(255))
 
 
 def resized(image: Image.Image | np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:

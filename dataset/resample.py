@@ -56,22 +56,25 @@ def _apply(picture, first_x, count_x, weights_x, first_y, count_y, weights_y):
     half = 1 << (BITS - 1)
     narrow = np.empty((len(picture), columns, 3), np.uint8)
     for y in range(len(picture)):
+        row, written = picture[y], narrow[y]
         for i in range(columns):
             red = green = blue = half
             for k in range(count_x[i]):
-                pixel, weight = picture[y, first_x[i] + k], weights_x[i, k]
-                red += pixel[0] * weight
-                green += pixel[1] * weight
-                blue += pixel[2] * weight
-            narrow[y, i] = red >> BITS, green >> BITS, blue >> BITS
+                x, weight = first_x[i] + k, weights_x[i, k]
+                red += row[x, 0] * weight
+                green += row[x, 1] * weight
+                blue += row[x, 2] * weight
+            written[i, 0] = red >> BITS
+            written[i, 1] = green >> BITS
+            written[i, 2] = blue >> BITS
     narrow = narrow.reshape(len(picture), columns * 3)
     result = np.empty((3, rows, columns), np.uint8)
     for j in range(rows):
         sums = np.full(columns * 3, half, np.int32)
         for k in range(count_y[j]):
-            weight = np.int32(weights_y[j, k])
+            row, weight = narrow[first_y[j] + k], np.int32(weights_y[j, k])
             for i in range(columns * 3):
-                sums[i] += narrow[first_y[j] + k, i] * weight
+                sums[i] += row[i] * weight
         for i in range(columns):
             for channel in range(3):
                 result[channel, j, i] = sums[3 * i + channel] >> BITS
