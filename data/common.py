@@ -126,7 +126,7 @@ def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:
     Raises PrepareError for those, unless `redo`. A clip whose raw file is gone is taken for the one that it was.
     """
     path = out / "sources.json"
-    known = _read_json(path) or {}
+    known = read_json(path) or {}
     found = {clip.name: [source.stat() for source in clip.sources if source.is_file()] for clip in clips}
     now = {
         clip.name: [[info.st_size, int(info.st_mtime)] for info in found[clip.name]]
@@ -449,7 +449,7 @@ def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: boo
     Raises PrepareError if `out` holds what this run must not go on with.
     """
     path = out / "manifest.json"
-    manifest = _read_json(path)
+    manifest = read_json(path)
     if manifest is None and any(out.glob("[!.]*")):
         raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
     if manifest is None or (manifest["settings"] != settings and not any(out.glob("*/[!.]*"))):
@@ -464,7 +464,7 @@ def _open_manifest(out: Path, settings: dict, split_settings: dict, resplit: boo
     return manifest
 
 
-def _read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict | None:
     """What a file of an earlier run holds, None if there is none. Raises PrepareError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

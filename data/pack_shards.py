@@ -33,7 +33,7 @@ from dataset.frames import list_frames
 from dataset.shards import INDEX, Place
 from utils.errors import RunError
 
-JOURNAL = ".packed.json"  # what has been packed so far, and of which files; stays for the next call
+SETTINGS = ".settings.json"  # beside them .000.tar.json ...: what is packed, and of which files, for the next call
 
 
 def read_lists(root: Path) -> dict[str, list[str]]:
@@ -116,8 +116,8 @@ def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, 
     return stamps, total
 
 
-def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str]) -> dict:
-    """Write one shard, which appears when it is complete; what the index says of it."""
+def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str], stamp: str) -> None:
+    """Write one shard, which appears when it is complete, and then what the index will say of it."""
     part = out / f".{shard}.part"
     ends, frames = [0], []
     with part.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:
@@ -135,7 +135,8 @@ def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str]) -> d
         digest.update(file.read())
         size = file.tell()
     part.replace(out / shard)
-    return {"bytes": size, "sha256": digest.hexdigest(), "clips": rows}
+    entry = {"bytes": size, "sha256": digest.hexdigest(), "clips": rows}
+    common.write_atomic(record_of(out, shard), json.dumps({"stamp": stamp, "entry": entry}) + "\n")
 
 
 def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], shards: dict[str, list[str]]) -> None:
@@ -144,48 +145,39 @@ def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], sh
     stamps, size = look(root, fps, shards)
     texts = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in lists}
     settings = {"fps": fps, "samples": args.samples, "lists": texts}
-    journal = read_journal(out) or {"settings": settings, "shards": {}}
-    done = journal["shards"]
-    if journal["settings"] != settings or any(stamps[shard] != done[shard]["files"] for shard in done):
+    before = common.read_json(out / SETTINGS)
+    if before is None and (files := [path.name for path in sorted(out.glob("[!.]*"))]):
+        raise PrepareError(f"{out} holds files that were not packed here, {list_names(files)}: choose another --out")
+    done = {shard: record for shard in shards if (record := common.read_json(record_of(out, shard)))}
+    if before not in (None, settings) or any(record["stamp"] != stamps[shard] for shard, record in done.items()):
         raise PrepareError(f"{out} was packed from other files or lists, or with other flags: choose another --out")
     # Before the first shard, so that a killed run is known for what it is.
-    common.write_atomic(out / JOURNAL, json.dumps(journal) + "\n")
+    common.write_atomic(out / SETTINGS, json.dumps(settings) + "\n")
     for part in out.glob(".*.part"):
         part.unlink()
-    todo = [shard for shard in shards if shard not in done or not same_size(out / shard, done[shard])]
+    todo = [shard for shard in shards if shard not in done or not same_size(out / shard, done[shard]["entry"])]
     print(f"{out}: {len(shards)} shards, {len(shards) - len(todo)} already there, {len(todo)} to do")
     if todo:
         common.check_space(out, size * len(todo) / len(shards), f"{len(todo)} shards need about {{}}")
     pool = ThreadPoolExecutor(args.workers)
     try:
-        futures = {pool.submit(pack, root, out, fps, shard, shards[shard]): shard for shard in todo}
+        futures = {pool.submit(pack, root, out, fps, shard, shards[shard], stamps[shard]): shard for shard in todo}
         with tqdm(total=sum(len(shards[shard]) for shard in todo), desc=str(out), unit="clip") as bar:
             for future in as_completed(futures):
-                shard = futures[future]
-                done[shard] = future.result() | {"files": stamps[shard]}
-                common.write_atomic(out / JOURNAL, json.dumps(journal) + "\n")
-                bar.update(len(shards[shard]))
+                future.result()
+                bar.update(len(shards[futures[future]]))
     finally:
         pool.shutdown(cancel_futures=True)
-    index = {shard: {name: value for name, value in done[shard].items() if name != "files"} for shard in shards}
-    # Last, since it says that all is there: what is beside the clips (split files, class names, manifest).
+    # What is beside the clips: split files, class names, manifest. The index last: it says that all is there.
     for path in sorted(path for suffix in ("csv", "txt", "json") for path in root.glob(f"[!.]*.{suffix}")):
         shutil.copyfile(path, out / f".{path.name}.part")
         (out / f".{path.name}.part").replace(out / path.name)
+    index = {shard: common.read_json(record_of(out, shard))["entry"] for shard in shards}
     common.write_atomic(out / INDEX, json.dumps({"fps": fps, "shards": index}) + "\n")
 
 
-def read_journal(out: Path) -> dict | None:
-    """What earlier calls have packed; None if nothing. Raises PrepareError if `out` holds what they did not make."""
-    path = out / JOURNAL
-    if path.is_file():
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
-    if files := [path.name for path in sorted(out.glob("[!.]*"))]:
-        raise PrepareError(f"{out} holds files that were not packed here, {list_names(files)}: choose another --out")
-    return None
+def record_of(out: Path, shard: str) -> Path:
+    return out / f".{shard}.json"
 
 
 def same_size(path: Path, entry: dict) -> bool:
