@@ -255,7 +255,8 @@ def test_readers_divide_the_bytes_among_them_and_read_forward_within_the_window(
         of_process(monkeypatch, rank, processes)
         loader = make_loader(data, 8, 0, shuffle=True)
         loader = loader if processes == 1 else loader.loader
-        batches = list(loader.batch_sampler)
+        batches = loader.dataset.batches
+        assert batches == list(loader.batch_sampler)
         for worker in range(workers):
             info = Namespace(id=worker, num_workers=workers)
             monkeypatch.setattr(shards, "get_worker_info", lambda info=info: info)
