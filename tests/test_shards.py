@@ -199,6 +199,9 @@ def test_the_window_mixes_and_no_sample_comes_before_it_has_entered(packed):
     assert max(early) == WINDOW - 1 or WINDOW // 2 < max(early) < WINDOW
     assert min(early) < -WINDOW // 2  # and some wait for long
     assert sum(abs(step) for step in early) / TRAIN > WINDOW / 4
+    plans = (shuffled.shards.plan(range(TRAIN), torch.Generator().manual_seed(seed)) for seed in range(40))
+    first = {plan.reading.index(plan.order[0]) for plan in plans}
+    assert max(first) < WINDOW and len(first) > WINDOW // 2  # it is full before the first is drawn
 
 
 def test_clips_of_training_are_mixed_over_the_shards_and_those_of_the_test_are_not(tmp_path):
@@ -495,6 +498,10 @@ def test_group_splits_read_the_same_shards(tmp_path):
     (root / "train_by_speaker.csv").write_text("".join(name for name in named if name[1] != "3"))
     (root / "test_by_speaker.csv").write_text("".join(name for name in named if name[1] == "3"))
     out = pack(root, tmp_path / "out", "--samples", "8")
+    index = json.loads((out / "shards.json").read_text())["shards"]
+    assert sorted(clip for entry in index.values() for clip in entry["clips"]) == sorted(
+        name.split(",")[0] for name in named
+    )
     for more in ([], ["--split", "speaker"]):
         args = ["--dataset", "GRID", "--frames", "2", *more, "--data_root"]
         one, other = (build(parse([*args, str(place)]), MODALITIES) for place in (root, pattern(out)))
@@ -551,6 +558,10 @@ def test_one_folder_holds_one_packing(few, tmp_path, capfd):
         return message
 
     refused("--samples", "2")
+    lists = (few / "test.csv").read_text()
+    (few / "test.csv").write_text(lists.replace("bark", "meow"))
+    assert "packed from other files or lists" in refused()
+    (few / "test.csv").write_text(lists)
     os.utime(few / "AudioWAV/train001.wav", (1, 1))
     assert "packed from other files" in refused()
     (out / pack_shards.SETTINGS).unlink()
