@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository's root has just been put on the path)
 from scripts.benchmarks import data, ddp, epoch, evaluation, step  # noqa: E402
+from scripts.benchmarks.synthetic import clips_of  # noqa: E402
 from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
 from utils.numbers import positive  # noqa: E402
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> str:
     """
     argv = sys.argv[1:] if argv is None else argv
     own, words = read(argv)
+    if getattr(own, "synthetic", False):
+        clips_of(own.dataset)
     report = COMMANDS[own.command].measure(own, words)
     text = f"{report.markdown()}\n{machine(report.device)}\n"
     print(text)

@@ -27,7 +27,7 @@ from scripts.benchmarks import data, ddp, step, timing
 from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.synthetic import random_splits, write_clips
 from utils.args import make_parser, parse
-from utils.errors import RunError
+from utils.errors import CombinationError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +98,32 @@ def test_every_value_of_the_flag_beside_the_public_loader(call, now, monkeypatch
     assert {i for mode, i in events if mode == "none"} == {*range(0, 40, 2)}
 
 
-def test_a_data_set_without_the_flag(now, monkeypatch):
+def test_modes_that_a_data_set_does_not_have(call, demo, now, monkeypatch, tmp_path):
     assert data.modes("MOSI") == [None]
-    assert [has_public_loader(DATASETS[name]) for name in ("CREMAD", "GRID", "MOSI")] == [True, False, False]
+
+    def build(args, names):
+        if args.cache != "none":
+            raise CombinationError(f"--cache {args.cache} is not for these")
+        return Splits(torch.utils.data.TensorDataset(torch.zeros(4)), None, None, None, None, ())
+
+    monkeypatch.setattr(data, "build", build)
+    monkeypatch.setattr(data, "one_pass", lambda run: now.__setitem__(0, now[0] + 2.0))
+    monkeypatch.setattr(data, "has_public_loader", lambda *_: False)
+    text, _ = call("data")
+    assert [(row["loader"], row["samples a second"], row["ratio, median"]) for row in table_of(text)] == [
+        ("none", "2.0", "1.00")
+    ]
+    assert "No row `ram`: --cache ram is not for these." in text and "No row `public`" in text
+    with pytest.raises(RunError, match="--synthetic is for CREMAD, .*, not MOSI"):
+        benchmark.main(["data", "--dataset", "MOSI", "--synthetic"])
+
+
+def test_the_data_that_the_public_loader_reads(demo, tmp_path):
+    def readable(name, root):
+        return has_public_loader(DATASETS[name], parse(["--dataset", name, "--data_root", str(root)]))
+
+    assert readable("CREMAD", demo) and readable("demo", demo) and not readable("CREMAD", tmp_path)
+    assert not readable("GRID", demo) and not readable("KineticsSounds", demo)  # bands, Kaldi's filterbank
 
 
 @pytest.mark.parametrize("words, named", [(["--cache", "ram"], "every value"), (["--method", "ogm"], "every method")])

@@ -8,8 +8,9 @@ them; the modes take turns. --workers is main.py's: 0 reads in this process, so 
 a mode does before the first epoch is shown apart: seconds until the data set is built (none: its files are checked),
 and what it then takes of memory, of the disk below --data_root, and of the GPU.
 
-The row `public` is a loader as this field writes it (scripts/benchmarks/public.py), where the sound is a spectrogram;
-ratios are over it, otherwise over the first mode. --synthetic generates clips like CREMA-D's in a temporary folder.
+The row `public` is a loader as this field writes it (scripts/benchmarks/public.py), where the sound is a spectrogram of
+a file in a folder; ratios are over it, otherwise over the first mode. --synthetic generates clips like CREMA-D's in a
+temporary folder.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from scripts.benchmarks.runs import few
 from scripts.benchmarks.synthetic import write_clips
 from scripts.benchmarks.timing import Report, clock, in_turn, median_of, range_of
 from utils.args import make_parser, parse
+from utils.errors import CombinationError, RunError
 from utils.numbers import positive
 from utils.run import Run
 
@@ -66,7 +68,7 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
     """Every mode, under main.py's flags `words`.
 
     Raises:
-        DataError: if the data are not there.
+        RunError: if the data are not there, or no mode is for them.
     """
     argv = ["--dataset", own.dataset, "--method", "joint", *words]
     with ExitStack() as stack:
@@ -76,16 +78,24 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             argv += ["--data_root", str(folder)]
         args = parse(argv)
         device = choose_device(args)
-        passes, uses = {}, {}
+        passes, uses, notes = {}, {}, []
         for mode in modes(own.dataset):
             name = mode or "as it is"
-            run, uses[name] = prepared([*argv, "--cache", mode] if mode else argv, device, own.samples)
-            passes[name] = partial(one_pass, run)
+            try:
+                run, uses[name] = prepared([*argv, "--cache", mode] if mode else argv, device, own.samples)
+            except CombinationError as error:
+                notes.append(f"No row `{name}`: {error}.")
+            else:
+                passes[name] = partial(one_pass, run)
         source = DATASETS[own.dataset]
-        if has_public_loader(source):
+        if has_public_loader(source, args):
             clips = few(PublicClips(args, source, source.read_splits(args)[0]), own.samples)
             loader = DataLoader(clips, args.batch_size, shuffle=True, num_workers=args.workers)
             passes = {"public": partial(public_pass, loader, device), **passes}
+        else:
+            notes.append("No row `public`: that loader makes spectrograms of the sound in a folder.")
+        if not passes:
+            raise RunError(" ".join(notes))
         clocks = [clock(device, work) for work in passes.values()]
         rounds = in_turn(clocks, 1, own.rounds, "passes")
     seconds = {name: list(column) for name, column in zip(passes, zip(*rounds, strict=True), strict=True)}
@@ -100,12 +110,12 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             | {"ready after, s": "-", "takes": "-"} | ready
         )  # fmt: skip
         raw[name] = {"seconds": taken, "ready": asdict(uses[name]) if name in uses else None}
-    what = "generated clips" if own.synthetic else own.dataset
+    what = f"{own.clips} generated clips as " * own.synthetic + own.dataset
     title = (
-        f"Loading {what} as {own.dataset}: {samples} samples a pass, batches of {args.batch_size}, {args.workers} "
+        f"Loading {what}: {samples} samples a pass, batches of {args.batch_size}, {args.workers} "
         f"worker process(es), to {device}; {own.rounds} passes of each, in turn; ratios over `{first}`."
     )
-    return Report(title, device, {"samples": samples, "rows": raw}, [rows])
+    return Report(title, device, {"samples": samples, "rows": raw}, [rows], notes)
 
 
 def modes(dataset: str) -> list[str | None]:

@@ -44,6 +44,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--processes", type=positive, default=2, help="N (default: 2)")
     parser.add_argument("--steps", type=positive, default=3, help="of each a round (default: 3)")
+    parser.set_defaults(synthetic=True)
 
 
 def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:

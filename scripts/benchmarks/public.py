@@ -57,7 +57,8 @@ class PublicClips(Dataset):
         return spectrogram, images.permute(1, 0, 2, 3), label
 
 
-def has_public_loader(source: type) -> bool:
-    """Whether a data set's sound is the spectrogram that this loader makes."""
+def has_public_loader(source: type, args: Namespace) -> bool:
+    """Whether this loader is for a data set: one whose sound is such a spectrogram, in files that lie in a folder."""
     recipe = getattr(source, "audio", None)
-    return isinstance(recipe, LogSpectrogram) and recipe.mels is None
+    as_files = (Path(args.data_root) / "AudioWAV").is_dir()
+    return as_files and isinstance(recipe, LogSpectrogram) and recipe.mels is None
