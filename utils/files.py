@@ -32,13 +32,24 @@ def make_folder(path: Path) -> None:
         raise RunError(f"cannot write to {path} ({error.strerror}): choose --out") from None
 
 
+def aside(path: Path) -> Path:
+    """Where this process writes what will be `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left half written."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write aside, onto the disk, and rename: a reader or a power cut finds the old file or the new one.
 
     Raises:
         RunError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -20,7 +20,18 @@ from dataset.shards import packed
 from utils.args import MACHINE_FLAGS
 from utils.distributed import rank
 from utils.errors import DamageError, InUseError, RunError, warn
-from utils.files import add_checksum, check, digest, flush, make_folder, read_checked, write_atomically, write_checked
+from utils.files import (
+    add_checksum,
+    aside,
+    check,
+    digest,
+    flush,
+    make_folder,
+    read_checked,
+    remove_parts,
+    write_atomically,
+    write_checked,
+)
 from utils.lock import Lock, owner
 
 
@@ -88,6 +99,7 @@ class Record:
         if not self.writes:
             return
         make_folder(self.folder / "figures")
+        remove_parts(self.folder)
         path = self.folder / "args.json"
         if not path.exists():
             self._load_newest()  # a checkpoint may be there without it, and must be this run's
@@ -119,7 +131,7 @@ class Record:
         if not self.writes:
             return
         path = self.folder / name
-        temporary = path.with_name(f".{name}.{os.getpid()}")
+        temporary = aside(path)
         try:
             rows = [json.loads(line) for line in self._lines().splitlines()]  # plain values
             own = {"args": vars(self.args), "seconds": self.seconds, "rows": rows}
