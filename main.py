@@ -15,6 +15,7 @@ from utils.plots import draw
 from utils.provenance import provenance
 from utils.record import Record, seed_everything
 from utils.run import Run
+from utils.stopping import noted, signals
 from utils.train import fit, make_optimizer
 
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> dict:
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    with processes():
+    with processes(), signals():
         return work(argv, args)
 
 
@@ -61,10 +62,11 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")
     # Anew, so that what a method draws does not depend on how much of the model was initialised before.
     seed_everything(args.seed)
-    result = fit(run, method, splits.test, record)
-    if record.writes:
-        draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
-    record.finish(result)
+    with noted():  # from now on there is something to save
+        result = fit(run, method, splits.test, record)
+        if record.writes:
+            draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
+        record.finish(result)
     for rule, figures in result.items():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
         shown = "  ".join(f"{name} {figures[name]:.2%}" for name in names)

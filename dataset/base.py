@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from utils.distributed import Share, Shares, ShareSampler, world
 from utils.errors import DataError
+from utils.stopping import ignore
 
 
 @dataclass
@@ -160,13 +161,13 @@ def mix(*numbers: int) -> int:
 
 
 class Batches:
-    """Positions in the order that `drawn` gives them, in batches of these `sizes`."""
+    """Positions in the order that `drawn` gives them, in batches of these `sizes`, without the `first` of them."""
 
-    def __init__(self, drawn: Iterable[int], sizes: Sequence[int]):
-        self.drawn, self.sizes = drawn, sizes
+    def __init__(self, drawn: Iterable[int], sizes: Sequence[int], first: int = 0):
+        self.drawn, self.skipped, self.sizes = drawn, sum(sizes[:first]), sizes[first:]
 
     def __iter__(self) -> Iterator[list[int]]:
-        positions = iter(self.drawn)
+        positions = islice(self.drawn, self.skipped, None)
         for size in self.sizes:
             yield list(islice(positions, size))
 
@@ -193,8 +194,11 @@ def make_loader(
     epoch: int = 0,
     shuffle: bool = False,
     pin: bool = False,
+    first: int = 0,
 ) -> "DataLoader | Finishing | Shares":
     """A loader whose order and draws depend on (seed, epoch) alone, never on the global generator or the workers.
+
+    It begins with batch number `first`, as if the ones before had been read.
 
     On several processes a batch's inputs are this process's share (utils/distributed.py). The order of a data set in
     shards is one that reads them forward (dataset/shards.py).
@@ -208,7 +212,7 @@ def make_loader(
         drawn = plan.order
     else:
         drawn = RandomSampler(dataset, generator=order) if shuffle else SequentialSampler(dataset)
-    batches = Batches(drawn, sizes_of(len(dataset), batch_size, training=shuffle))
+    batches = Batches(drawn, sizes_of(len(dataset), batch_size, training=shuffle), first)
     own = ShareSampler(batches) if world() > 1 else batches
     seeded = Seeded(dataset, seed, epoch)
     loader = DataLoader(
@@ -218,6 +222,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
+        worker_init_fn=ignore,
     )
     if finish := getattr(base, "finish", None):
         loader = Finishing(loader, finish)

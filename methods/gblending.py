@@ -31,6 +31,7 @@ from methods.base import Method
 from models.multimodal import MultimodalModel
 from utils.distributed import share_gradients
 from utils.numbers import positive, proper_share
+from utils.stopping import stop_if_asked
 
 FUSED = "fused"
 LEAST_OVERFITTING = 1e-4
@@ -109,6 +110,7 @@ class GBlending(Method):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+                stop_if_asked()
         return trial
 
     def measure(self, run, tasks: tuple[str, ...]) -> Tensor:

@@ -86,14 +86,20 @@ class Valuation(Method):
 
     def __init__(self, args, model):
         super().__init__(args, model)
-        self.kept: Tensor | None = None  # (entries, M) of this epoch's list; None in the warm-up
+        self.positions: Tensor | None = None  # (entries,) this epoch's list; None in the warm-up
+        self.kept: Tensor | None = None  # (entries, M) what they keep
         self.figures: dict[str, dict[str, float]] = {}
 
     def train_data(self, run) -> Dataset:
-        """The list follows from the weights, the seed and the epoch, so a resumed run makes the same."""
-        self.kept, self.figures = None, {}
+        """The list follows from the weights before the epoch, the seed and the epoch."""
+        if run.step == 0:
+            self.make_list(run)
+        return run.train if self.positions is None else Listed(run.train, self.positions.tolist())
+
+    def make_list(self, run) -> None:
+        self.positions, self.kept, self.figures = None, None, {}
         if run.epoch < self.args.warmup:
-            return run.train
+            return
         make = self.sample_level if self.args.level == "sample" else self.modality_level
         values, positions, kept = make(run)
         names, added = self.model.modalities, kept.sum(dim=0) / len(run.train)
@@ -101,7 +107,7 @@ class Valuation(Method):
         self.figures["copies"] = dict(zip(names, added.tolist(), strict=True))
         everything = torch.arange(len(run.train))
         self.kept = torch.cat([torch.ones(len(run.train), len(names), dtype=torch.bool), kept]).to(run.device)
-        return Listed(run.train, torch.cat([everything, positions]).tolist())
+        self.positions = torch.cat([everything, positions])
 
     def sample_level(self, run) -> tuple[Tensor, Tensor, Tensor]:
         """Values, and the positions of the added entries with the modalities that they keep."""

@@ -124,6 +124,10 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         help="on several processes (torchrun): batch norm over the whole batch, not over a process's share",
     )  # fmt: skip
     machine.add_argument("--workers", type=count, default=2, help="loader processes; results do not depend on it")
+    machine.add_argument(
+        "--checkpoint_minutes", type=not_negative, default=30.0,
+        help="write a checkpoint within an epoch, too, when the last one is older; 0: at the end of an epoch only",
+    )  # fmt: skip
     machine.add_argument("--out", default="results", help="folder of all results")
     machine.add_argument(
         "--tag", help="name of this setting in --out; by default the flags that differ from their defaults"
@@ -134,7 +138,9 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
 
 
 # What may change between a run and its continuation, and does not name a setting.
-MACHINE_FLAGS = ("data_root", "cache", "cache_root", "device", "workers", "out", "tag", "resume", "seed")
+MACHINE_FLAGS = (
+    "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume", "seed",
+)  # fmt: skip
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

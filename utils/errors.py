@@ -8,6 +8,7 @@ class RunError(Exception):
     """The run cannot start or go on. The message says what, where, and what to do."""
 
     status = 1  # with which the program ends
+    label = "error: "  # what it then says first
 
 
 class DataError(RunError):
@@ -40,7 +41,7 @@ class InUseError(RunError):
 
 def stop(error: RunError) -> NoReturn:
     """End the program with the error's one sentence and status."""
-    end = SystemExit(f"error: {sentence(error)}")
+    end = SystemExit(f"{error.label}{sentence(error)}")
     end.code = error.status
     print(end, file=sys.stderr)  # which Python does by itself only for status 1
     raise end

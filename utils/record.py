@@ -6,6 +6,7 @@ import math
 import os
 import random
 import shutil
+import time
 import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ class Record:
 
         args.json       the arguments; `provenance`: command, code, machine and data of each process that worked on it
         metrics.jsonl   a line per epoch
-        last.pt         model, method, optimizer, schedule, random states and metrics after the last finished epoch
+        last.pt         model, method, optimizer, schedule, random states and metrics after the last finished epoch;
+                        in `begun` the epoch within which it was written, if it was
         previous.pt     the last.pt before, until the run is done
         best.pt         the weights of the epoch that the validation split selects, where there is one
         predictions.npz the class that each test sample has (`target`) and is given, by the rules of result.json
@@ -60,6 +62,7 @@ class Record:
     def __init__(self, args: Namespace):
         self.args = args
         self.writes = rank() == 0  # of several processes the first
+        self.saved = time.monotonic()  # when last.pt was written
         self.sound = True  # whether last.pt, where there is one, may become previous.pt
         self.folder = run_folder(args)
         self.lock = Lock(self.folder)
@@ -133,8 +136,7 @@ class Record:
         path = self.folder / name
         temporary = aside(path)
         try:
-            rows = [json.loads(line) for line in self._lines().splitlines()]  # plain values
-            own = {"args": vars(self.args), "seconds": self.seconds, "rows": rows}
+            own = {"args": vars(self.args), "seconds": self.seconds, "rows": [plain(row) for row in self.rows]}
             torch.save(state | own, temporary)
             with temporary.open("rb+") as file:
                 found = digest(file)
@@ -143,7 +145,7 @@ class Record:
             if name == "last.pt":
                 if self.sound and path.exists():
                     os.replace(path, self.folder / "previous.pt")
-                self.sound = True
+                self.sound, self.saved = True, time.monotonic()
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save, which does not say so
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.1f} MB free on its disk"
@@ -363,6 +365,11 @@ def damage_of(path: Path) -> str | None:
     except DamageError as error:
         return error.reason
     return None
+
+
+def plain(row: dict) -> dict:
+    """A row as metrics.jsonl has it: NumPy's numbers become Python's, which a checkpoint may hold."""
+    return json.loads(json.dumps(_finite(row)))
 
 
 def _finite(value):

@@ -30,14 +30,15 @@ class Run:
     device: torch.device
     epoch: int = 0
     plain: Dataset | None = None
+    step: int = 0  # of this epoch, with which training begins: above 0 where a run goes on within an epoch
 
     def collect(self, data: Dataset, fn: Callable[[Batch], dict[str, Tensor]]) -> dict[str, Tensor]:
         """`fn` of every batch of `data` in evaluation mode, concatenated in the order of `data`, on the CPU."""
         return collect(self.model, self.loader(data, shuffle=False), self.device, fn)
 
-    def loader(self, data: Dataset, shuffle: bool = True) -> DataLoader | Shares:
-        """Batches of `data` in this epoch's order, which is the same for every method."""
+    def loader(self, data: Dataset, shuffle: bool = True, first: int = 0) -> DataLoader | Shares:
+        """Batches of `data` in this epoch's order, which is the same for every method; without the `first` ones."""
         args = self.args
         return make_loader(
-            data, args.batch_size, args.workers, args.seed, self.epoch, shuffle, pin=self.device.type == "cuda"
+            data, args.batch_size, args.workers, args.seed, self.epoch, shuffle, self.device.type == "cuda", first
         )

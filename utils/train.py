@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +12,13 @@ from tqdm import tqdm
 from dataset.base import Batch, Dataset, make_loader
 from methods.base import Method
 from models.multimodal import MultimodalModel, Output
-from utils.distributed import agree, rank
+from utils import snapshot
+from utils.distributed import agree, agreed, rank
 from utils.errors import RunError
 from utils.evaluate import figures, predict
-from utils.record import Record, load_model, random_states, restore_random_states
+from utils.record import Record, load_model, plain, random_states, restore_random_states
 from utils.run import Run
+from utils.stopping import Stopped, asked
 from utils.watch import NotFinite, Watch, vital
 
 
@@ -23,7 +26,8 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     """Train from the last checkpoint on (or from the start) to the last epoch; returns what result.json holds.
 
     Raises:
-        RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite.
+        RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite;
+            Stopped if the run has been sent a signal.
     """
     args, model = run.args, run.model
     schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, args.lr_step, args.lr_gamma)
@@ -36,30 +40,65 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
     start = len(record.rows)
     run.epoch = start
     method.on_fit_start(run)
+    begun = state.get("begun") if state is not None else None  # the epoch within which the run goes on
+    if begun is not None and begun["device"] != run.device.type:
+        raise RunError(
+            f"the checkpoint was written within an epoch on {begun['device']}: go on with --device {begun['device']}"
+        )
+    if args.checkpoint_minutes:
+        snapshot.take(method)  # or refuse it now
     if state is not None:
         restore_random_states(state["random"])
     watched = {name: data for name, data in (("val", run.val), ("test", test)) if data is not None}
     writer = SummaryWriter(record.folder, purge_step=start) if record.writes else None
+
+    def save(**more) -> None:
+        parts = {"model": model, "method": method, "optimizer": run.optimizer, "schedule": schedule}
+        now = {part: thing.state_dict() for part, thing in parts.items()} | {"random": random_states()}
+        record.save("last.pt", now | {"predictions": record.predictions, "epoch": len(record.rows) - 1} | more)
+
+    def save_within(**progress) -> None:
+        so_far = {"seconds": time.perf_counter() - began, "device": run.device.type}
+        save(begun=so_far | progress)
+
+    def pause(totals: Totals, watch: Watch) -> None:
+        """After each step: save, where it is time to, and stop, where that is asked for."""
+        overdue = args.checkpoint_minutes and time.monotonic() - record.saved > 60 * args.checkpoint_minutes
+        number, due = agreed([asked(), int(overdue)])
+        if number or due:
+            watch.close()
+            save_within(step=run.step, totals=totals.state_dict(), method=snapshot.take(method))
+        if number:
+            raise Stopped(number, f" in epoch {run.epoch + 1}, step {run.step}")
+
     for epoch in range(start, args.epochs):
-        began = time.perf_counter()
+        began = time.perf_counter() - (begun["seconds"] if begun else 0)
         run.epoch = epoch
-        try:
-            row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"], "train": train_epoch(run, method)}
-        except NotFinite as error:
-            record.keep_batch(error.found)
-            raise
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
+        row = begun and begun.get("row")
+        if row is None:
+            row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"]}
+            try:
+                row["train"] = train_epoch(run, method, begun, pause)
+            except NotFinite as error:
+                record.keep_batch(error.found)
                 raise
-            raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
-        agree(model)
-        row |= method.on_epoch_end(run)
-        schedule.step()
-        for name, data in watched.items():
-            loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
-            found = predict(model, autocast(run, method.forward), loader, run.device)
-            row[name] = figures(found)
-            check_finite(row, name)  # the weights of the epoch's last step have been in no training loss
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
+            agree(model)
+            row |= method.on_epoch_end(run)
+            schedule.step()
+        begun, trained = None, dict(row)
+        try:
+            for name, data in watched.items():
+                loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
+                found = predict(model, autocast(run, method.forward), loader, run.device)
+                row[name] = figures(found)
+                check_finite(row, name)  # the weights of the epoch's last step have been in no training loss
+        except Stopped as error:
+            save_within(row=plain(trained))
+            raise Stopped(error.number, f" in epoch {epoch + 1}, which is trained but not evaluated") from None
         # `found` is the test split's, the last one watched.
         record.predictions |= {"target": found["target"].int(), epoch: found["accuracy"].int()}
         record.seconds.append(time.perf_counter() - began)
@@ -69,43 +108,46 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         record.append(row)
         if run.val is not None and epoch == best_epoch(record.rows, "val"):
             record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
-        record.save(
-            "last.pt",
-            {
-                "model": model.state_dict(),
-                "method": method.state_dict(),
-                "optimizer": run.optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "random": random_states(),
-                "predictions": record.predictions,
-                "epoch": epoch,
-            },
-        )
+        save()
     if writer:
         writer.close()
     return summarise(record.rows)
 
 
-def train_epoch(run: Run, method: Method) -> dict[str, float]:
+def train_epoch(
+    run: Run, method: Method, begun: dict | None = None, pause: Callable[["Totals", Watch], None] = lambda *_: None
+) -> dict[str, float]:
     """One epoch; means over its samples of the losses and of the training accuracies.
+
+    `begun` is what was saved within it, `pause` is called after each step.
 
     Raises:
         NotFinite: if a feature, a loss or a gradient is not; on CUDA some steps later, but never at the epoch's end.
     """
-    method.on_epoch_start(run)
-    data = method.train_data(run)
     totals, watch = Totals(), Watch(run.epoch, behind=run.device.type == "cuda")
+    run.step = 0
+    if begun is None:
+        method.on_epoch_start(run)
+    else:
+        run.step = begun["step"]
+        snapshot.put(method, begun["method"], run.device)
+        totals.load_state_dict(begun["totals"], run.device)
+    loader = run.loader(method.train_data(run), first=run.step)
     run.model.train()
     quiet = True if rank() else None  # None: where the output is no terminal
-    with tqdm(run.loader(data), desc=f"epoch {run.epoch + 1}/{run.args.epochs}", leave=False, disable=quiet) as bar:
-        for number, batch in enumerate(bar):
+    label, total = f"epoch {run.epoch + 1}/{run.args.epochs}", run.step + len(loader)
+    with tqdm(loader, desc=label, total=total, initial=run.step, leave=False, disable=quiet) as bar:
+        for batch in bar:
             losses, output = step(run, method, batch.to(run.device))
             totals.add(losses, output)
-            watch.add(number, batch.index, vital(method, losses, output))
+            watch.add(run.step, batch.index, vital(method, losses, output))
             watch.look()
             if totals.due():
                 bar.set_postfix(totals.glance())
+            run.step += 1
+            pause(totals, watch)
     watch.close()
+    run.step = 0
     return totals.read()
 
 
@@ -185,6 +227,12 @@ class Totals:
             for name, value in shown.items()
             if not name.startswith("loss_") and math.isfinite(value)
         }
+
+    def state_dict(self) -> dict:
+        return {"names": self.names, "sums": self.sums.cpu(), "samples": self.samples}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self.names, self.sums, self.samples = state["names"], state["sums"].to(device), state["samples"]
 
     def read(self) -> dict[str, float]:
         if self.sums is None:

@@ -1,0 +1,82 @@
+"""SIGTERM and Ctrl-C: a run stops where it can keep what it has done, says so, and ends with status 143 or 130."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from utils.distributed import agreed
+from utils.errors import RunError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_asked = 0  # the signal that has come
+_noting = False  # whether it is only noted; otherwise it stops the program where it is
+
+
+class Stopped(RunError):
+    """By a signal, `number`; `where` tells how far the run had come."""
+
+    label = ""
+
+    def __init__(self, number: int, where: str = ""):
+        self.number, self.status = number, 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name}{where}: go on with --resume")
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """Within, the first signal stops the run, by `Stopped`. A second Ctrl-C ends the process at once."""
+    global _asked
+    if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
+        yield
+        return
+    before = {number: signal.signal(number, _receive) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        _asked = 0
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """Within `signals`: a signal waits for the next `stop_if_asked`, so that nothing is broken off halfway."""
+    global _noting
+    _noting = True
+    try:
+        yield
+    finally:
+        _noting = False
+
+
+def asked() -> int:
+    """The number of the signal that has come, or 0; to be agreed on by the processes."""
+    return _asked
+
+
+def stop_if_asked() -> None:
+    """Raises Stopped if one of the processes has been sent a signal."""
+    (number,) = agreed([_asked])
+    if number:
+        raise Stopped(number)
+
+
+def _receive(number: int, _) -> None:
+    global _asked
+    if _asked:
+        if number == signal.SIGINT:  # schedulers may send SIGTERM more than once
+            os._exit(128 + number)
+        return
+    _asked = number
+    if not _noting:
+        raise Stopped(number)
+    print(f"{signal.Signals(number).name}: stopping; Ctrl-C again to stop at once", file=sys.stderr)
+
+
+def ignore(_: int) -> None:
+    """For a loader's worker: whole process groups are sent signals, but when it ends the main process decides."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
