@@ -118,6 +118,17 @@ def test_another_number_of_processes_goes_on(demo, tmp_path):
         same(one, other)
 
 
+def test_a_signal_to_one_process_stops_all_at_the_same_step(demo, tmp_path):
+    whole, cut = (job(demo, tmp_path / name, "joint", "--resume") for name in ("whole", "cut"))
+    finish(start(1, [whole]))
+    for process in start(2, [cut], "--term", "1"):
+        assert "stopped by SIGTERM in epoch 1, step 2: go on with --resume" in process.communicate(timeout=300)[0]
+    assert checkpoint(folder_of(cut))["begun"]["step"] == 2
+    finish(start(2, [cut]))
+    for one, other in zip(rows_of(folder_of(whole)), rows_of(folder_of(cut)), strict=True):
+        same(one, other)
+
+
 def test_one_process_that_dies_takes_the_others_with_it(demo, tmp_path):
     """By torchrun itself, which watches them."""
     argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tests/two.py"]

@@ -1,6 +1,6 @@
 """What test_distributed.py starts in several processes, as torchrun would: runs of main() in float64, one by one.
 
-python tests/two.py JOBS [--stop-after EPOCHS] [--die RANK]      JOBS: a JSON list of command lines of main.py
+python tests/two.py JOBS [--stop-after EPOCHS] [--die RANK] [--term RANK]      JOBS: a JSON list of command lines of main.py
 """
 
 import argparse
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("jobs", type=json.loads)
     parser.add_argument("--stop-after", type=int)
     parser.add_argument("--die", type=int)
+    parser.add_argument("--term", type=int)
     args = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     Demo.encoders = classmethod(lambda cls, _: ENCODERS)
@@ -53,14 +54,19 @@ def main() -> None:
         if state["epoch"] + 1 == args.stop_after:
             raise Stopped
 
+    steps = []
+
     def die(method, output):
+        steps.append(output)
         if args.die == int(os.environ["RANK"]):
             os.kill(os.getpid(), signal.SIGKILL)
+        if args.term == int(os.environ["RANK"]) and len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
         return losses(method, output)
 
     if args.stop_after:
         Record.save = stop
-    if args.die is not None:
+    if args.die is not None or args.term is not None:
         METHODS["joint"].losses = die
     join, program.processes = program.processes, contextlib.nullcontext  # once for all jobs
     with contextlib.suppress(Stopped), join():
