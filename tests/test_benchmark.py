@@ -165,6 +165,12 @@ def test_every_row_at_work(call, demo, tmp_path):
     assert work["joint"][2] == work["inforeg"][2] == "1.00" and 1.2 < float(work["g2d"][2]) < 1.6
     counts = counts_of(text)
     assert {name for name, row in counts.items() if row["host reads"] != "0"} == {"naive", "naive_split"}
+    several = {name for name, row in counts.items() if row["backward calls"] != "1"}
+    assert several == {"naive", "naive_split", "mmpareto"}
+    copied = {name: float(row["more bytes"]) for name, row in counts.items()}
+    assert copied["joint"] == pytest.approx(0, abs=0.2) and copied["inforeg"] == pytest.approx(4, abs=0.2)
+    operations = {name: int(row["more operations"]) for name, row in counts.items()}
+    assert 0 < operations["joint"] < operations["inforeg"] < operations["naive"]
 
 
 def test_what_the_user_has_not_given(demo, tmp_path):

@@ -16,6 +16,7 @@ from scripts.benchmarks import runs, step
 from scripts.benchmarks.counts import Operations, count, held_bytes
 from scripts.benchmarks.naive import NaiveInfoReg
 from utils import train
+from utils.errors import CombinationError
 
 
 @pytest.fixture(scope="module")
@@ -171,21 +172,25 @@ def test_the_naive_step_is_not(gauged):
 
 
 @pytest.mark.parametrize("modalities", [("audio", "visual"), ("audio", "visual", "text")], ids=len)
-@pytest.mark.parametrize("unimodal_loss", ["none", "split"])
+@pytest.mark.parametrize("unimodal_loss", ["none", "split", "heads"])
 def test_the_naive_step_is_inforegs(tiny_model, tiny_run, tiny_batch, make_args, modalities, unimodal_loss):
     batches = [tiny_batch(modalities, seed=seed) for seed in range(3)]
     args = make_args(beta=0.9, start_epoch=0, modulate_during="all", precision="fp32", unimodal_loss=unimodal_loss)
     models, records = {}, {}
     for kind in (InfoRegMethod, Joint):
         models[kind] = tiny_model(modalities)
-        method, run = kind(args, models[kind]), tiny_run(models[kind], args)
+        method = kind(args, models[kind])
+        run = tiny_run(models[kind].double(), args)  # the heads are not double yet
         method.on_fit_start(run)
         method.on_epoch_start(run)
         for batch in batches:
             train.step(run, method, batch)
         records[kind] = method.on_epoch_end(run)
     model = tiny_model(modalities)
-    naive = NaiveInfoReg(tiny_run(model, args), args.beta, unimodal_loss)
+    if unimodal_loss == "heads":
+        model.add_heads()
+        model.double()
+    naive = NaiveInfoReg(tiny_run(model, args))
     for batch in batches:
         naive.step(batch)
     ours, joint = (models[kind].state_dict() for kind in (InfoRegMethod, Joint))
@@ -195,3 +200,9 @@ def test_the_naive_step_is_inforegs(tiny_model, tiny_run, tiny_batch, make_args,
     assert sum(records[InfoRegMethod]["regulated"].values()) >= 1
     trace = {name: total / len(batches) for name, total in naive.trace.items()}
     assert trace == pytest.approx(records[InfoRegMethod]["fisher_trace"], rel=1e-12)
+
+
+@pytest.mark.parametrize("flag, value", [("variant", "official"), ("regulation", "lr")])
+def test_what_the_naive_step_is_not_for(tiny_model, tiny_run, make_args, flag, value):
+    with pytest.raises(CombinationError, match="leave --variant and --regulation away"):
+        NaiveInfoReg(tiny_run(tiny_model(), make_args(**{flag: value})))

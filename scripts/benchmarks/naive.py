@@ -2,7 +2,7 @@
 
 One backward pass per loss, with a copy of every gradient; scores sample by sample through `.item()`; Python loops over
 all parameters that look each one up by name; a copy of the whole model for the weights of the epoch before. Written
-for this benchmark from the equations in methods/inforeg.py, which it equals: tests/test_naive.py.
+for this benchmark from the equations in methods/inforeg.py, which it equals: tests/test_benchmark_counts.py.
 """
 
 import copy
@@ -12,19 +12,23 @@ import torch
 import torch.nn.functional as F
 
 from dataset.base import Batch
+from utils.errors import CombinationError
 from utils.run import Run
 
 
 class NaiveInfoReg:
-    """The step of `--method inforeg` with all windows open, regulation `proximal` and variant `paper`.
+    """The step of `--method inforeg`, by the flags of `run`, with all windows open.
 
-    `unimodal_loss` is `none` or `split`. `trace` is {modality: sum over the steps of ||g_m||^2}.
+    `trace` is {modality: sum over the steps of ||g_m||^2}.
+
+    Raises:
+        CombinationError: for a regulation or a variant other than the paper's.
     """
 
-    def __init__(self, run: Run, beta: float, unimodal_loss: str):
-        self.model, self.optimizer = run.model, run.optimizer
-        self.bf16 = run.args.precision == "bf16"
-        self.beta, self.unimodal_loss = beta, unimodal_loss
+    def __init__(self, run: Run):
+        self.model, self.optimizer, self.args = run.model, run.optimizer, run.args
+        if (self.args.variant, self.args.regulation) != ("paper", "proximal"):
+            raise CombinationError("the naive step is the paper's: leave --variant and --regulation away, or the row")
         self.names = {
             modality: [f"encoders.{modality}.{name}" for name, _ in encoder.named_parameters()]
             for modality, encoder in self.model.encoders.items()
@@ -37,11 +41,11 @@ class NaiveInfoReg:
         self.previous = copy.deepcopy(self.model)
 
     def step(self, batch: Batch) -> None:
-        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"):
             features = self.model.encode(batch.inputs)
             logits, unimodal = self.model.fuse(features), self.model.unimodal(features)
             losses = {"joint": F.cross_entropy(logits, batch.target)}
-            if self.unimodal_loss == "split":
+            if self.args.unimodal_loss != "none":
                 for modality in unimodal:
                     losses[modality] = F.cross_entropy(unimodal[modality], batch.target)
         self.gradients = {}
@@ -84,7 +88,7 @@ class NaiveInfoReg:
             behind = [scores[modality] - scores[other] for other in scores if scores[other] < scores[modality]]
             if len(behind) == 0:
                 continue
-            alpha = math.exp(self.beta * math.tanh(sum(behind) / len(behind)))
+            alpha = math.exp(self.args.beta * math.tanh(sum(behind) / len(behind)))
             distance = 0.0
             for name, parameter in self.model.named_parameters():
                 for other, before in self.previous.named_parameters():

@@ -183,7 +183,7 @@ def take(name: str, argv: Sequence[str], synthetic: bool) -> Stepper:
     kind = name.removesuffix(SPLIT)
     run, method, batches = prepare(argv, synthetic, plain=kind in PLAIN)
     if kind == "naive":
-        work = NaiveInfoReg(run, run.args.beta, run.args.unimodal_loss).step
+        work = NaiveInfoReg(run).step
     else:
         work = partial(bare_step, run) if kind in WRITTEN else partial(step, run, method)
     turns = itertools.cycle(batches)
