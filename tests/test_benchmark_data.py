@@ -183,14 +183,19 @@ def test_the_public_loader_reads_what_ours_reads(clips, monkeypatch):
         torch.testing.assert_close(images.permute(1, 0, 2, 3), inputs["visual"], rtol=0, atol=1.01 * grey_level)
 
 
-def test_the_public_loader_draws_as_training_does(clips):
-    source = DATASETS["CREMAD"]
+def test_the_public_loader_draws_as_training_does(clips, monkeypatch):
+    source, opened = DATASETS["CREMAD"], []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(Path(path).name) or real(path))
     args = parse(["--dataset", "CREMAD", "--data_root", clips.data_root, "--image_size", "32"])
     public = PublicClips(args, source, source.read_splits(clips)[0])
     spectrogram, images, _ = public[0]
-    again = public[0]
-    assert images.shape == (3, 3, 32, 32) and not torch.equal(images, again[1])
-    assert np.array_equal(spectrogram, again[0])
+    others = [public[0] for _ in range(7)]
+    assert images.shape == (3, 3, 32, 32) and not any(torch.equal(images, other[1]) for other in others)
+    assert all(np.array_equal(spectrogram, other[0]) for other in others)
+    chosen = [opened[i : i + 3] for i in range(0, len(opened), 3)]
+    assert len(chosen) == 8 and all(names == sorted({*names}) for names in chosen)
+    assert len({*map(tuple, chosen)}) > 1 and max(opened) > "00003.jpg"
 
 
 def test_random_inputs_have_the_papers_shapes():
@@ -203,6 +208,7 @@ def test_random_inputs_have_the_papers_shapes():
             "audio": (1, 257, 188), "visual": (3, 3, 224, 224),
         }  # fmt: skip
         assert abs(inputs["visual"].mean()) < 0.01 and abs(inputs["visual"].std() - 1) < 0.01
+    assert splits.train.targets == [0, 1, 2, 3, 4, 5, 0]
     assert not torch.equal(splits.train[0][0]["audio"], splits.train[1][0]["audio"])
     assert random_splits(args, ("visual",), 0.0, 2).train[0][0].keys() == {"visual"}
     with pytest.raises(RunError, match="--synthetic is for CREMAD, .*, not MOSI"):
