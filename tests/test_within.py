@@ -127,7 +127,11 @@ def test_what_cannot_be_kept_is_refused_before_the_first_step(demo, tmp_path, mo
         train(demo, tmp_path, "--method", "joint", "--epochs", "1")
     said = str(refused.value)
     assert said.startswith("Joint.odd") and "--checkpoint_minutes 0" in said and "\n" not in said
-    train(demo, tmp_path, "--method", "joint", "--epochs", "1", "--resume", "--checkpoint_minutes", "0")
+    more = ["--method", "joint", "--epochs", "2", "--tag", "whole epochs", "--checkpoint_minutes", "0"]
+    message = train_stopped(demo, tmp_path, *more, after=STEPS + 1)
+    assert message.startswith("stopped by SIGTERM in epoch 2, step 1, and this epoch's steps are lost (Joint.odd")
+    assert message.endswith(": go on with --resume")
+    assert "begun" not in checkpoint(train(demo, tmp_path, *more, "--resume"))
 
 
 def test_the_loader_begins_at_a_batch_without_reading_those_before(tiny_run, tiny_model, make_args):

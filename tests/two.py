@@ -1,6 +1,6 @@
 """What test_distributed.py starts in several processes, as torchrun would: runs of main() in float64, one by one.
 
-python tests/two.py JOBS [--stop-after EPOCHS] [--die RANK] [--term RANK]      JOBS: a JSON list of command lines of main.py
+python tests/two.py JOBS [--stop-after EPOCHS] [--die RANK] [--term RANK]     JOBS: a JSON list of command lines
 """
 
 import argparse

@@ -133,6 +133,7 @@ class Record:
         """Write a checkpoint; a last.pt that is sound becomes previous.pt."""
         if not self.writes:
             return
+        self.lock.check()
         path = self.folder / name
         temporary = aside(path)
         try:

@@ -65,11 +65,17 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         """After each step: save, where it is time to, and stop, where that is asked for."""
         overdue = args.checkpoint_minutes and time.monotonic() - record.saved > 60 * args.checkpoint_minutes
         number, due = agreed([asked(), int(overdue)])
+        where = f" in epoch {run.epoch + 1}, step {run.step}"
         if number or due:
             watch.close()
-            save_within(step=run.step, totals=totals.state_dict(), method=snapshot.take(method))
+            try:
+                save_within(step=run.step, totals=totals.state_dict(), method=snapshot.take(method))
+            except RunError as error:
+                if not number:
+                    raise
+                where += f", and this epoch's steps are lost ({error})"
         if number:
-            raise Stopped(number, f" in epoch {run.epoch + 1}, step {run.step}")
+            raise Stopped(number, where)
 
     for epoch in range(start, args.epochs):
         began = time.perf_counter() - (begun["seconds"] if begun else 0)
