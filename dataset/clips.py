@@ -81,7 +81,7 @@ class AudioVisualClips(Dataset):
                 raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")
             self.shards = Shards(args, self.names, modalities)
             self.waves, self.files = self.shards.waves, self.shards.files
-            modalities = ()  # have been looked for
+            modalities = ()  # no folder is looked into
         if "audio" in modalities:
             self.waves = [root / "AudioWAV" / f"{clip}.wav" for clip in self.names]
             for clip, wave in zip(self.names, self.waves, strict=True):

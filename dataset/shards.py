@@ -10,6 +10,7 @@ Sample i is that of line i of the split file, drawn and decoded as from a folder
 training epoch differs: shards are taken in a drawn order and their clips pass through a window of --shuffle_buffer
 samples. It is planned before the epoch from the index alone, so it depends on neither workers nor processes, and each
 of them reads the bytes of its own samples only, forward through the shards, and holds what the window holds of them.
+What is asked for in another order, as evaluations do, is read where it lies.
 Nothing is ever extracted to disk.
 """
 
@@ -34,7 +35,7 @@ from utils.errors import DataError
 
 INDEX = "shards.json"
 BUFFER = 1000  # samples, WebDataset's own default
-AGAIN = "copy it again, or pack the data again (data/pack_shards.py)"
+AGAIN = "copy it again, or delete it and pack the data again (data/pack_shards.py)"
 
 
 def packed(data_root: str) -> bool:
