@@ -19,6 +19,7 @@ from methods import METHODS
 from methods.base import Method
 from models.encoders import ResNet18
 from models.fusion import FUSIONS
+from utils import train as loop
 from utils.args import parse
 from utils.errors import RunError
 from utils.record import Record, read_predictions
@@ -259,10 +260,36 @@ def test_nothing_but_the_evaluation_reads_the_test_split(demo, tmp_path, monkeyp
     assert {name: reads[name] for name in test} == dict.fromkeys(test, 3) and len(test) == CLIPS // 4
 
 
-def test_workers_and_folders_do_not_change_a_result(demo, tmp_path):
-    one = train(demo, tmp_path / "one", "--method", "inforeg", "--epochs", "2")
-    other = train(demo, tmp_path / "other", "--method", "inforeg", "--epochs", "2", "--workers", "2")
-    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+class Silent:
+    """In place of TensorBoard's writer."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def add_scalar(self, *_):
+        pass
+
+    flush = close = add_scalar
+
+
+def test_neither_workers_nor_folders_nor_what_is_shown_change_a_result(demo, tmp_path, monkeypatch):
+    argv = ["--method", "inforeg", "--epochs", "2", "--modulate_during", "all"]
+    one = train(demo, tmp_path / "one", *argv)
+    for workers in ("1", "4"):
+        other = train(demo, tmp_path / workers, *argv, "--workers", workers)
+        assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+    shown = train(demo, tmp_path / "shown", *argv, figures=True)
+    monkeypatch.setattr(loop, "SummaryWriter", Silent)
+    monkeypatch.setattr(loop, "tqdm", partial(loop.tqdm, disable=True))
+    loop.tqdm.write = lambda text: None
+    silent = train(demo, tmp_path / "silent", *argv)
+    monkeypatch.setattr(loop, "tqdm", partial(loop.tqdm.func, miniters=1, mininterval=0))
+    loop.tqdm.write = lambda text: None
+    monkeypatch.setattr(loop.Totals, "due", lambda self: True)  # the bar has new figures at every step
+    drawn = train(demo, tmp_path / "drawn", *argv)
+    for other in (shown, silent, drawn):
+        assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+        assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++, which torch.compile uses on a CPU")
