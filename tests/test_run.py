@@ -17,6 +17,7 @@ from dataset.demo import Demo
 from main import main, make_method
 from methods import METHODS
 from methods.base import Method
+from methods.inforeg import InfoReg
 from models.encoders import ResNet18
 from models.fusion import FUSIONS
 from utils import train as loop
@@ -290,6 +291,26 @@ def test_neither_workers_nor_folders_nor_what_is_shown_change_a_result(demo, tmp
     for other in (shown, silent, drawn):
         assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
         assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])
+
+
+def test_bf16_rounds_the_model_and_neither_traces_nor_scores_nor_weights(demo, tmp_path, monkeypatch):
+    argv = ["--method", "inforeg", "--modulate_during", "all", "--epochs", "3"]
+    seen = set()
+    step = InfoReg.step
+
+    def watched(self, unimodal_logits, target):
+        step(self, unimodal_logits, target)
+        seen.update(str(tensor.dtype) for tensor in (self._sums, *self.trace._sums.values(), *self._alpha.values()))
+
+    monkeypatch.setattr(InfoReg, "step", watched)
+    full = train(demo, tmp_path, *argv)
+    half = train(demo, tmp_path, *argv, "--precision", "bf16", "--tag", "bf16")
+    assert seen == {"torch.float32"}
+    assert {tensor.dtype for tensor in checkpoint(half)["model"].values()} == {torch.float32, torch.int64}
+    for row, other in zip(rows_of(full), rows_of(half), strict=True):
+        assert other["train"]["loss"] == pytest.approx(row["train"]["loss"], rel=0.02)
+        assert other["fisher_trace"] == pytest.approx(row["fisher_trace"], rel=0.1)
+        assert other["train"]["loss"] != row["train"]["loss"]
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no g++, which torch.compile uses on a CPU")
