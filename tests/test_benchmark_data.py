@@ -294,8 +294,7 @@ def test_two_processes_each_on_its_core(tmp_path):
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         lines = [line for child in children for line in Path(f"/proc/{child}/status").read_text().splitlines()]
         cores = [line.split()[1] for line in lines if line.startswith("Cpus_allowed_list")]
-        threads = [int(line.split()[1]) for line in lines if line.startswith("Threads")]
-    assert sorted(cores) == [str(core) for core in sorted(os.sched_getaffinity(0))[:2]] and min(threads) > 0
+    assert sorted(cores) == [str(core) for core in sorted(os.sched_getaffinity(0))[:2]]
     assert group.torchrun.returncode == 0
 
 
