@@ -127,8 +127,9 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None =
 
 
 def finite(wave: np.ndarray) -> np.ndarray:
-    if not np.isfinite(wave).all():
-        raise RuntimeError("samples are NaN or infinite")
+    """Raises RuntimeError for samples that are no numbers, or so large that their squares would be none."""
+    if not (np.abs(wave) < 1e9).all():
+        raise RuntimeError("samples are NaN, infinite or beyond 1e9")
     return wave
 
 
