@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import os
+import pickle
 import struct
 import warnings
 from collections import Counter
@@ -39,7 +40,8 @@ from methods.inforeg import InfoReg, leads, scores
 from methods.window import PrimeWindow
 from scripts.tables import Line, Table, as_csv, grid, latex, markdown
 from utils.args import make_parser, parse
-from utils.errors import DataError
+from utils.errors import DataError, RunError
+from utils.record import load_checkpoint
 
 here = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.register_profile("default", here, derandomize=True, max_examples=60)
@@ -250,6 +252,30 @@ def test_a_picture_whose_header_claims_gigabytes_is_refused_before_they_are_aske
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 read()
+
+
+# --- Checkpoints
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
+def test_a_checkpoint_that_would_execute_something_is_refused_and_does_not(tmp_path, save):
+    executed = tmp_path / "executed"
+    save({"model": Hostile(executed), "args": {}, "epoch": 0}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match="last.pt"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert not executed.exists()
+    torch.load(tmp_path / "last.pt", weights_only=False) if save is torch.save else pickle.loads(
+        (tmp_path / "last.pt").read_bytes()
+    )
+    assert executed.exists()  # it would have
 
 
 # --- The window and the regulation
