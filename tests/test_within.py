@@ -108,9 +108,11 @@ def test_what_a_snapshot_holds(tmp_path):
     one.mixed[1] = 7
     torch.save(snapshot.take(one), tmp_path / "x.pt")
     held = (two.history, two.weights, two.model, two.args)
+    lists = [two.history["a"], two.weights, two.mixed]
     snapshot.put(two, torch.load(tmp_path / "x.pt", weights_only=True), torch.device("cpu"))
     assert (two.history, two.weights, two.model, two.args) == held and two.history is held[0]
     assert two.part.history is two.history and two.same is two.part and two.part.steps == 5  # as one reads the other
+    assert all(one is two for one, two in zip(lists, [two.history["a"], two.weights, two.mixed], strict=True))
     assert two.history["a"] == [1.0, float("inf")] and two.history["b"] == []
     assert torch.equal(two.history["c"][0], torch.ones(2)) and two.history["c"][1] == {"deep": (1, [True, None, "x"])}
     assert torch.equal(two.sum, torch.arange(3.0)) and two.none == {2: 0.1} and two.flags == ("a", "b")
