@@ -22,9 +22,9 @@ from scripts.benchmarks import data, ddp, epoch, evaluation, step  # noqa: E402
 from scripts.benchmarks.synthetic import clips_of  # noqa: E402
 from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
 from utils.errors import RunError, stop  # noqa: E402
+from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.provenance import provenance  # noqa: E402
-from utils.record import write_atomically  # noqa: E402
 
 COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch}
 

@@ -137,7 +137,7 @@ class Record:
         path = self.folder / name
         temporary = aside(path)
         try:
-            own = {"args": vars(self.args), "seconds": self.seconds, "rows": [plain(row) for row in self.rows]}
+            own = {"args": vars(self.args), "seconds": self.seconds, "rows": self._lines()}
             torch.save(state | own, temporary)
             with temporary.open("rb+") as file:
                 found = digest(file)
@@ -174,7 +174,10 @@ class Record:
             return None
         metrics, best = self.folder / "metrics.jsonl", self.folder / "best.pt"
         # A checkpoint of an earlier version has no rows.
-        self.rows = state["rows"] if "rows" in state else read_metrics(metrics)[: state["epoch"] + 1]
+        if "rows" in state:
+            self.rows = [json.loads(line) for line in state["rows"].splitlines()]
+        else:
+            self.rows = read_metrics(metrics)[: state["epoch"] + 1]
         if [row["epoch"] for row in self.rows] != list(range(state["epoch"] + 1)):
             raise RunError(f"{metrics} does not hold the epochs of last.pt: start in another --tag")
         self.seconds = state["seconds"]

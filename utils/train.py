@@ -112,6 +112,8 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         if writer:
             write_scalars(writer, row, record.seconds[-1])
         record.append(row)
+        chosen = {figures["epoch"] for figures in summarise(record.rows).values()}  # no other will be, any more
+        record.predictions = {key: kept for key, kept in record.predictions.items() if key in {"target", *chosen}}
         if run.val is not None and epoch == best_epoch(record.rows, "val"):
             record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
         save()
