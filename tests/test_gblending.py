@@ -167,7 +167,9 @@ def test_when_it_estimates_for_how_long_and_on_what(begin, monkeypatch):
     monkeypatch.setattr(type(run), "collect", lambda r, data, fn: looked_at.append(data) or collect(r, data, fn))
     loader = type(run).loader
     monkeypatch.setattr(
-        type(run), "loader", lambda r, data, shuffle=True: orders.append((shuffle, r.epoch)) or loader(r, data, shuffle)
+        type(run),
+        "loader",
+        lambda r, data, shuffle=True, first=0: orders.append((shuffle, r.epoch)) or loader(r, data, shuffle, first),
     )
     records = []
     for run.epoch in range(4):
