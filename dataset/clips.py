@@ -115,7 +115,7 @@ class AudioVisualClips(Dataset):
         elif args.cache == "ram":
             self.keep()
         elif args.cache in ("disk", "device"):
-            self.stored = {name: self.store(args, name) for name in modalities}
+            self.stored = {name: self.cached(args, name) for name in modalities}
         noisy = any(corruption.modality == "visual" for corruption, _ in self.noise.steps)
         if args.cache == "disk" and not noisy:
             self.finish = from_pixels
@@ -175,7 +175,7 @@ class AudioVisualClips(Dataset):
                 pictures.append(self.pictures(position, range(len(self.files[position]))))
         self.kept_sounds, self.kept_pictures = sounds, pictures
 
-    def store(self, args, modality: str) -> Store:
+    def cached(self, args, modality: str) -> Store:
         """This split's sounds or pictures in the cache on disk, decoded first if they are not there."""
         root = Path(args.cache_root or Path(args.data_root) / "cache")
         if modality == "audio":
