@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 import torch.nn as nn
+from runs import make_demo
 from torch.utils.data import Dataset
 
 from dataset.base import Batch
@@ -59,6 +60,12 @@ class TinyData(Dataset):
 
     def __getitem__(self, i):
         return {name: images[i] for name, images in self.images.items()}, self.targets[i], i
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The generated data set that `runs.train` reads, anew for each file of tests."""
+    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture

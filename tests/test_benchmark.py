@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from runs import SMALL, flags, make_demo, save_teachers
+from runs import SMALL, flags, save_teachers
 from test_scripts import table_of
 
 from dataset.clips import AudioVisualClips
@@ -23,11 +23,6 @@ from utils.provenance import ROOT
 from utils.train import train_epoch
 
 BENCHMARK = "scripts/benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture

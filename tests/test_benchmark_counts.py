@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn as nn
-from runs import SMALL, flags, make_demo, save_teachers
+from runs import SMALL, flags, save_teachers
 from steps import host_reads
 
 from dataset.demo import Demo
@@ -17,12 +17,6 @@ from scripts.benchmarks.counts import Operations, count, held_bytes
 from scripts.benchmarks.naive import NaiveInfoReg
 from utils import train
 from utils.errors import CombinationError
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
-
 
 WAITING = {
     "a number": lambda x: x.sum().item(),

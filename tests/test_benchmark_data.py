@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, flags, make_demo
+from runs import SMALL, flags
 from test_scripts import table_of
 from torch.utils.data import Dataset
 from torchvision.transforms import RandomHorizontalFlip, RandomResizedCrop
@@ -28,11 +28,6 @@ from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.synthetic import random_splits, write_clips
 from utils.args import make_parser, parse
 from utils.errors import CombinationError, RunError
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture

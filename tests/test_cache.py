@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import checkpoint, flags, make_demo, rows_of, train
+from runs import checkpoint, flags, rows_of, train
 
 from dataset import build, cache, clips
 from dataset.base import Batch, make_loader
@@ -24,11 +24,6 @@ from utils.errors import CombinationError, DataError, RunError
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from runs import checkpoint, differing, make_demo, train
+from runs import checkpoint, differing, train
 
 from methods import METHODS
 from scripts import collect, linear_probe
@@ -30,11 +30,6 @@ OF_A_FINISHED_RUN = [name for name in READERS if name != "previous.pt"]
 
 class Stopped(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pack_shards
 import pytest
 import torch
-from runs import checkpoint, flags, folder_of, make_demo, rows_of, save_teachers
+from runs import checkpoint, flags, folder_of, rows_of, save_teachers
 from two import ENCODERS
 
 from methods import METHODS
@@ -28,11 +28,6 @@ MORE = {
     "opm_ogm": ["--warmup_epochs", "1"],
     "inforeg": ["--threshold", "-10"],
 }
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 def start(count, jobs, *more):

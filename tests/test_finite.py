@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn as nn
-from runs import STEPS, SmallEncoder, checkpoint, make_demo, rows_of, train
+from runs import STEPS, SmallEncoder, checkpoint, rows_of, train
 from steps import host_reads
 from torch.utils.data import BatchSampler, RandomSampler
 
@@ -31,11 +31,6 @@ MORE = {
     "inforeg": ["--threshold", "-10"],
     "pmr": ["--prototype_share", "1"],
 }
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 def stopped(demo, out, method, *more):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import SMALL, checkpoint, flags, make_demo, train
+from runs import SMALL, checkpoint, flags, train
 from test_figures import texts
 
 from dataset.base import make_loader
@@ -70,11 +70,6 @@ def test_cosines_of_known_vectors():
     np.testing.assert_allclose(matrix[:4, :4], wanted, atol=1e-12)
     assert np.isnan(matrix[4]).all()
     assert gradients.pairs(matrix[:4, :4]).tolist() == pytest.approx([-1, 0, half, 0, -half, half])
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

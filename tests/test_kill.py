@@ -6,7 +6,7 @@ import sys
 from itertools import count
 
 import pytest
-from runs import SMALL, flags, folder_of, make_demo, train
+from runs import SMALL, flags, folder_of, train
 
 import main as program
 from dataset.demo import Demo
@@ -23,11 +23,6 @@ MORE = {
 }
 DIED = 77
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")  # audited events of the file system
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(autouse=True)

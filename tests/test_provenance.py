@@ -12,7 +12,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from runs import flags, make_demo, train
+from runs import flags, train
 
 from dataset import DATASETS, checksums
 from utils.args import parse
@@ -24,11 +24,6 @@ CPU = torch.device("cpu")
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from instances import make_series, save_series
-from runs import SETTING, SMALL, make_demo, rows_of
+from runs import SETTING, SMALL, rows_of
 
 import main as program
 import scripts
@@ -85,11 +85,6 @@ class Forked:
 
     def terminate(self):
         self.process.terminate()
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 class Desk:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs import STEPS, checkpoint, differing, make_demo, rows_of, train
+from runs import STEPS, checkpoint, differing, rows_of, train
 
 from methods import METHODS
 from utils.errors import RunError
@@ -44,11 +44,6 @@ SETTINGS = {
 
 class Interrupted(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, make_demo, rows_of, train
+from runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, rows_of, train
 from torch.utils.data import Dataset
 
 from dataset import DATASETS, clips
@@ -47,11 +47,6 @@ ONLY_FOR = {"unimodal": {"concat"}, "dgl": {"concat", "sum"}}  # the others take
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}
 WITHHELD = {"gblending": 9, "relearning": 9}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 def chosen(method):

@@ -4,16 +4,11 @@ import json
 import shutil
 
 import pytest
-from runs import SMALL, make_demo, train
+from runs import SMALL, train
 
 from dataset.demo import Demo
 from scripts import collect, linear_probe
 from utils.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

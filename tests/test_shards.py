@@ -16,7 +16,7 @@ import pytest
 import torch
 import webdataset
 from instances import make_clips
-from runs import CLIPS, SMALL, checkpoint, differing, flags, make_demo, train
+from runs import CLIPS, SMALL, checkpoint, differing, flags, train
 from torch.utils.data import Subset
 
 import main as program
@@ -52,11 +52,6 @@ def pattern(out):
 def tree(folder):
     """What the shards and what is beside them hold; hidden files have the times of what was packed."""
     return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgba
-from runs import SMALL, checkpoint, flags, make_demo, train
+from runs import SMALL, checkpoint, flags, train
 from test_figures import texts
 
 from dataset.demo import Demo
@@ -21,11 +21,6 @@ from scripts.pictures import Runs
 from utils.args import parse
 from utils.errors import RunError
 from utils.plots import COLOURS
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from runs import STEPS, checkpoint, flags, folder_of, make_demo, rows_of, train
+from runs import STEPS, checkpoint, flags, folder_of, rows_of, train
 from test_contract import BATCH, EPOCHS, N, begin, epoch_of  # noqa: F401  (a fixture)
 from test_resume import SETTINGS
 
@@ -28,11 +28,6 @@ from utils.record import Record, random_states, restore_random_states
 from utils.train import train_epoch
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
 
 
 # --- Every method, stopped after every step of an epoch
