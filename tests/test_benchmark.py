@@ -246,9 +246,10 @@ def test_the_command_ends_in_one_sentence(monkeypatch):
 
 def test_the_commands_that_are_documented():
     documents = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("scripts/benchmarks/*.py"), ROOT / BENCHMARK]
-    found = [line for file in documents for line in file.read_text().splitlines() if f"python {BENCHMARK} " in line]
+    lines = [line for file in documents for line in file.read_text().replace("\\\n", " ").splitlines()]
+    found = [line for line in lines if f"python {BENCHMARK} " in line]
     for line in found:
-        own, words = benchmark.read(line.split(BENCHMARK)[1].split("#")[0].split())
+        own, words = benchmark.read(line.split(BENCHMARK)[1].split("#")[0].split("`")[0].split())
         parse(["--dataset", own.dataset, *words])
         assert own.command in benchmark.COMMANDS
     assert len(found) > 10
