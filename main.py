@@ -10,7 +10,7 @@ from methods import METHODS, Method
 from models.multimodal import build_model, place
 from utils.args import parse
 from utils.distributed import barrier, processes, share_gradients, synchronise_batch_norm
-from utils.errors import CombinationError, RunError, stop
+from utils.errors import CombinationError, RunError, one_sentence, refusals
 from utils.plots import draw
 from utils.provenance import provenance
 from utils.record import Record, seed_everything
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> dict:
     """
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
-    with processes(), signals():
+    with refusals(), processes(), signals():
         return work(argv, args)
 
 
@@ -98,7 +98,5 @@ def choose_device(args) -> torch.device:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

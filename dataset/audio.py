@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -142,5 +143,5 @@ def wave_fault(path: Path) -> str | None:
     try:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError:
-        return "not a sound file"
+        return "not a sound file" if os.access(path, os.R_OK) else "no permission to read"
     return None if info.frames > 0 else "without samples"

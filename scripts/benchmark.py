@@ -21,7 +21,7 @@ from dataset import DATASETS  # noqa: E402  (the repository's root has just been
 from scripts.benchmarks import data, ddp, epoch, evaluation, step  # noqa: E402
 from scripts.benchmarks.synthetic import clips_of  # noqa: E402
 from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import one_sentence  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.provenance import provenance  # noqa: E402
@@ -77,7 +77,5 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

@@ -37,7 +37,7 @@ from scripts.folder import (  # noqa: E402
     unlike,
 )
 from scripts.tables import RULES, Line, Table  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.record import read_json, read_metrics, read_predictions  # noqa: E402
 
 FORMS = {"md": make_table, "tex": make_latex, "csv": make_csv}
@@ -209,7 +209,5 @@ def of_folder(root: Path, rule: str, check: bool = False, form: str = "md") -> s
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

@@ -33,7 +33,7 @@ from models.multimodal import Output  # noqa: E402
 from scripts.folder import ENSEMBLE, make_table  # noqa: E402
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.args import MACHINE_FLAGS  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.evaluate import figures, predict  # noqa: E402
 from utils.files import write_checked  # noqa: E402
 from utils.lock import Lock  # noqa: E402
@@ -215,7 +215,5 @@ def earlier(folder: Path, setting: dict) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

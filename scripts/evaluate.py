@@ -28,7 +28,7 @@ from dataset import DATASETS  # noqa: E402  (the repository is not installed; it
 from dataset.corrupt import Noise  # noqa: E402
 from methods import Method  # noqa: E402
 from scripts.trained import add_flags, make_plain, plain_loader, restore, to_loader  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.evaluate import collect, evaluate  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
@@ -193,7 +193,5 @@ def read_rates(words: Sequence[str], modalities: Sequence[str]) -> dict[str, flo
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        sys.exit(f"error: {sentence(error)}")

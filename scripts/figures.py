@@ -20,7 +20,7 @@ from scripts import curves, gradients, tsne  # noqa: E402
 from scripts.cells import Cell, cells, parsed  # noqa: E402
 from scripts.experiments import EXPERIMENTS  # noqa: E402
 from scripts.pictures import Picture, Runs, save  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 
 FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure1": curves.figure1,
@@ -87,7 +87,5 @@ def make_command(name: str, dataset: str, seeds: Sequence[int], out, data_root, 
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

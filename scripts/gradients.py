@@ -30,7 +30,7 @@ from dataset.base import Batch, make_loader  # noqa: E402
 from models.multimodal import MultimodalModel  # noqa: E402
 from scripts.pictures import Picture, Runs, save  # noqa: E402
 from scripts.trained import add_flags, places, restore  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.plots import style  # noqa: E402
 from utils.record import load_checkpoint, seed_everything  # noqa: E402
@@ -177,7 +177,5 @@ def summary(found: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main as program  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from dataset.demo import Demo  # noqa: E402
 from utils.args import parse  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence, stop  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.record import load_checkpoint, run_folder  # noqa: E402
 
@@ -111,7 +111,5 @@ def differences(one: Path, other: Path) -> list[str]:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import one_sentence  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.lock import Lock  # noqa: E402
@@ -68,7 +68,5 @@ def probe(own: argparse.Namespace) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

@@ -26,7 +26,7 @@ from scripts.charts import Curve, chart  # noqa: E402  (the repository's root ha
 from scripts.experiments import EXPERIMENTS  # noqa: E402
 from scripts.folder import ENSEMBLE, find_runs, make_grid, unlike  # noqa: E402
 from scripts.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.files import make_folder, write_atomically  # noqa: E402
 from utils.plots import COLOURS  # noqa: E402
 from utils.record import read_json, read_metrics  # noqa: E402
@@ -257,7 +257,5 @@ def pictures(folders: Sequence[Path]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

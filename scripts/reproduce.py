@@ -37,7 +37,7 @@ from dataset import DATASETS  # noqa: E402  (the repository is not installed; it
 from scripts import collect  # noqa: E402
 from scripts.cells import LOG, Cell, Experiment, cells, last_words, machine_words, parsed  # noqa: E402
 from scripts.experiments import EXPERIMENTS  # noqa: E402
-from utils.errors import CombinationError, InUseError, RunError, stop  # noqa: E402
+from utils.errors import CombinationError, InUseError, RunError, one_sentence  # noqa: E402
 from utils.lock import owner  # noqa: E402
 
 OURS = ("--dataset", "--method", "--seed", "--out", "--data_root", "--tag", "--resume")  # not for EXTRA to say
@@ -288,8 +288,7 @@ def duration(seconds: float) -> str:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the runs are ended, too
     try:
-        main()
-    except RunError as error:
-        stop(error)
+        with one_sentence():
+            main()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

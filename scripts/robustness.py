@@ -37,7 +37,7 @@ from dataset.corrupt import KINDS  # noqa: E402
 from scripts.evaluate import Condition, Tested  # noqa: E402
 from scripts.folder import cell, find_runs  # noqa: E402
 from scripts.trained import add_flags, restore  # noqa: E402
-from utils.errors import RunError, sentence  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
 from utils.plots import COLOURS  # noqa: E402
@@ -246,7 +246,5 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        sys.exit(f"error: {sentence(error)}")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from scripts.pictures import Picture, Runs, save  # noqa: E402
 from scripts.trained import add_flags, places, plain_loader, restore  # noqa: E402
-from utils.errors import RunError, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.evaluate import collect  # noqa: E402
 from utils.plots import COLOURS, MARKERS  # noqa: E402
 from utils.record import load_checkpoint  # noqa: E402
@@ -140,7 +140,5 @@ def look(number: int) -> dict:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         main()
-    except RunError as error:
-        stop(error)

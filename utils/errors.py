@@ -1,7 +1,17 @@
-"""Errors that a user can mend: `main.py` prints their one sentence instead of a traceback."""
+"""Errors that a user can mend: a program prints their one sentence instead of a traceback."""
 
+import contextlib
+import errno
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
+
+# Of the system, about no line of code: permissions, disks that are full, broken or read-only, too many open files.
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
+}
 
 
 class RunError(Exception):
@@ -37,6 +47,28 @@ class InUseError(RunError):
     def __init__(self, folder, who: str):
         self.who = who
         super().__init__(f"{folder} is in use by {who}: wait for it, or choose --tag or --out")
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What the system refuses, a file that may not be read say, becomes a RunError, which names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f"{error.filename} cannot be read or written" if error.filename else "a file cannot be read or written"
+        raise RunError(f"{where} ({error.strerror}): mend that and start this again") from error
+
+
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """Around a program's `main()`: an error that a user can mend ends it with one sentence and the error's status."""
+    try:
+        with refusals():
+            yield
+    except RunError as error:
+        stop(error)
 
 
 def stop(error: RunError) -> NoReturn:

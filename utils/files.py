@@ -4,6 +4,7 @@
 written before the version takes its place, so whenever a process is killed, what lies in the folder has its line.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -43,6 +44,12 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def discard(part: Path) -> None:
+    """Remove what could not be written; where even that is refused, `remove_parts` will."""
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write aside, onto the disk, and rename: a reader or a power cut finds the old file or the new one.
 
@@ -56,7 +63,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             flush(file)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        discard(temporary)
         raise RunError(f"cannot write {path} ({error.strerror})") from error
 
 

@@ -51,8 +51,9 @@ class Lock:
 
     def __exit__(self, *_) -> None:
         self._released.set()
-        if read(self.path) == self._claim:
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that has become read-only; the claim is known to be a dead one's
+            if read(self.path) == self._claim:
+                self.path.unlink(missing_ok=True)
         self._remove_empty()
 
     def check(self) -> None:

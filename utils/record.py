@@ -26,6 +26,7 @@ from utils.files import (
     aside,
     check,
     digest,
+    discard,
     flush,
     make_folder,
     read_checked,
@@ -152,7 +153,7 @@ class Record:
             free = f"{shutil.disk_usage(self.folder).free / 1e6:.1f} MB free on its disk"
             raise RunError(f"cannot write {path} ({error}; {free}): the previous one is intact") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            discard(temporary)
 
     def keep_batch(self, found: dict) -> None:
         """Write not_finite.json: the step that was not finite, and its samples (utils/watch.py).

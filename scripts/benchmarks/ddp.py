@@ -30,7 +30,7 @@ from scripts.benchmarks.step import flags_of, take
 from scripts.benchmarks.timing import Report, in_turn, median_of, range_of, synchronise
 from utils.args import parse
 from utils.distributed import processes, rank, world
-from utils.errors import RunError, stop
+from utils.errors import RunError, one_sentence
 from utils.numbers import positive
 from utils.provenance import ROOT
 
@@ -141,7 +141,5 @@ def asked() -> bool:
 
 
 if __name__ == "__main__":
-    try:
+    with one_sentence():
         work(**json.loads(sys.argv[1]))
-    except RunError as error:
-        stop(error)
