@@ -24,6 +24,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from utils.buckets import Buckets
 from utils.errors import RunError
 
 
@@ -199,15 +200,7 @@ def own_draws(wanted: bool) -> Iterator[None]:
 def share_gradients(*modules: nn.Module | None) -> None:
     """From now on gradients of these modules' parameters, however they are asked for, are sums over the processes."""
     if world() > 1:
-        for parameter in (p for module in modules if module is not None for p in module.parameters()):
-            if parameter.requires_grad:
-                parameter.register_hook(summed)
-
-
-def summed(grad: Tensor) -> Tensor:
-    grad = grad.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(grad)
-    return grad
+        Buckets(p for module in modules if module is not None for p in module.parameters())
 
 
 def agree(model: nn.Module) -> None:
