@@ -126,18 +126,18 @@ class InfoReg:
         alpha = torch.exp(self.beta * torch.tanh(lead))
         if self.variant == "official":
             alpha = torch.cat([OFFICIAL_SCALE[0] * alpha[:1], OFFICIAL_SCALE[1] * alpha[1:]])
-        ahead = lead > 0
-        self._alpha = {name: alpha[i] for i, name in enumerate(self.modalities) if name in self._active}
-        for i, name in enumerate(self.modalities):
-            if name not in self._active:
-                continue
+        ahead = (lead > 0).to(alpha.dtype)
+        strength = alpha * ahead
+        strengths, alphas = (dict(zip(self.modalities, values.unbind(), strict=True)) for values in (strength, alpha))
+        self._alpha = {name: alphas[name] for name in self._active}
+        for name in self._active:
             if self.regulation == "proximal":
-                self._pull_back(name, torch.where(ahead[i], alpha[i], 0.0))
+                self._pull_back(name, strengths[name])
             elif self.regulation == "gradient" and (grads := self._gradients(name)):
-                torch._foreach_mul_(grads, 1 / alpha[i])
+                torch._foreach_mul_(grads, 1 / alphas[name])
         if self.variant == "official":
             self.trace.update()
-        self._sums = self._sums + torch.stack([score, lead, alpha * ahead, ahead.to(alpha.dtype)])
+        self._sums = self._sums + torch.stack([score, lead, strength, ahead])
         self._steps += 1
 
     def end_epoch(self) -> dict[str, dict[str, float | bool | None]]:

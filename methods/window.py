@@ -43,11 +43,10 @@ class FisherTrace:
             held = [p for p in parameters if p.grad is not None]
             if held:
                 norms = torch._foreach_norm([p.grad for p in held])
-                size = torch.stack(norms).norm()
+                size = root = torch.stack(norms).norm()
                 if self.variant == "official":
-                    norms = torch._foreach_div(norms, [p.numel() ** 0.5 for p in held])
-                trace = torch.stack(norms).square().sum()
-                self._sums[name] = self._sums.get(name, 0) + torch.stack([trace, size])
+                    root = torch.stack(torch._foreach_div(norms, [p.numel() ** 0.5 for p in held])).norm()
+                self._sums[name] = self._sums.get(name, 0) + torch.stack([root.square(), size])
         self._steps += 1
 
     @property
