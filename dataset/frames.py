@@ -57,24 +57,23 @@ class FrameTransform:
 
     def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt | None = None) -> Tensor:
         """images: as Pillow has them, or (H, W, 3) uint8 arrays; the result is the same."""
-        pixels, mirrored = self._cropped(images)
-        frames = pixels.float().div_(255)
-        frames = normalise(torch.from_numpy(corrupt(frames.numpy())) if corrupt else frames)
+        if corrupt is None:
+            return from_levels(self.pixels(images))
+        boxes, mirrored = self.draw(sizes_of(images))
+        levels = self._cropped(images, boxes, torch.zeros_like(mirrored)).float().div_(255)
+        frames = normalise(torch.from_numpy(corrupt(levels.numpy())))
         frames[mirrored] = frames[mirrored].flip(-1)
         return frames
 
     def pixels(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
         """(T, 3, size, size) uint8, of which `from_levels` makes what a call gives without noise."""
-        pixels, mirrored = self._cropped(images)
-        pixels[mirrored] = pixels[mirrored].flip(-1)
-        return pixels
+        return self._cropped(images, *self.draw(sizes_of(images)))
 
-    def _cropped(self, images: Sequence[Image.Image | np.ndarray]) -> tuple[Tensor, Tensor]:
-        """(T, 3, size, size) uint8, and which of them, (T,) bool, are still to be mirrored."""
-        sizes = [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
-        boxes, mirrored = self.draw(sizes)
-        pixels = torch.stack([resized(image, box, self.size) for image, box in zip(images, boxes, strict=True)])
-        return pixels.contiguous(), mirrored
+    def _cropped(self, images, boxes, mirrored: Tensor) -> Tensor:
+        pixels = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
+        for place, image, box, turned in zip(pixels, images, boxes, mirrored.tolist(), strict=True):
+            place.copy_(resized(image, box, self.size, turned))
+        return pixels
 
     def draw(self, sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int, int, int]], Tensor]:
         """For frames of these (width, height): crops (left, top, right, bottom), and (T,) bool, which to mirror."""
@@ -95,12 +94,19 @@ def from_levels(pixels: Tensor) -> Tensor:
     return normalise(pixels.float().div_(255))
 
 
-def resized(image: Image.Image | np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """The part `box` of a picture, (3, size, size) uint8."""
+def sizes_of(images: Sequence[Image.Image | np.ndarray]) -> list[tuple[int, int]]:
+    """(width, height) of each."""
+    return [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
+
+
+def resized(image: Image.Image | np.ndarray, box: tuple[int, int, int, int], size: int, mirrored: bool) -> Tensor:
+    """The part `box` of a picture, (3, size, size) uint8, its left and right exchanged if `mirrored`."""
     if isinstance(image, np.ndarray):
-        return torch.from_numpy(crop(image, box, size))
+        return torch.from_numpy(crop(image, box, size, mirrored))
     part = image if box == (0, 0, *image.size) else image.crop(box)
-    return torch.from_numpy(np.array(part.resize((size, size), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    part = part.resize((size, size), Image.Resampling.BILINEAR)
+    part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part
+    return torch.from_numpy(np.array(part)).permute(2, 0, 1)
 
 
 def random_boxes(sizes: Sequence[tuple[int, int]], scale: tuple[float, float]) -> list[tuple[int, int, int, int]]:
