@@ -93,6 +93,29 @@ def test_every_value_of_the_flag_beside_the_public_loader(call, now, monkeypatch
     assert {i for mode, i in events if mode == "none"} == {*range(0, 40, 2)}
 
 
+@pytest.mark.parametrize("words, rate", [([], "0.5"), (["--host"], "1.0")])
+def test_what_the_device_does_is_left_out_for_the_host(call, now, monkeypatch, words, rate):
+    class Clips(Dataset):
+        targets = [0] * 12
+
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            now[0] += 1.0
+            return {"audio": torch.zeros(1)}, 0, i
+
+        def finish(self, inputs):
+            now[0] += 12.0
+            return inputs
+
+    monkeypatch.setattr(data, "build", lambda *_: Splits(Clips(), None, None, None, None, ()))
+    monkeypatch.setattr(data, "has_public_loader", lambda *_: False)
+    text, _ = call("data", *words)
+    assert {row["samples a second"] for row in table_of(text)} == {rate}
+    assert ("on the host alone" in text) == bool(words)
+
+
 def test_modes_that_a_data_set_does_not_have(call, demo, now, monkeypatch, tmp_path):
     assert data.modes("MOSI") == [None]
 
@@ -102,7 +125,7 @@ def test_modes_that_a_data_set_does_not_have(call, demo, now, monkeypatch, tmp_p
         return Splits(torch.utils.data.TensorDataset(torch.zeros(4)), None, None, None, None, ())
 
     monkeypatch.setattr(data, "build", build)
-    monkeypatch.setattr(data, "one_pass", lambda run: now.__setitem__(0, now[0] + 2.0))
+    monkeypatch.setattr(data, "one_pass", lambda run, host: now.__setitem__(0, now[0] + 2.0))
     monkeypatch.setattr(data, "has_public_loader", lambda *_: False)
     text, _ = call("data")
     assert [(row["loader"], row["samples a second"], row["ratio, median"]) for row in table_of(text)] == [

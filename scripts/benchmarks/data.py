@@ -1,6 +1,7 @@
 """Samples per second of the loader, for each value of --cache that the data set has.
 
     python scripts/benchmark.py data --dataset CREMAD --synthetic --clips 64 --workers 0
+    python scripts/benchmark.py data --dataset CREMAD --synthetic --clips 64 --workers 0 --host
     python scripts/benchmark.py data --dataset CREMAD --data_root data/CREMAD --samples 512 --workers 1
 
 A round is one pass over --samples samples of the training split, batch after batch to the device, as training takes
@@ -61,6 +62,10 @@ class Use:
 def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive, default=256, help="of a pass, at most (default: 256)")
     parser.add_argument("--synthetic", action="store_true", help="generate clips like CREMA-D's, read these")
+    parser.add_argument(
+        "--host", action="store_true",
+        help="what the host does alone: with --cache disk or device the rest of the work is the GPU's",
+    )  # fmt: skip
     parser.add_argument("--clips", type=positive, default=64, help="that --synthetic generates (default: 64)")
 
 
@@ -86,12 +91,12 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             except CombinationError as error:
                 notes.append(f"No row `{name}`: {error}.")
             else:
-                passes[name] = partial(one_pass, run)
+                passes[name] = partial(one_pass, run, own.host)
         source = DATASETS[own.dataset]
         if has_public_loader(source, args):
             clips = few(PublicClips(args, source, source.read_splits(args)[0]), own.samples)
             loader = DataLoader(clips, args.batch_size, shuffle=True, num_workers=args.workers)
-            passes = {"public": partial(public_pass, loader, device), **passes}
+            passes = {"public": partial(public_pass, loader, device, own.host), **passes}
         else:
             notes.append("No row `public`: that loader makes spectrograms of the sound in a folder.")
         if not passes:
@@ -111,9 +116,10 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
         )  # fmt: skip
         raw[name] = {"seconds": taken, "ready": asdict(uses[name]) if name in uses else None}
     what = f"{own.clips} generated clips as " * own.synthetic + own.dataset
+    where = "on the host alone" if own.host else f"to {device}"
     title = (
         f"Loading {what}: {samples} samples a pass, batches of {args.batch_size}, {args.workers} "
-        f"worker process(es), to {device}; {own.rounds} passes of each, in turn; ratios over `{first}`."
+        f"worker process(es), {where}; {own.rounds} passes of each, in turn; ratios over `{first}`."
     )
     return Report(title, device, {"samples": samples, "rows": raw}, [rows], notes)
 
@@ -142,13 +148,14 @@ def use(data_root: str) -> Use:
     return Use(perf_counter(), pages * os.sysconf("SC_PAGE_SIZE"), disk, gpu)
 
 
-def one_pass(run: Run) -> None:
-    """Every batch of an epoch, as the training loop takes them."""
+def one_pass(run: Run, host: bool) -> None:
+    """Every batch of an epoch, as the training loop takes them; of the `host` alone, before it comes to the device."""
     for batch in run.loader(run.train):
-        batch.to(run.device)
+        if not host:
+            batch.to(run.device)
 
 
-def public_pass(loader: DataLoader, device: torch.device) -> None:
+def public_pass(loader: DataLoader, device: torch.device, host: bool) -> None:
     for parts in loader:
-        for part in parts:
+        for part in parts if not host else ():
             part.to(device)
