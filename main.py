@@ -7,16 +7,16 @@ import torch
 
 from dataset import DATASETS, build, checksums
 from methods import METHODS, Method
-from models.multimodal import build_model, place
+from models.multimodal import build_model
 from utils.args import parse
-from utils.distributed import barrier, processes, share_gradients, synchronise_batch_norm
+from utils.distributed import barrier, processes
 from utils.errors import CombinationError, RunError, one_sentence, refusals
 from utils.plots import draw
 from utils.provenance import provenance
 from utils.record import Record, seed_everything
 from utils.run import Run
 from utils.stopping import noted, signals
-from utils.train import fit, make_optimizer
+from utils.train import fit, make_optimizer, make_ready
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -50,13 +50,7 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
     model = method.model
     splits = build(args, model.modalities, method.held_out)
     record.create(provenance("main.py", argv, device, checksums(args)))
-    if args.sync_bn:
-        synchronise_batch_norm(model)
-    place(model, device)
-    share_gradients(model.encoders, model.exchange)
-    if args.compile:
-        for encoder in model.encoders.values():
-            encoder.compile(dynamic=False)
+    make_ready(args, model, device)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")

@@ -68,26 +68,40 @@ class AudioVisualClips(Dataset):
     shards: Shards | None = None  # what --data_root names in place of a folder
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
-        root = Path(args.data_root)
         self.modality_names = tuple(modalities)
         self.train, self.wanted = train, args.frames
         self.names = [clip for clip, _ in clips]
         self.targets = [target for _, target in clips]
         self.noise = Noise.of(args, self.forms)
         self.transform = FrameTransform(args.image_size, train, self.crop_scale, self.flip)
-        faults: dict[str, list[str]] = defaultdict(list)
+        self.kept_sounds: list[Tensor] = []
+        self.kept_pictures: list[list[Image.Image]] = []
+        self.stored: dict[str, Store] = {}
+        # What makes inputs, on the device, of what a sample has instead (make_loader).
+        self.finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
         if packed(args.data_root):
             if args.cache != "none":
                 raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")
             self.shards = Shards(args, self.names, modalities)
             self.waves, self.files = self.shards.waves, self.shards.files
-            modalities = ()  # no folder is looked into
-        if "audio" in modalities:
+        else:
+            self.find_files(args)
+        self.fill_cache(args)
+
+    def find_files(self, args) -> None:
+        """The sound and the frames of every clip.
+
+        Raises:
+            DataError: for clips that have none, too few or unusable ones; names them.
+        """
+        root = Path(args.data_root)
+        faults: dict[str, list[str]] = defaultdict(list)
+        if "audio" in self.modality_names:
             self.waves = [root / "AudioWAV" / f"{clip}.wav" for clip in self.names]
             for clip, wave in zip(self.names, self.waves, strict=True):
                 if fault := wave_fault(wave):
                     faults[f"{fault} in {root / 'AudioWAV'}"].append(f"{clip}.wav")
-        if "visual" in modalities:
+        if "visual" in self.modality_names:
             folder = root / f"Image-{args.fps:02d}-FPS"
             if not folder.is_dir():
                 there = [path.name for path in sorted(root.glob("Image-*-FPS"))]
@@ -105,17 +119,19 @@ class AudioVisualClips(Dataset):
         if faults:
             found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
             raise DataError(f"{self.__class__.__name__} is not complete: {found}. {mend(self.wanted)}")
-        self.kept_sounds: list[Tensor] = []
-        self.kept_pictures: list[list[Image.Image]] = []
-        self.stored: dict[str, Store] = {}
-        # What makes inputs, on the device, of what a sample has instead (make_loader).
-        self.finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+    def fill_cache(self, args) -> None:
+        """What --cache asks for, before the first sample.
+
+        Raises:
+            CombinationError: for noise on pictures that are cropped on the device.
+        """
         if args.cache == "none" and "audio" in self.modality_names:
             librosa()
         elif args.cache == "ram":
             self.keep()
         elif args.cache in ("disk", "device"):
-            self.stored = {name: self.cached(args, name) for name in modalities}
+            self.stored = {name: self.cached(args, name) for name in self.modality_names}
         noisy = any(corruption.modality == "visual" for corruption, _ in self.noise.steps)
         if args.cache == "disk" and not noisy:
             self.finish = from_pixels

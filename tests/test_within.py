@@ -61,7 +61,7 @@ def test_a_stop_after_any_step_changes_nothing(begin, tmp_path, name):  # noqa: 
             torch.save(state_of(method, run) | {"begun": within}, files[epoch, run.step])
 
         run.epoch = epoch
-        records.append((train_epoch(run, method, pause=keep), method.on_epoch_end(run)))
+        records.append((train_epoch(run, method, after_step=keep), method.on_epoch_end(run)))
     expected = run.model.state_dict()
     assert len(files) >= (EPOCHS - 1) * N // BATCH
     for (epoch, step), file in files.items():

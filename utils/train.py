@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,15 +11,18 @@ from tqdm import tqdm
 
 from dataset.base import Batch, Dataset, make_loader
 from methods.base import Method
-from models.multimodal import MultimodalModel, Output
+from models.multimodal import MultimodalModel, Output, place
 from utils import snapshot
-from utils.distributed import agree, agreed, rank
+from utils.checkpoints import Checkpoints
+from utils.distributed import agree, rank, share_gradients, synchronise_batch_norm
 from utils.errors import RunError
 from utils.evaluate import figures, predict
-from utils.record import Record, load_model, plain, random_states, restore_random_states
+from utils.record import Record
 from utils.run import Run
-from utils.stopping import Stopped, asked
+from utils.stopping import Stopped
 from utils.watch import NotFinite, Watch, vital
+
+AfterStep = Callable[["Totals", Watch], None]
 
 
 def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
@@ -29,105 +32,79 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite;
             Stopped if the run has been sent a signal.
     """
-    args, model = run.args, run.model
-    schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, args.lr_step, args.lr_gamma)
-    state = record.load()
-    if state is not None:
-        load_model(model, state, record.folder / "last.pt")
-        method.load_state_dict(state["method"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-    start = len(record.rows)
-    run.epoch = start
-    method.on_fit_start(run)
-    begun = state.get("begun") if state is not None else None  # the epoch within which the run goes on
-    if begun is not None and begun["device"] != run.device.type:
-        raise RunError(
-            f"the checkpoint was written within an epoch on {begun['device']}: go on with --device {begun['device']}"
-        )
-    if args.checkpoint_minutes:
-        snapshot.take(method)  # or refuse it now
-    if state is not None:
-        restore_random_states(state["random"])
+    schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, run.args.lr_step, run.args.lr_gamma)
+    checkpoints = Checkpoints(run, method, schedule, record)
+    begun = checkpoints.restore()
     watched = {name: data for name, data in (("val", run.val), ("test", test)) if data is not None}
-    writer = SummaryWriter(record.folder, purge_step=start) if record.writes else None
-
-    def save(**more) -> None:
-        parts = {"model": model, "method": method, "optimizer": run.optimizer, "schedule": schedule}
-        now = {part: thing.state_dict() for part, thing in parts.items()} | {"random": random_states()}
-        record.save("last.pt", now | {"predictions": record.predictions, "epoch": len(record.rows) - 1} | more)
-
-    def save_within(**progress) -> None:
-        so_far = {"seconds": time.perf_counter() - began, "device": run.device.type}
-        save(begun=so_far | progress)
-
-    def pause(totals: Totals, watch: Watch) -> None:
-        """After each step: save, where it is time to, and stop, where that is asked for."""
-        overdue = args.checkpoint_minutes and time.monotonic() - record.saved > 60 * args.checkpoint_minutes
-        number, due = agreed([asked(), int(overdue)])
-        where = f" in epoch {run.epoch + 1}, step {run.step}"
-        if number or due:
-            watch.close()
-            try:
-                save_within(step=run.step, totals=totals.state_dict(), method=snapshot.take(method))
-            except RunError as error:
-                if not number:
-                    raise
-                where += f", and this epoch's steps are lost ({error})"
-        if number:
-            raise Stopped(number, where)
-
-    for epoch in range(start, args.epochs):
-        began = time.perf_counter() - (begun["seconds"] if begun else 0)
+    writer = SummaryWriter(record.folder, purge_step=run.epoch) if record.writes else None
+    for epoch in range(run.epoch, run.args.epochs):
+        checkpoints.start_epoch(begun)
         run.epoch = epoch
         row = begun and begun.get("row")
         if row is None:
-            row = {"epoch": epoch, "lr": run.optimizer.param_groups[0]["lr"]}
-            try:
-                row["train"] = train_epoch(run, method, begun, pause)
-            except NotFinite as error:
-                record.keep_batch(error.found)
-                raise
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
-            agree(model)
-            row |= method.on_epoch_end(run)
-            schedule.step()
-        begun, trained = None, dict(row)
+            row = trained(run, method, schedule, record, begun, checkpoints.after_step)
+        begun = None
         try:
-            for name, data in watched.items():
-                loader = make_loader(data, args.batch_size, args.workers, pin=run.device.type == "cuda")
-                found = predict(model, autocast(run, method.forward), loader, run.device)
-                row[name] = figures(found)
-                check_finite(row, name)  # the weights of the epoch's last step have been in no training loss
+            figures_of, found = evaluated(run, method, watched)
         except Stopped as error:
-            save_within(row=plain(trained))
+            checkpoints.before_evaluation(row)
             raise Stopped(error.number, f" in epoch {epoch + 1}, which is trained but not evaluated") from None
-        # `found` is the test split's, the last one watched.
+        row |= figures_of
+        check_finite(row, watched)  # the weights of the epoch's last step have been in no training loss
         record.predictions |= {"target": found["target"].int(), epoch: found["accuracy"].int()}
-        record.seconds.append(time.perf_counter() - began)
-        tqdm.write(f"epoch {epoch + 1:>3}/{args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
+        record.seconds.append(checkpoints.seconds)
+        tqdm.write(f"epoch {epoch + 1:>3}/{run.args.epochs}  {describe(row)}  {record.seconds[-1]:.0f} s")
         if writer:
             write_scalars(writer, row, record.seconds[-1])
         record.append(row)
         chosen = {figures["epoch"] for figures in summarise(record.rows).values()}  # no other will be, any more
         record.predictions = {key: kept for key, kept in record.predictions.items() if key in {"target", *chosen}}
         if run.val is not None and epoch == best_epoch(record.rows, "val"):
-            record.save("best.pt", {"model": model.state_dict(), "epoch": epoch})
-        save()
+            record.save("best.pt", {"model": run.model.state_dict(), "epoch": epoch})
+        checkpoints.save()
     if writer:
         writer.close()
     return summarise(record.rows)
 
 
+def trained(run: Run, method: Method, schedule, record: Record, begun: dict | None, after_step: AfterStep) -> dict:
+    """The record of one epoch, trained and not evaluated yet."""
+    row = {"epoch": run.epoch, "lr": run.optimizer.param_groups[0]["lr"]}
+    try:
+        row["train"] = train_epoch(run, method, begun, after_step)
+    except NotFinite as error:
+        record.keep_batch(error.found)
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
+    agree(run.model)
+    row |= method.on_epoch_end(run)
+    schedule.step()
+    return row
+
+
+def evaluated(run: Run, method: Method, splits: Mapping[str, Dataset]) -> tuple[dict, dict[str, Tensor]]:
+    """The figures of each split, and what was found of every sample of the last one.
+
+    Raises:
+        Stopped: if the run has been sent a signal.
+    """
+    row, found = {}, {}
+    for name, data in splits.items():
+        loader = make_loader(data, run.args.batch_size, run.args.workers, pin=run.device.type == "cuda")
+        found = predict(run.model, autocast(run, method.forward), loader, run.device)
+        row[name] = figures(found)
+    return row, found
+
+
 def train_epoch(
-    run: Run, method: Method, begun: dict | None = None, pause: Callable[["Totals", Watch], None] = lambda *_: None
+    run: Run, method: Method, begun: dict | None = None, after_step: AfterStep = lambda *_: None
 ) -> dict[str, float]:
     """One epoch; means over its samples of the losses and of the training accuracies.
 
-    `begun` is what was saved within it, `pause` is called after each step.
+    `begun` is what was saved within it; `after_step` is called with the sums and the watch.
 
     Raises:
         NotFinite: if a feature, a loss or a gradient is not; on CUDA some steps later, but never at the epoch's end.
@@ -153,7 +130,7 @@ def train_epoch(
             if totals.due():
                 bar.set_postfix(totals.glance())
             run.step += 1
-            pause(totals, watch)
+            after_step(totals, watch)
     watch.close()
     run.step = 0
     return totals.read()
@@ -182,9 +159,10 @@ def align_gradients(model: MultimodalModel) -> None:
             p.grad = torch.empty_like(p).copy_(p.grad)
 
 
-def check_finite(row: dict, split: str) -> None:
+def check_finite(row: dict, splits: Iterable[str]) -> None:
     """Stop before weights that are of no use replace the checkpoint."""
-    wrong = [f"{split} {name}" for name, value in row[split].items() if not math.isfinite(value)]
+    figures_of = ((split, name, value) for split in splits for name, value in row[split].items())
+    wrong = [f"{split} {name}" for split, name, value in figures_of if not math.isfinite(value)]
     if wrong:
         raise RunError(
             f"{', '.join(wrong)} became NaN or infinite in epoch {row['epoch'] + 1}: lower --lr, or check the data; "
@@ -256,6 +234,17 @@ def autocast(run: Run, function):
     """`function` in the run's precision."""
     enabled = run.args.precision == "bf16"
     return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)(function)
+
+
+def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
+    """Bring a model that has been built to where and to how it is trained: the device, the processes, --compile."""
+    if args.sync_bn:
+        synchronise_batch_norm(model)
+    place(model, device)
+    share_gradients(model.encoders, model.exchange)
+    if args.compile:
+        for encoder in model.encoders.values():
+            encoder.compile(dynamic=False)
 
 
 def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:

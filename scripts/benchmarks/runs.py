@@ -4,20 +4,19 @@ import argparse
 import itertools
 from collections.abc import Sequence
 
+import torch
 from torch.utils.data import Dataset, Subset
 
 from dataset import build
 from dataset.base import Batch, Splits
 from main import choose_device, make_method
 from methods import Method
-from models.multimodal import place
 from scripts.benchmarks.synthetic import random_splits
 from utils.args import parse
-from utils.distributed import share_gradients, synchronise_batch_norm
 from utils.errors import RunError
 from utils.record import seed_everything
 from utils.run import Run
-from utils.train import make_optimizer
+from utils.train import make_optimizer, make_ready
 
 BATCHES = 4  # that steps take in turn
 EPOCH = 7  # from 0; the defaults' longest warm-up, OPM's, is of six epochs
@@ -33,13 +32,9 @@ def begin(argv: Sequence[str], synthetic: bool = False, plain: bool = False) -> 
     device = choose_device(args)
     method = make_method(args)
     model = method.model
-    if args.sync_bn:
-        synchronise_batch_norm(model)
+    make_ready(args, model, device)
     if plain:
-        model.to(device)
-    else:
-        place(model, device)
-    share_gradients(model.encoders, model.exchange)
+        model.to(memory_format=torch.contiguous_format)
     if synthetic:
         splits = random_splits(args, model.modalities, method.held_out, BATCHES * args.batch_size)
     else:
