@@ -88,7 +88,8 @@ class OGM(Modulation):
             return
         # Of the gradient before scaling. Over n, not n - 1: a weight of one entry gets no noise rather than NaN.
         deviations = [self.args.noise * g.std(correction=0) for g in grads]
-        noise = [torch.randn_like(g) for g in grads]
+        # In the memory layout of g: drawn in a row, since CPUs fill channels_last eight times as slowly.
+        noise = [torch.randn(g.numel(), dtype=g.dtype, device=g.device).as_strided(g.shape, g.stride()) for g in grads]
         torch._foreach_mul_(noise, deviations)
         torch._foreach_mul_(grads, k)
         torch._foreach_add_(grads, noise)
