@@ -15,6 +15,7 @@ from methods import METHODS
 from methods.joint import Joint
 from scripts import benchmark
 from scripts.benchmarks import runs, step, timing
+from scripts.benchmarks.counts import Counts
 from scripts.benchmarks.peak import against_peak
 from utils import train
 from utils.args import parse
@@ -277,9 +278,10 @@ def test_the_share_of_the_peak(tiny_run, tiny_model, make_args, monkeypatch):
     monkeypatch.setattr("scripts.benchmarks.peak.conv2d", lambda *_, **__: now.__setitem__(0, now[0] + 2.0))
     matmul = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: now.__setitem__(0, now[0] + 0.5) or matmul(a, b))
-    rates, told = against_peak(iter([4.0] * 6), 2e9, run, rounds=5)
+    rates, told = against_peak(iter([4.0] * 6), Counts({}, {}, 1, 0, 9, int(2e9), int(7e9)), run, rounds=5)
     # 2 x 10^3 operations a product; 2 x 9 x 64 for each of the 64 x 56 x 56 numbers that the convolution gives.
     convolution = 2 * 9 * 64 * 64 * 56 * 56 / 2.0
     assert rates == {"bare": [0.5e9] * 5, "matmul": [4000.0] * 5, "convolution": [convolution] * 5}
     assert told.startswith("The bare step: 0.5 GFLOP a sample, 0.5 GFLOP/s; ")
+    assert told.endswith(" Its operations read and return 7.00 GB.")
     assert f"{0.5e9 / convolution:.2f} (" in told and "of a convolution's rate" in told

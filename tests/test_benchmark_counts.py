@@ -65,11 +65,22 @@ def test_the_counts_of_a_step_by_hand():
     assert found.backward_calls == 2 and found.host_reads == 0
     # Two for a multiplication and an addition; the backward pass of a is of its weight alone.
     assert found.flops == 2 * (2 * (7 + 2) * 3 * 4) + 2 * 6 * 2 * 5
+    encoders.zero_grad()
     again = count(work, encoders)  # nothing is left of the first count
     assert again == found
     with Operations() as operations:
         work()
     assert found.operations == operations.count
+
+
+def test_the_bytes_of_the_operands_by_hand():
+    x, y = torch.ones(2, 3), torch.ones(4, 3)
+    with Operations() as operations:
+        product = x @ y.t().view(3, 4)  # looks at memory, which cost nothing
+        product.add_(1)
+        torch._foreach_mul_([x, y], 2)
+    # A product reads 6 and 12 numbers and returns 8; the sum reads and returns 8; the list is read and not returned.
+    assert operations.operand_bytes == 4 * ((6 + 12 + 8) + (8 + 8) + (6 + 12))
 
 
 def test_the_bytes_that_are_held():

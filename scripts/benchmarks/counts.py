@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 READING = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
@@ -24,7 +25,7 @@ class Counts:
     forward, backward: {encoder: samples that passed its first layer}, frames counted one by one; backward_calls: into
     autograd's engine; host_reads: operations that wait for the device, since the host needs a value or a size that it
     has computed; operations: of PyTorch, as dispatched to the device (one for a whole `_foreach_` list); flops: of
-    matrix products and convolutions.
+    matrix products and convolutions; operand_bytes: of the tensors that operations read and return, each time they do.
     """
 
     forward: dict[str, int]
@@ -33,6 +34,7 @@ class Counts:
     host_reads: int
     operations: int
     flops: int
+    operand_bytes: int
 
 
 class Operations(TorchDispatchMode):
@@ -40,12 +42,22 @@ class Operations(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.count, self.host_reads = 0, 0
+        self.count, self.host_reads, self.operand_bytes = 0, 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
         self.host_reads += reads(func, args)
-        return func(*args, **kwargs or {})
+        result = func(*args, **kwargs or {})
+        if not is_view(func):
+            operands = tree_leaves((args, kwargs, result))
+            self.operand_bytes += sum(x.numel() * x.element_size() for x in operands if isinstance(x, Tensor))
+        return result
+
+
+def is_view(func) -> bool:
+    """Whether an operation returns another look at the memory that it was given, and touches none."""
+    aliases = [value.alias_info for value in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def reads(func, args) -> bool:
@@ -68,7 +80,8 @@ def count(step: Callable[[], object], encoders: Mapping[str, nn.Module]) -> Coun
         step()
     calls = backward_calls.call_count + grad_calls.call_count
     total = flops.get_total_flops()
-    return Counts(forwards, backwards, calls, operations.host_reads, operations.count, total)
+    counted = operations.host_reads, operations.count, total, operations.operand_bytes
+    return Counts(forwards, backwards, calls, *counted)
 
 
 @contextmanager

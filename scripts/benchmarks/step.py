@@ -109,7 +109,7 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             times.append(compare(name, own.against, rounds, "ms a step", 1000) | work_of(gauge.counts, base.counts))
             counts.append({"method": name} | overhead_of(gauge, base, parameters(bare.run)))
             raw[name] = {"seconds": rounds} | asdict(gauge)
-        rates, note = against_peak(bare.clock(), base.counts.flops, bare.run, own.rounds)
+        rates, note = against_peak(bare.clock(), base.counts, bare.run, own.rounds)
     args = bare.run.args
     title = (
         f"Training steps on {own.dataset}{' (random inputs)' * own.synthetic}, batches of {args.batch_size}, on "
