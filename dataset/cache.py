@@ -29,6 +29,7 @@ from dataset.frames import from_levels, normalise
 from dataset.resample import crops
 from utils.errors import DataError, InUseError, RunError
 from utils.lock import Lock
+from utils.stopping import Stopped, ignore
 
 Shape = tuple[int, ...]
 LIBRARIES = ("librosa", "pillow", "soundfile", "torchaudio")  # that decode
@@ -142,7 +143,8 @@ def store(
     Several processes may ask for it at once: one decodes, the others wait for it.
 
     Raises:
-        DataError: if a clip does not decode, the disk is too small or cannot be written to, or the store is damaged.
+        DataError: if a clip does not decode, the disk is too small or cannot be written to, or the store is damaged;
+            Stopped if the run has been sent a signal: what is decoded stays, and is gone on with.
     """
     stamps = [[(file.name, (info := file.stat()).st_size, info.st_mtime_ns) for file in files] for files in sources]
     key = hashlib.sha256(json.dumps([recipe, list(names), stamps]).encode()).hexdigest()[:16]
@@ -158,7 +160,7 @@ def store(
                 tqdm.write(f"{error.who} makes {folder}: waiting for it")
             waited = True
             time.sleep(0.5)
-        except DataError:
+        except (DataError, Stopped):
             raise
         except RunError as error:
             raise DataError(f"{error} or --cache_root") from None
@@ -192,7 +194,7 @@ def build(
                 os.posix_fallocate(file.fileno(), 0, starts[-1])
         missing = [clip for clip in range(len(names)) if clip not in crc]
         tasks = Writing(data, missing, shapes, starts, names, decode, dtype)
-        loader = DataLoader(tasks, batch_size=None, num_workers=workers)
+        loader = DataLoader(tasks, batch_size=None, num_workers=workers, worker_init_fn=ignore)
         bar = tqdm(loader, desc=f"decoding into {folder.name}", unit="clip", leave=False, disable=None)
         with journal.open("a") as lines:
             for clip, found in bar:
