@@ -329,6 +329,13 @@ def test_what_is_no_file_is_named(copy_of_stopped, whole, capsys, name, make):
     assert f"{folder / name} is damaged (" in said or f"cannot write {folder / name} " in said
 
 
+def test_a_folder_in_place_of_the_lock(copy_of_stopped):
+    go_on, folder = copy_of_stopped
+    (folder / "lock").mkdir()
+    with pytest.raises(RunError, match=f"{folder / 'lock'} cannot be read or written .Is a directory.:"):
+        go_on()
+
+
 def test_sha256sum_reads_them(whole):
     """The newest line of every file, which is the version that lies there."""
     newest = {line.split()[1]: line for line in (whole / "checksums.txt").read_text().splitlines()}
