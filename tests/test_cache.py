@@ -199,6 +199,23 @@ def build_counting(root: Path, log: Path, start) -> None:
     assert len(batches(load(root, "disk").train)) == 5
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}", b'{"dtype": 3}'], ids=repr)
+def test_a_damaged_index_is_named(root, content):
+    load(root, "disk")
+    cache.opened.cache_clear()
+    (index, *_) = (path / "index.json" for path in stores(root) if path.name.startswith("frames"))
+    index.write_bytes(content)
+    with pytest.raises(DataError, match=f"cache {index.parent}: index.json is not what was written: delete that"):
+        load(root, "disk")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"a b\n", b"1 2 3\n"], ids=repr)
+def test_a_damaged_journal_counts_for_nothing(tmp_path, content):
+    journal = tmp_path / "journal.txt"
+    journal.write_bytes(b"0 17\n" + content)
+    assert cache.read_journal(journal) == {} and journal.read_bytes() == b""
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_signal_while_it_is_made_stops_the_run_as_everywhere(demo, tmp_path, monkeypatch, workers):
     """Sent to all processes, as Ctrl-C and Slurm do: the workers leave it to the main process."""
