@@ -198,12 +198,12 @@ class Record:
                 raise DamageError(last, "it is missing", "")
             state = load_checkpoint(last) if last.exists() else None
         except DamageError as damaged:
-            if damaged.path != last or not previous.exists():  # where checksums.txt is damaged, these may be sound
+            if not previous.exists():
                 raise
             try:
                 state = load_checkpoint(previous)
             except DamageError as also:
-                if also.path != previous:
+                if also.path != previous:  # checksums.txt is damaged, both may be sound
                     raise
                 both = f"{damaged.reason}; previous.pt: {also.reason}"
                 raise DamageError(last, both, "delete both to start the run anew") from None
