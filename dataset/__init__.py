@@ -77,7 +77,7 @@ def checksums(args) -> dict[str, str | None] | None:
         return None
     found = {path.name: checksum(path) for path in find(args)}
     manifest = folder_of(args.data_root) / "manifest.json"
-    if manifest.exists():
+    if manifest.is_file():
         try:
             settings = json.dumps(json.loads(manifest.read_text())["settings"], sort_keys=True)
             found["settings of manifest.json"] = hashlib.sha256(settings.encode()).hexdigest()

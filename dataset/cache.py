@@ -29,6 +29,7 @@ from dataset.frames import from_levels, normalise
 from dataset.resample import crops
 from utils.errors import DataError, InUseError, RunError
 from utils.lock import Lock
+from utils.stopping import Stopped, ignore
 
 Shape = tuple[int, ...]
 LIBRARIES = ("librosa", "pillow", "soundfile", "torchaudio")  # that decode
@@ -43,12 +44,19 @@ class Store:
     """
 
     def __init__(self, folder: Path):
-        index = json.loads((folder / "index.json").read_text())
-        self.folder, self.dtype = folder, np.dtype(index["dtype"])
-        self.names: list[str] = index["names"]
-        self.shapes: list[list[Shape]] = [[tuple(shape) for shape in shapes] for shapes in index["shapes"]]
-        self.starts = starts_of(self.shapes, self.dtype)
-        for library, made in index["libraries"].items():
+        self.folder = folder
+        try:
+            index = json.loads((folder / "index.json").read_text())
+            self.dtype = np.dtype(index["dtype"])
+            self.names: list[str] = index["names"]
+            self.shapes: list[list[Shape]] = [[tuple(shape) for shape in shapes] for shapes in index["shapes"]]
+            self.starts = starts_of(self.shapes, self.dtype)
+            crc, libraries = index["crc32"], dict(index["libraries"])
+            if not len(crc) == len(self.names) == len(self.shapes):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise self._damaged("index.json is not what was written") from None
+        for library, made in libraries.items():
             if (here := found_version(library)) not in (None, made):
                 tqdm.write(f"warning: {folder} was made with {library} {made}, here is {here}; to be sure, delete it")
         self._resident: dict[torch.device, Tensor] = {}
@@ -60,7 +68,7 @@ class Store:
         clips = range(len(self.names))
         quiet = None if self.starts[-1] >= SHOWN else True
         for clip in tqdm(clips, desc=f"verifying {folder.name}", unit="clip", leave=False, disable=quiet):
-            if zlib.crc32(self._bytes(clip)) != index["crc32"][clip]:
+            if zlib.crc32(self._bytes(clip)) != crc[clip]:
                 raise self._damaged(f"clip {self.names[clip]} is not what was written")
 
     def read(self, clip: int) -> list[np.ndarray]:
@@ -142,7 +150,8 @@ def store(
     Several processes may ask for it at once: one decodes, the others wait for it.
 
     Raises:
-        DataError: if a clip does not decode, the disk is too small or cannot be written to, or the store is damaged.
+        DataError: if a clip does not decode, the disk is too small or cannot be written to, or the store is damaged;
+            Stopped if the run has been sent a signal: what is decoded stays, and is gone on with.
     """
     stamps = [[(file.name, (info := file.stat()).st_size, info.st_mtime_ns) for file in files] for files in sources]
     key = hashlib.sha256(json.dumps([recipe, list(names), stamps]).encode()).hexdigest()[:16]
@@ -158,7 +167,7 @@ def store(
                 tqdm.write(f"{error.who} makes {folder}: waiting for it")
             waited = True
             time.sleep(0.5)
-        except DataError:
+        except (DataError, Stopped):
             raise
         except RunError as error:
             raise DataError(f"{error} or --cache_root") from None
@@ -192,7 +201,7 @@ def build(
                 os.posix_fallocate(file.fileno(), 0, starts[-1])
         missing = [clip for clip in range(len(names)) if clip not in crc]
         tasks = Writing(data, missing, shapes, starts, names, decode, dtype)
-        loader = DataLoader(tasks, batch_size=None, num_workers=workers)
+        loader = DataLoader(tasks, batch_size=None, num_workers=workers, worker_init_fn=ignore)
         bar = tqdm(loader, desc=f"decoding into {folder.name}", unit="clip", leave=False, disable=None)
         with journal.open("a") as lines:
             for clip, found in bar:
@@ -214,12 +223,19 @@ def build(
 
 
 def read_journal(path: Path) -> dict[int, int]:
-    """{clip: crc32 of its bytes}; the last line of a process that was killed may be cut short."""
+    """{clip: crc32 of its bytes}; the last line of a process that was killed may be cut short.
+
+    {} where the journal is missing or damaged: then every clip is decoded again.
+    """
     if not path.exists():
         return {}
-    *lines, _ = path.read_text().split("\n")
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return {int(clip): int(crc) for clip, crc in map(str.split, lines)}
+    try:
+        *lines, _ = path.read_text().split("\n")
+        found = {int(clip): int(crc) for clip, crc in map(str.split, lines)}
+    except ValueError:
+        found = {}
+    path.write_text("".join(f"{clip} {crc}\n" for clip, crc in found.items()))
+    return found
 
 
 class Writing(Dataset):

@@ -114,6 +114,8 @@ class AudioVisualClips(Dataset):
                     faults[f"frame folders missing in {folder}"].append(clip)
                 elif len(files) < self.wanted:
                     faults[f"fewer than --frames {self.wanted} in {folder}"].append(f"{clip} ({len(files)})")
+                elif not all(file.is_file() for file in files):
+                    faults[f"frames that are no files in {folder}"].append(clip)
                 elif any(file.stat().st_size == 0 for file in files):
                     faults[f"empty frame files in {folder}"].append(clip)
         if faults:

@@ -73,8 +73,10 @@ class Demo(AudioVisualClips):
         if not manifest.exists():
             generate(root, **setting)
         try:
-            found = json.loads(manifest.read_text())
-        except ValueError as error:
+            if not manifest.is_file():  # a pipe would be waited for
+                raise ValueError("not a file")
+            found = dict(json.loads(manifest.read_text()))
+        except (ValueError, TypeError) as error:
             raise DataError(f"{manifest} cannot be read ({error}): delete {root}") from None
         changed = [
             f"--{name} {found.get(name)}, not {value}" for name, value in setting.items() if found.get(name) != value

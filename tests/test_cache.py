@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from runs import checkpoint, flags, rows_of, train
 
 from dataset import build, cache, clips
 from dataset.base import Batch, make_loader
+from dataset.demo import Demo
 from dataset.frames import normalise, random_boxes
 from dataset.resample import crop, crops
 from utils.args import parse
 from utils.distributed import Share
 from utils.errors import CombinationError, DataError, RunError
+from utils.stopping import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -194,6 +197,44 @@ def build_counting(root: Path, log: Path, start) -> None:
     clips.load_frames = counted
     start.wait()
     assert len(batches(load(root, "disk").train)) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}", b'{"dtype": 3}'], ids=repr)
+def test_a_damaged_index_is_named(root, content):
+    load(root, "disk")
+    cache.opened.cache_clear()
+    (index, *_) = (path / "index.json" for path in stores(root) if path.name.startswith("frames"))
+    index.write_bytes(content)
+    with pytest.raises(DataError, match=f"cache {index.parent}: index.json is not what was written: delete that"):
+        load(root, "disk")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"a b\n", b"1 2 3\n"], ids=repr)
+def test_a_damaged_journal_counts_for_nothing(tmp_path, content):
+    journal = tmp_path / "journal.txt"
+    journal.write_bytes(b"0 17\n" + content)
+    assert cache.read_journal(journal) == {} and journal.read_bytes() == b""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_signal_while_it_is_made_stops_the_run_as_everywhere(demo, tmp_path, monkeypatch, workers):
+    """Sent to all processes, as Ctrl-C and Slurm do: the workers leave it to the main process."""
+    sound, main = Demo.sound, os.getpid()
+
+    def spoil(self, position):
+        if position == 20:
+            for pid in {os.getpid(), main}:
+                os.kill(pid, signal.SIGTERM)
+        return sound(self, position)
+
+    monkeypatch.setattr(Demo, "sound", spoil)
+    words = ["--cache", "disk", "--cache_root", str(tmp_path / "cache"), "--workers", workers, "--epochs", "1"]
+    with pytest.raises(Stopped) as stopped:
+        train(demo, tmp_path / "out", *words)
+    assert stopped.value.status == 143 and str(stopped.value) == "stopped by SIGTERM: go on with --resume"
+    assert not list((tmp_path / "cache").rglob("index.json"))
+    monkeypatch.undo()
+    assert len(rows_of(train(demo, tmp_path / "out", *words, "--resume"))) == 1
 
 
 def test_several_processes_decode_every_clip_once(root, tmp_path):

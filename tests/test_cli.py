@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dataset.base import make_loader
 from main import main
 from utils.args import parse
 from utils.errors import RunError
+from utils.record import seed_everything
 
 ROOT = Path(__file__).parents[1]
 INFOREG = ["--dataset", "CREMAD", "--method", "inforeg"]
@@ -94,6 +96,9 @@ def test_joint_has_no_flag_of_inforeg():
         (["--fusion", "cat"], ["cat", "concat"]),
         (["--tag", "../elsewhere"], ["../elsewhere"]),
         (["--tag", ""], ["--tag"]),
+        (["--tag", "a\udcff"], [r"--tag 'a\udcff' is not a folder name"]),  # a byte that is no UTF-8
+        (["--tag", "a\nb"], [r"--tag 'a\nb' is not a folder name"]),
+        (["--out", "a\udcff"], [r"--out 'a\udcff' has characters that cannot be printed"]),
     ],
 )
 def test_a_wrong_flag_is_refused_and_explained(capsys, argv, said):
@@ -107,11 +112,20 @@ def test_a_wrong_flag_is_refused_and_explained(capsys, argv, said):
         "--epochs 0", "--epochs 1.5", "--batch_size -4", "--lr -0.1", "--lr 0", "--lr nan", "--momentum 1",
         "--weight_decay -1", "--lr_step 0", "--lr_gamma 0", "--val_fraction 1", "--val_fraction -0.1", "--workers -1",
         "--window_smoothing 0", "--frames 0", "--fps x", "--image_size 0", "--seed x", "--threshold nan", "--beta nan",
+        f"--seed {2**63}", f"--seed={-(2**63) - 1}",
         "--dataset demo --demo_sound_error 1", "--dataset demo --demo_clips 0",
     ],
 )  # fmt: skip
 def test_a_bad_number_is_refused_by_the_name_of_its_flag(capsys, argv):
-    assert argv.split()[-2] in refusal(capsys, *argv.split())
+    words = argv.replace("=", " ").split()
+    assert words[-2] in refusal(capsys, *argv.split())
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**63 - 1])
+def test_a_seed_that_is_taken_is_one_for_every_generator(seed):
+    assert parse([f"--seed={seed}"]).seed == seed
+    seed_everything(seed)
+    make_loader([0], batch_size=1, workers=0, seed=seed)
 
 
 def test_help_has_groups_and_the_sources_of_the_defaults(capsys):

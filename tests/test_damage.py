@@ -2,9 +2,11 @@
 
 import functools
 import json
+import os
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from runs import checkpoint, differing, train
@@ -12,6 +14,7 @@ from runs import checkpoint, differing, train
 from methods import METHODS
 from scripts import collect, linear_probe
 from utils.errors import DamageError, RunError
+from utils.files import write_checked
 from utils.record import load_checkpoint, read_json, read_metrics, read_predictions
 
 FLAGS = ["--method", "inforeg", "--threshold", "-10", "--val_fraction", "0.34", "--epochs", "4", "--lr", "0.1"]
@@ -276,6 +279,63 @@ def test_damaged_checksums_are_named_and_may_be_deleted(copy_of_stopped, whole, 
     same_run(folder, whole)
 
 
+def test_checkpoints_are_not_blamed_for_damaged_checksums(copy_of_stopped, whole):
+    """Both are sound: nobody must be told to delete them. Without args.json they are what is read first."""
+    go_on, folder = copy_of_stopped
+    (folder / "args.json").unlink()
+    (folder / "checksums.txt").write_bytes(b"hello\n")
+    for missing in ("lock", "last.pt"):
+        (folder / missing).unlink(missing_ok=True)
+        with pytest.raises(DamageError, match="checksums.txt is damaged .*: delete it") as said:
+            go_on()
+        assert "last.pt" not in str(said.value)
+    (folder / "checksums.txt").unlink()
+    go_on()
+    same_run(folder, whole)
+
+
+def test_checksums_that_have_lost_their_last_newline_are_gone_on_with(copy_of_stopped, whole):
+    go_on, folder = copy_of_stopped
+    sums = folder / "checksums.txt"
+    sums.write_bytes(sums.read_bytes()[:-1])
+    go_on()
+    same_run(folder, whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"hello\n"], ids=repr)
+def test_nothing_is_added_to_damaged_checksums(tmp_path, content):
+    sums = tmp_path / "checksums.txt"
+    sums.write_bytes(content)
+    with pytest.raises(DamageError, match="checksums.txt is damaged"):
+        write_checked(tmp_path / "args.json", "{}")
+    assert sums.read_bytes() == content and not (tmp_path / "args.json").exists()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("name", ["last.pt", "metrics.jsonl", "args.json", "checksums.txt"])
+def test_what_is_no_file_is_named(copy_of_stopped, whole, capsys, name, make):
+    """And not waited for. A pipe is replaced, where the run has another copy; a folder may hold what nobody has."""
+    go_on, folder = copy_of_stopped
+    (folder / name).unlink()
+    make(folder / name)
+    try:
+        go_on()
+    except RunError as refused:
+        said = str(refused)
+        assert "\n" not in said
+    else:
+        said = capsys.readouterr().err
+        same_run(folder, whole)
+    assert f"{folder / name} is damaged (" in said or f"cannot write {folder / name} " in said
+
+
+def test_a_folder_in_place_of_the_lock(copy_of_stopped):
+    go_on, folder = copy_of_stopped
+    (folder / "lock").mkdir()
+    with pytest.raises(RunError, match=f"{folder / 'lock'} cannot be read or written .Is a directory.:"):
+        go_on()
+
+
 def test_sha256sum_reads_them(whole):
     """The newest line of every file, which is the version that lies there."""
     newest = {line.split()[1]: line for line in (whole / "checksums.txt").read_text().splitlines()}
@@ -286,8 +346,6 @@ def test_sha256sum_reads_them(whole):
 
 def test_a_reader_of_a_run_that_goes_on_finds_no_damage(demo, tmp_path, monkeypatch):
     """Before and after every file takes its place."""
-    import os
-
     replace, reads = os.replace, []
 
     def read_around(source, target):

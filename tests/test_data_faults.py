@@ -126,6 +126,17 @@ FILE_FAULTS = {
         lambda root: (root / frames("clip05") / "1.jpg").write_bytes(b""),
         ["empty frame files in {root}/Image-03-FPS: 1: clip05"],
     ),
+    "jpg that leads nowhere": (
+        lambda root: (
+            (root / frames("clip05") / "1.jpg").unlink(),
+            (root / frames("clip05") / "1.jpg").symlink_to("x"),
+        ),
+        ["frames that are no files in {root}/Image-03-FPS: 1: clip05"],
+    ),
+    "folder named like a jpg": (
+        lambda root: (root / frames("clip05") / "3.jpg").mkdir(),
+        ["frames that are no files in {root}/Image-03-FPS: 1: clip05"],
+    ),
     "empty frame folder": (
         lambda root: [file.unlink() for file in (root / frames("clip05")).iterdir()],
         ["fewer than --frames 3", "clip05 (0)"],

@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +150,19 @@ def test_another_setting_is_refused(root, change):
         Demo.read_splits(flags(root, **change))
     assert str(root) in str(refused.value) and "--data_root" in str(refused.value)
     assert files(root) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda path: path.write_text("[1]"), lambda path: path.write_text("3"), Path.mkdir, os.mkfifo],
+    ids=["list", "number", "folder", "pipe"],
+)
+def test_a_manifest_that_is_none_is_refused(root, tmp_path, spoil):
+    manifest = shutil.copytree(root, tmp_path / "copy") / "demo.json"
+    manifest.unlink()
+    spoil(manifest)
+    with pytest.raises(DataError, match=f"{manifest} cannot be read"):
+        Demo.read_splits(flags(manifest.parent))
 
 
 def test_an_unrelated_folder_is_refused_and_left_alone(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -135,7 +136,8 @@ def test_checksums_follow_the_content_of_files_of_any_size(tmp_path):
     small = tmp_path / "train.csv"
     small.write_bytes(b"clip,label\n")
     assert checksum(small) == sha256(b"clip,label\n")
-    assert checksum(tmp_path / "nowhere") is None and checksum(tmp_path) is None
+    os.mkfifo(tmp_path / "pipe")
+    assert all(checksum(path) is None for path in (tmp_path / "nowhere", tmp_path, tmp_path / "pipe"))
     series = np.zeros(5_000_000, dtype=np.float32)  # 20 MB
     np.savez(tmp_path / "one.npz", x=series, y=series[:2])
     np.savez(tmp_path / "same.npz", x=series, y=series[:2])

@@ -10,7 +10,7 @@ from dataset.shards import packed
 from methods import METHODS
 from methods.window import DURING
 from models.fusion import FUSIONS
-from utils.numbers import count, fraction, not_negative, number, positive, positive_float
+from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,9 +36,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--data_root {args.data_root}: {args.dataset} is not read from shards; name its folder")
     if getattr(args, "shuffle_buffer", None) and not packed(args.data_root):
         parser.error(f"--shuffle_buffer is of shards; --data_root {args.data_root} is a folder")
+    if not args.out.isprintable():  # TensorBoard takes no others
+        parser.error(f"--out {args.out!r} has characters that cannot be printed")
     if args.tag is None:
         args.tag = _tag(args, parser)
-    elif not args.tag or args.tag != args.tag.replace("/", "").lstrip("."):
+    elif not args.tag.isprintable() or not args.tag or args.tag != args.tag.replace("/", "").lstrip("."):
         parser.error(f"--tag {args.tag!r} is not a folder name")
     return args
 
@@ -104,7 +106,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     recipe.add_argument(
         "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"
     )
-    recipe.add_argument("--seed", type=int, default=0, help="of the weights, the data order and the augmentation")
+    recipe.add_argument("--seed", type=seed, default=0, help="of the weights, the data order and the augmentation")
 
     window = parser.add_argument_group("prime learning window (recorded for every method)")
     window.add_argument("--threshold", type=number, default=0.04, help="K of Eq. 11; paper, Fig. 8")

@@ -6,12 +6,16 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-# Of the system, about no line of code: permissions, disks that are full, broken or read-only, too many open files.
+# Of the system, about no line of code: permissions, disks that are full, broken or read-only, too many open files or
+# processes, a folder where a file should be, names that no file can have.
 REFUSALS = {
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE")
+    for name in (
+        "EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "EISDIR",
+        "ENOTDIR", "ELOOP", "ENAMETOOLONG",
+    )
     if hasattr(errno, name)
-}
+}  # fmt: skip
 
 
 class RunError(Exception):

@@ -80,6 +80,8 @@ def read_checked(path: Path) -> bytes:
     Raises:
         DamageError: if the folder's checksums.txt has lines for the file and none of them is of this content.
     """
+    if path.exists() and not path.is_file():  # a named pipe would be waited for
+        raise DamageError(path, "not a file", REMEDIES.get(path.name, "remove it"))
     content = path.read_bytes()
     check(path, hashlib.sha256(content).hexdigest())
     return content
@@ -100,12 +102,34 @@ def digest(file: BinaryIO) -> str:
 
 
 def add_checksum(path: Path, found: str) -> None:
-    """Say in the folder's checksums.txt that `found` is a version of `path`."""
+    """Say in the folder's checksums.txt that `found` is a version of `path`.
+
+    Raises:
+        DamageError: if checksums.txt is damaged; RunError: if it cannot be written.
+    """
     sums = path.with_name(CHECKSUMS)
-    before = sums.read_text() if sums.exists() else ""
-    line = f"{found}  {path.name}\n"
+    before, line = read_sums(sums) or [], f"{found}  {path.name}"
     if line not in before:
-        write_atomically(sums, before + line)
+        write_atomically(sums, "".join(f"{each}\n" for each in [*before, line]))
+
+
+def read_sums(sums: Path) -> list[str] | None:
+    """The lines of a checksums.txt; None if it is missing.
+
+    Raises:
+        DamageError: if it is damaged.
+    """
+    if sums.exists() and not sums.is_file():
+        raise DamageError(sums, "not a file", "remove it to go on without this check")
+    try:
+        lines = sums.read_bytes().decode().splitlines()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        lines = []
+    if not lines or not all(re.fullmatch(r"[0-9a-f]{64}  \S+", line) for line in lines):
+        raise DamageError(sums, "not lines of sha256sum", "delete it to go on without this check")
+    return lines
 
 
 def check(path: Path, found: str) -> bool:
@@ -116,15 +140,9 @@ def check(path: Path, found: str) -> bool:
     Raises:
         DamageError: if it knows other versions of it only, or is damaged itself.
     """
-    sums = path.with_name(CHECKSUMS)
-    try:
-        lines = sums.read_bytes().decode().splitlines()
-    except FileNotFoundError:
+    lines = read_sums(path.with_name(CHECKSUMS))
+    if lines is None:
         return False
-    except UnicodeDecodeError:
-        lines = []
-    if not lines or not all(re.fullmatch(r"[0-9a-f]{64}  \S+", line) for line in lines):
-        raise DamageError(sums, "not lines of sha256sum", "delete it to go on without this check")
     name = WRITTEN_AS.get(path.name, path.name)
     known = [line[:64] for line in lines if line[66:] == name]
     if known and found not in known:

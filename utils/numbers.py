@@ -17,6 +17,7 @@ def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callab
     return convert
 
 
+seed = _number(int, lambda x: -(2**63) <= x < 2**63, "a whole number of 64 bits")
 positive = _number(int, lambda x: x > 0, "a positive whole number")
 severity = _number(int, lambda x: 0 <= x <= 5, "a severity, 0 to 5")
 count = _number(int, lambda x: x >= 0, "a whole number from 0")

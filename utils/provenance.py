@@ -63,9 +63,11 @@ def git(root: Path, *words: str) -> bytes | None:
 def checksum(path: Path) -> str | None:
     """sha256 of a file; of one above 16 MiB, which would take its time, size and sha256 of its last 64 KiB.
 
-    An .npz has the CRC-32 of each of its arrays there. None if it cannot be read.
+    An .npz has the CRC-32 of each of its arrays there. None if it cannot be read, or is no file: a pipe has no end.
     """
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size <= 2**24:

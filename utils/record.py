@@ -184,7 +184,7 @@ class Record:
         self.seconds = state["seconds"]
         self.predictions = state.get("predictions", {})  # earlier versions kept none
         if self.writes:
-            if not (metrics.exists() and metrics.read_bytes().startswith(self._lines().encode())):
+            if not (metrics.is_file() and metrics.read_bytes().startswith(self._lines().encode())):
                 warn(f"{metrics} is damaged (the checkpoint has other rows): written again from the checkpoint")
             write_checked(metrics, self._lines())
             if best.exists() and (reason := damage_of(best)):
@@ -203,6 +203,8 @@ class Record:
             try:
                 state = load_checkpoint(previous)
             except DamageError as also:
+                if also.path != previous:  # checksums.txt is damaged, both may be sound
+                    raise
                 both = f"{damaged.reason}; previous.pt: {also.reason}"
                 raise DamageError(last, both, "delete both to start the run anew") from None
             self.sound = False
@@ -251,8 +253,10 @@ def load_checkpoint(path: Path) -> dict:
         DamageError: if it is not what was written, by checksums.txt, or where there is none, by the CRCs of the file.
         RunError: if it is missing, or not a checkpoint of this repository.
     """
-    if not path.is_file():
+    if not path.exists():
         raise RunError(f"{path} does not exist")
+    if not path.is_file():
+        raise DamageError(path, "not a file", "remove it to start the run anew")
     with path.open("rb") as file:
         known = check(path, digest(file))
         try:
