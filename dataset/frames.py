@@ -59,7 +59,7 @@ class FrameTransform:
         """images: as Pillow has them, or (H, W, 3) uint8 arrays; the result is the same."""
         if corrupt is None:
             return from_levels(self.pixels(images))
-        boxes, mirrored = self.draw(sizes_of(images))
+        boxes, mirrored = self.draw(picture_sizes(images))
         levels = self._cropped(images, boxes, torch.zeros_like(mirrored)).float().div_(255)
         frames = normalise(torch.from_numpy(corrupt(levels.numpy())))
         frames[mirrored] = frames[mirrored].flip(-1)
@@ -67,7 +67,7 @@ class FrameTransform:
 
     def pixels(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
         """(T, 3, size, size) uint8, of which `from_levels` makes what a call gives without noise."""
-        return self._cropped(images, *self.draw(sizes_of(images)))
+        return self._cropped(images, *self.draw(picture_sizes(images)))
 
     def _cropped(self, images, boxes, mirrored: Tensor) -> Tensor:
         pixels = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
@@ -94,7 +94,7 @@ def from_levels(pixels: Tensor) -> Tensor:
     return normalise(pixels.float().div_(255))
 
 
-def sizes_of(images: Sequence[Image.Image | np.ndarray]) -> list[tuple[int, int]]:
+def picture_sizes(images: Sequence[Image.Image | np.ndarray]) -> list[tuple[int, int]]:
     """(width, height) of each."""
     return [image.size if isinstance(image, Image.Image) else image.shape[1::-1] for image in images]
 

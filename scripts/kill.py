@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import main as program  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from dataset.demo import Demo  # noqa: E402
 from utils.args import parse  # noqa: E402
-from utils.errors import RunError, one_sentence, stop  # noqa: E402
+from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.numbers import positive  # noqa: E402
 from utils.record import load_checkpoint, run_folder  # noqa: E402
 
@@ -88,11 +88,8 @@ def live(argv: Sequence[str], log: Path, seconds: float | None) -> bool:
 
 
 def work(argv: Sequence[str], log: Path) -> None:
-    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            program.main(list(argv))
-        except RunError as error:
-            stop(error)
+    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file), one_sentence():
+        program.main(list(argv))
 
 
 def folder_of(argv: Sequence[str]) -> Path:

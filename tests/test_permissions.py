@@ -51,11 +51,6 @@ def said(demo, out, forbid="", before=AS_ANYONE):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
-
-
-@pytest.fixture(scope="module")
 def reference(demo, tmp_path_factory):
     return train(demo, tmp_path_factory.mktemp("reference"), *ARGV)
 

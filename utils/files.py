@@ -74,14 +74,19 @@ def write_checked(path: Path, content: str | bytes) -> None:
     write_atomically(path, content)
 
 
+def check_is_file(path: Path, remedy: str) -> None:
+    """Raises DamageError for a folder, or a named pipe, which would be waited for; what is missing is let through."""
+    if path.exists() and not path.is_file():
+        raise DamageError(path, "not a file", remedy)
+
+
 def read_checked(path: Path) -> bytes:
     """A file's content.
 
     Raises:
         DamageError: if the folder's checksums.txt has lines for the file and none of them is of this content.
     """
-    if path.exists() and not path.is_file():  # a named pipe would be waited for
-        raise DamageError(path, "not a file", REMEDIES.get(path.name, "remove it"))
+    check_is_file(path, REMEDIES.get(path.name, "remove it"))
     content = path.read_bytes()
     check(path, hashlib.sha256(content).hexdigest())
     return content
@@ -119,8 +124,7 @@ def read_sums(sums: Path) -> list[str] | None:
     Raises:
         DamageError: if it is damaged.
     """
-    if sums.exists() and not sums.is_file():
-        raise DamageError(sums, "not a file", "remove it to go on without this check")
+    check_is_file(sums, "remove it to go on without this check")
     try:
         lines = sums.read_bytes().decode().splitlines()
     except FileNotFoundError:

@@ -25,6 +25,7 @@ from utils.files import (
     add_checksum,
     aside,
     check,
+    check_is_file,
     digest,
     discard,
     flush,
@@ -255,8 +256,7 @@ def load_checkpoint(path: Path) -> dict:
     """
     if not path.exists():
         raise RunError(f"{path} does not exist")
-    if not path.is_file():
-        raise DamageError(path, "not a file", "remove it to start the run anew")
+    check_is_file(path, "remove it to start the run anew")
     with path.open("rb") as file:
         known = check(path, digest(file))
         try:

@@ -78,10 +78,15 @@ def count(step: Callable[[], object], encoders: Mapping[str, nn.Module]) -> Coun
         FlopCounterMode(display=False) as flops,
     ):
         step()
-    calls = backward_calls.call_count + grad_calls.call_count
-    total = flops.get_total_flops()
-    counted = operations.host_reads, operations.count, total, operations.operand_bytes
-    return Counts(forwards, backwards, calls, *counted)
+    return Counts(
+        forwards,
+        backwards,
+        backward_calls.call_count + grad_calls.call_count,
+        operations.host_reads,
+        operations.count,
+        flops.get_total_flops(),
+        operations.operand_bytes,
+    )
 
 
 @contextmanager
