@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.base import Batch
-from methods.window import FisherTrace, PrimeWindow
+from inforeg.window import FisherTrace, PrimeWindow
 from models.multimodal import MultimodalModel, Output
 from utils.run import Run
 

@@ -25,8 +25,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from inforeg.scores import confidence
 from methods.base import Method
-from methods.scores import confidence
 from models.multimodal import MultimodalModel, place
 from utils.errors import RunError
 from utils.numbers import count, not_negative, positive_float

@@ -1,5 +1,6 @@
 """What the methods share that weigh the modalities against each other: when they act, and what their record says."""
 
+import torch
 from torch import Tensor
 
 from methods.base import Method
@@ -46,3 +47,15 @@ class Modulation(Method):
             record[column] = dict(zip(self.model.modalities, means, strict=True))
         self._sums, self._notes = {}, {}
         return record
+
+
+@torch.no_grad()
+def ratio_to_others(score: Tensor) -> Tensor:
+    """(M,) score of each modality over the mean score of the others; with two modalities s_m / s_other.
+
+    The scores are positive. The weakest never exceeds 1, whatever rounding makes of a tie.
+    """
+    count = len(score)
+    others = (score * (1 - torch.eye(count, dtype=score.dtype, device=score.device))).sum(dim=1) / (count - 1)
+    ratio = score / others.clamp(min=torch.finfo(score.dtype).eps)  # finite, so that a factor 0 on it gives 0
+    return torch.where(score > score.min(), ratio, ratio.clamp(max=1))

@@ -22,8 +22,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from methods.modulation import Modulation
-from methods.scores import confidence, ratio_to_others
+from inforeg.scores import confidence
+from methods.modulation import Modulation, ratio_to_others
 from utils.numbers import not_negative
 
 

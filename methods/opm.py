@@ -21,9 +21,9 @@ the unimodal read-out is computed a second time, of the features that the fusion
 import torch
 from torch import Tensor
 
-from methods.modulation import Modulation
+from inforeg.scores import confidence
+from methods.modulation import Modulation, ratio_to_others
 from methods.ogm import OGM
-from methods.scores import confidence, ratio_to_others
 from utils.numbers import count, not_negative, probability
 
 

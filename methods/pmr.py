@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dataset.base import mix
-from methods.modulation import Modulation
-from methods.scores import ratio_to_others
+from methods.modulation import Modulation, ratio_to_others
 from utils.numbers import count, fraction, not_negative, share
 
 

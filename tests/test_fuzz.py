@@ -35,9 +35,9 @@ from dataset.frames import (
     size_of,
 )
 from dataset.resample import crop
+from inforeg.regulation import InfoReg, leads, scores
+from inforeg.window import PrimeWindow
 from methods import METHODS
-from methods.inforeg import InfoReg, leads, scores
-from methods.window import PrimeWindow
 from scripts.tables import Line, Table, as_csv, grid, latex, markdown
 from utils.args import make_parser, parse
 from utils.errors import DataError, RunError

@@ -9,7 +9,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from methods.inforeg import InfoReg, InfoRegMethod, leads, scores
+from inforeg.regulation import InfoReg, leads, scores
+from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
 
 GROWING, CONSTANT = [1.0, 2.0], [2.0, 2.0]  # traces after which the next window is open, and closed

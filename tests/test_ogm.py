@@ -12,8 +12,8 @@ from conftest import CLASSES
 from steps import one_step
 
 from methods.joint import Joint
+from methods.modulation import ratio_to_others
 from methods.ogm import OGM, OGMGE, coefficients
-from methods.scores import ratio_to_others
 from models.encoders import Transformer
 from models.multimodal import build_model
 from utils.args import parse

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from steps import gradients, one_step
 from test_ogm import literal_coefficients, score
 
+from inforeg.scores import confidence
 from methods.joint import Joint
 from methods.ogm import OGM
 from methods.opm import OPM, OPMWithOGM, drop_rates
-from methods.scores import confidence
 from utils.args import parse
 
 FLAGS = dict(q_base=0.5, lam=0.5, p_exe=1.0, warmup_epochs=0)

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from dataset import DATASETS, clips
 from dataset.base import collate
 from dataset.demo import Demo
+from inforeg.regulation import InfoReg
 from main import main, make_method
 from methods import METHODS
 from methods.base import Method
-from methods.inforeg import InfoReg
 from models.encoders import ResNet18
 from models.fusion import FUSIONS
 from utils import train as loop

@@ -5,8 +5,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from methods.inforeg import InfoReg
-from methods.window import FisherTrace, PrimeWindow
+from inforeg.regulation import InfoReg
+from inforeg.window import FisherTrace, PrimeWindow
 
 K = 0.04
 

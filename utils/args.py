@@ -7,8 +7,8 @@ import sys
 from dataset import DATASETS
 from dataset.corrupt import kinds_of, read
 from dataset.shards import packed
+from inforeg.window import DURING
 from methods import METHODS
-from methods.window import DURING
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
 

@@ -21,18 +21,6 @@ def confidence(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
     return _true_class(unimodal_logits, target).exp().sum(dim=1)
 
 
-@torch.no_grad()
-def ratio_to_others(score: Tensor) -> Tensor:
-    """(M,) score of each modality over the mean score of the others; with two modalities s_m / s_other.
-
-    The scores are positive. The weakest never exceeds 1, whatever rounding makes of a tie.
-    """
-    count = len(score)
-    others = (score * (1 - torch.eye(count, dtype=score.dtype, device=score.device))).sum(dim=1) / (count - 1)
-    ratio = score / others.clamp(min=torch.finfo(score.dtype).eps)  # finite, so that a factor 0 on it gives 0
-    return torch.where(score > score.min(), ratio, ratio.clamp(max=1))
-
-
 def _true_class(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
     """(M, B) log-probability of the true class."""
     logits = torch.stack(list(unimodal_logits.values()))

@@ -1,0 +1,193 @@
+"""InfoReg: Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition (CVPR 2025).
+
+Inside its prime learning window (window.py), the encoder that is ahead is held near its weights of the previous epoch,
+so that the others can catch up:
+
+    score    s_m = mean_i log softmax(z_i^m)_{y_i}                                                   (Eq. 8)
+    lead     Delta_m = mean over the C_m modalities with a smaller score of (s_m - s_m'), else 0     (Eq. 9-10)
+    term     P_m = alpha/2 ||w_m - w_m^{t-1}||^2,  alpha = exp(beta tanh(Delta_m)), if Delta_m > 0   (Eq. 12-16)
+
+The paper prints the score with the opposite sign and calls the larger one better; this is the sign under which it is.
+
+`variant="official"` is what the public code does instead: the score is the sum over the batch of the true class's
+probability; alpha = c_m exp(beta tanh(Delta_m)) with beta 1, c = 0.95 for the first modality and 0.1 for the others;
+the first modality's trace decides for all; that trace includes the regulation (window.py has the rest). It is always
+trained with the unimodal losses.
+
+`regulation` chooses how the leader is slowed: by the term above (`proximal`), by multiplying its gradient by 1/alpha
+(`gradient`), or its learning rate of that step by 1/alpha (`lr`).
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from inforeg.scores import confidence, log_likelihood
+from inforeg.window import DURING, VARIANTS, FisherTrace, PrimeWindow
+
+REGULATIONS = ("proximal", "gradient", "lr")
+# beta of Fig. 7, K of Fig. 8, the start of Algorithm 1; and the literals of the public code.
+DEFAULTS = {
+    "paper": dict(beta=0.9, threshold=0.04, smoothing=1, start_epoch=2),
+    "official": dict(beta=1.0, threshold=0.05, smoothing=10, start_epoch=0),
+}
+OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
+
+
+def scores(unimodal_logits: Mapping[str, Tensor], target: Tensor, variant: str = "paper") -> Tensor:
+    """(M,) performance of each modality on the batch, larger is better (Eq. 8)."""
+    return {"paper": log_likelihood, "official": confidence}[variant](unimodal_logits, target)
+
+
+def leads(score: Tensor) -> Tensor:
+    """(M,) Delta_m: the mean lead of m over the modalities behind it, 0 for the last (Eq. 9-10)."""
+    gaps = (score.unsqueeze(1) - score.unsqueeze(0)).clamp(min=0)
+    return gaps.sum(dim=1) / (gaps > 0).sum(dim=1).clamp(min=1)
+
+
+class InfoReg:
+    """The regulation as a part for any training loop.
+
+        regulation = InfoReg({"audio": model.audio, "visual": model.visual}, beta=0.9, threshold=0.04)
+        for epoch in range(epochs):
+            regulation.start_epoch()
+            for batch in loader:
+                ...  # forward, zero_grad, backward
+                regulation.step(unimodal_logits, target)
+                optimizer.step()
+            regulation.end_epoch()
+
+    encoders: {modality: module}; unimodal_logits: {modality: (B, C)} in the same names; target: (B,). A parameter left
+    as None takes the variant's value (DEFAULTS). With `regulation="lr"` call `attach(optimizer)` first.
+
+    Raises:
+        ValueError: for an unknown variant, regulation or `during`, a combination that is not defined, or an encoder
+            without parameters.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        beta: float | None = None,
+        threshold: float | None = None,
+        smoothing: int | None = None,
+        start_epoch: int | None = None,
+        regulation: str = "proximal",
+        variant: str = "paper",
+        during: str = "prime",
+    ):
+        for value, allowed in ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING)):
+            if value not in allowed:
+                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+        if variant == "official" and regulation != "proximal":
+            raise ValueError("the official variant's constants are below 1, so it regulates by the proximal term only")
+        given = dict(beta=beta, threshold=threshold, smoothing=smoothing, start_epoch=start_epoch)
+        chosen = DEFAULTS[variant] | {name: value for name, value in given.items() if value is not None}
+        self.beta, self.regulation, self.variant, self.during = chosen.pop("beta"), regulation, variant, during
+        self.trace = FisherTrace(encoders, variant)
+        self.window = PrimeWindow(self.trace.history, variant=variant, **chosen)
+        self.modalities = tuple(encoders)
+        self._parameters = {name: list(encoder.parameters()) for name, encoder in encoders.items()}
+        if empty := [name for name, parameters in self._parameters.items() if not parameters]:
+            raise ValueError(f"nothing to regulate: {', '.join(empty)} has no parameters")
+        self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
+        self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
+        self._active: tuple[str, ...] = ()
+        self._attached = False
+        self._sums: Tensor | int = 0
+        self._steps = 0
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `lr` act on this optimizer: its step is shortened to 1/alpha, as a rate of lr/alpha makes it."""
+        optimizer.register_step_pre_hook(lambda *_: self._keep(self._alpha))
+        optimizer.register_step_post_hook(lambda *_: self._shorten_step())
+        self._attached = True
+
+    def start_epoch(self) -> None:
+        """Decide which encoders may be regulated in this epoch, and keep their weights w^{t-1}."""
+        begun = self.window.epoch >= self.window.start_epoch
+        self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
+        if self._active and self.regulation == "lr" and not self._attached:
+            raise ValueError("regulation='lr' acts on the optimizer's step: call attach(optimizer) first")
+        if self.regulation == "proximal":
+            self._keep(self._active)
+
+    @torch.no_grad()
+    def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:
+        """Between backward and `optimizer.step()`: measure the gradients, then regulate the encoder that is ahead."""
+        if self.variant == "paper":
+            self.trace.update()
+        score = scores({name: unimodal_logits[name] for name in self.modalities}, target, self.variant)
+        lead = leads(score)
+        alpha = torch.exp(self.beta * torch.tanh(lead))
+        if self.variant == "official":
+            alpha = torch.cat([OFFICIAL_SCALE[0] * alpha[:1], OFFICIAL_SCALE[1] * alpha[1:]])
+        ahead = (lead > 0).to(alpha.dtype)
+        strength = alpha * ahead
+        strengths, alphas = (dict(zip(self.modalities, values.unbind(), strict=True)) for values in (strength, alpha))
+        self._alpha = {name: alphas[name] for name in self._active}
+        for name in self._active:
+            if self.regulation == "proximal":
+                self._pull_back(name, strengths[name])
+            elif self.regulation == "gradient" and (grads := self._gradients(name)):
+                torch._foreach_mul_(grads, 1 / alphas[name])
+        if self.variant == "official":
+            self.trace.update()
+        self._sums = self._sums + torch.stack([score, lead, strength, ahead])
+        self._steps += 1
+
+    def end_epoch(self) -> dict[str, dict[str, float | bool | None]]:
+        """The epoch's figures by name and modality; appends the traces, on which the next windows depend.
+
+        `fisher_trace` and `gradient_norm`; `relative_change` and `prime_window` as they were in this epoch; `score` and
+        `lead`, means over the steps; `regulated`, the share of steps in which the encoder was; `alpha`, its mean over
+        those steps.
+        """
+        sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
+        record = self.window.record()
+        record["fisher_trace"], record["gradient_norm"] = self.trace.end_epoch(), self.trace.gradient_norm
+        for name in ("score", "lead", "alpha", "regulated"):
+            record[name] = {}
+        for i, modality in enumerate(self.modalities):
+            record["score"][modality] = sums["score"][i] / self._steps
+            record["lead"][modality] = sums["lead"][i] / self._steps
+            regulated = sums["ahead"][i] if modality in self._active else 0
+            record["regulated"][modality] = regulated / self._steps
+            record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
+        self._sums, self._steps = 0, 0
+        return record
+
+    def state_dict(self) -> dict:
+        return self.trace.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.trace.load_state_dict(state)
+
+    def _gradients(self, name: str) -> list[Tensor]:
+        """Those that the encoder holds: a frozen one holds none and is left alone."""
+        return [p.grad for p in self._parameters[name] if p.grad is not None]
+
+    @torch.no_grad()
+    def _keep(self, names) -> None:
+        for name in names:
+            if name not in self._kept:
+                self._kept[name] = [torch.empty_like(p) for p in self._parameters[name]]
+            torch._foreach_copy_(self._kept[name], self._parameters[name])
+
+    def _pull_back(self, name: str, alpha: Tensor) -> None:
+        """Add the gradient of P_m, alpha (w_m - w_m^{t-1})."""
+        if grads := self._gradients(name):
+            pairs = zip(self._parameters[name], self._kept[name], strict=True)
+            now, before = zip(*((p, w) for p, w in pairs if p.grad is not None), strict=True)
+            pull = torch._foreach_sub(now, before)
+            torch._foreach_mul_(pull, alpha)
+            torch._foreach_add_(grads, pull)
+
+    @torch.no_grad()
+    def _shorten_step(self) -> None:
+        for name, alpha in self._alpha.items():
+            back = torch._foreach_sub(self._kept[name], self._parameters[name])
+            torch._foreach_mul_(back, 1 - 1 / alpha)
+            torch._foreach_add_(self._parameters[name], back)
