@@ -6,17 +6,18 @@ import sys
 import torch
 
 from dataset import DATASETS, build, checksums
+from engine.parser import parse
+from engine.train import fit, make_optimizer, make_ready
 from methods import METHODS, Method
+from methods.run import Run
 from models.multimodal import build_model
-from utils.args import parse
-from utils.distributed import barrier, processes
+from utils.distributed.processes import barrier, processes
 from utils.errors import CombinationError, RunError, one_sentence, refusals
-from utils.plots import draw
-from utils.provenance import provenance
-from utils.record import Record, seed_everything
-from utils.run import Run
+from utils.runs.folder import Record
+from utils.runs.generators import seed_everything
+from utils.runs.plots import draw
+from utils.runs.provenance import provenance
 from utils.stopping import noted, signals
-from utils.train import fit, make_optimizer, make_ready
 
 
 def main(argv: list[str] | None = None) -> dict:

@@ -5,7 +5,7 @@
 
 Each shard holds clips of one split; those of training are mixed over its shards, by the hash of their names, since
 split files are often sorted by class. The same data give the same bytes, on any machine. What is written is described
-in dataset/shards.py.
+in dataset/storage/shards.py.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from common import PrepareError
 from tqdm import tqdm
 from webdataset import TarWriter
 
-from dataset.audio import wave_fault
-from dataset.base import list_names, read_split
-from dataset.frames import list_frames
-from dataset.shards import INDEX, Place
-from utils.errors import RunError
+from dataset.recipes.audio import wave_fault
+from dataset.recipes.frames import list_frames
+from dataset.splits import read_split
+from dataset.storage.shards import INDEX, Place
+from utils.errors import RunError, list_names
 
 SETTINGS = ".settings.json"  # beside them .000.tar.json ...: what is packed, and of which files, for the next call
 

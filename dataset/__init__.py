@@ -5,7 +5,7 @@ import json
 
 from torch.utils.data import Dataset, Subset
 
-from dataset.base import Splits, split_off, targets_of
+from dataset.base import Splits, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
 from dataset.folder import Folder
@@ -13,9 +13,10 @@ from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
-from dataset.shards import folder_of
+from dataset.splits import split_off
+from dataset.storage.shards import folder_of
 from dataset.ucf101 import UCF101
-from utils.provenance import checksum
+from utils.runs.provenance import checksum
 
 DATASETS = {
     "CREMAD": CREMAD,

@@ -5,7 +5,7 @@
 <root>/train.csv, test.csv            rows `clip,label`, no header
 <root>/train_by_<group>.csv, test_by_<group>.csv      the same without a group in both, where clips have groups
 
-Sound and frames may be in tar shards (dataset/shards.py) in place of the folders.
+Sound and frames may be in tar shards (dataset/storage/shards.py) in place of the folders.
 """
 
 from collections import defaultdict
@@ -23,14 +23,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataset.audio import Filterbank, LogSpectrogram, librosa, wave_fault
-from dataset.base import check_disjoint, list_names, read_split
-from dataset.cache import Resident, Store, from_pixels, store
-from dataset.corrupt import Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
-from dataset.shards import BUFFER, INDEX, Shards, folder_of, packed
+from dataset.recipes.audio import Filterbank, LogSpectrogram, librosa, wave_fault
+from dataset.recipes.corrupt import Noise
+from dataset.recipes.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
+from dataset.splits import check_disjoint, read_split
+from dataset.storage.cache import Resident, Store, from_pixels, store
+from dataset.storage.shards import BUFFER, INDEX, Shards, folder_of
 from models.encoders import ConvNet, ResNet18
-from utils.errors import CombinationError, DataError
+from utils.errors import CombinationError, DataError, list_names
+from utils.files import packed
 from utils.numbers import positive
 
 ENCODERS = {

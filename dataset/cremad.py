@@ -1,7 +1,7 @@
 """CREMA-D: 7442 clips of 91 actors, 6 emotions (Cao et al., IEEE Transactions on Affective Computing 2014)."""
 
-from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
+from dataset.recipes.audio import LogSpectrogram
 
 
 class CREMAD(AudioVisualClips):

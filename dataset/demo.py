@@ -10,9 +10,9 @@ import soundfile
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
-from dataset.shards import folder_of
+from dataset.recipes.audio import LogSpectrogram
+from dataset.storage.shards import folder_of
 from utils.errors import DataError
 from utils.numbers import fraction, not_negative, positive
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from dataset.audio import Filterbank, LogSpectrogram
 from dataset.clips import AudioVisualClips
 from dataset.cremad import CREMAD
-from dataset.frames import random_frames, segment_frames
-from dataset.shards import folder_of
+from dataset.recipes.audio import Filterbank, LogSpectrogram
+from dataset.recipes.frames import random_frames, segment_frames
+from dataset.storage.shards import folder_of
 from utils.errors import DataError
 from utils.numbers import positive_float
 

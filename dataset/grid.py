@@ -1,7 +1,7 @@
 """GRID: spoken words cut out of the GRID audio-visual sentences (Cooke, Barker, Cunningham and Shao, JASA 2006)."""
 
-from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
+from dataset.recipes.audio import LogSpectrogram
 
 WORDS = {
     "command": ("bin", "lay", "place", "set"),

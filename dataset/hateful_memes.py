@@ -11,12 +11,12 @@ import torch
 import torch.nn as nn
 from torch.utils.data import Dataset
 
-from dataset.base import check_disjoint, list_names
-from dataset.corrupt import Noise
-from dataset.frames import FrameTransform, load_frames
-from dataset.text import UNKNOWN, Vocabulary
+from dataset.recipes.corrupt import Noise
+from dataset.recipes.frames import FrameTransform, load_frames
+from dataset.recipes.text import UNKNOWN, Vocabulary
+from dataset.splits import check_disjoint
 from models.encoders import ConvNet, ResNet18, WordAverage
-from utils.errors import DataError
+from utils.errors import DataError, list_names
 from utils.numbers import positive
 
 PICTURES = {"resnet18": ResNet18, "convnet": ConvNet}

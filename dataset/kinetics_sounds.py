@@ -1,8 +1,8 @@
 """Kinetics-Sounds: 31 classes of Kinetics that can be heard as well as seen (Arandjelovic and Zisserman, ICCV 2017)."""
 
-from dataset.audio import Filterbank
 from dataset.clips import AudioVisualClips
-from dataset.frames import segment_frames
+from dataset.recipes.audio import Filterbank
+from dataset.recipes.frames import segment_frames
 
 
 class KineticsSounds(AudioVisualClips):

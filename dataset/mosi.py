@@ -17,10 +17,9 @@ import torch
 import torch.nn as nn
 from torch.utils.data import Dataset
 
-from dataset.base import list_names
-from dataset.corrupt import Noise
+from dataset.recipes.corrupt import Noise
 from models.encoders import Transformer
-from utils.errors import DataError
+from utils.errors import DataError, list_names
 
 NAMES = ("vision", "audio", "text")  # MultiBench's order
 # Convention -> the classes in the order of their numbers, and the number of a score.

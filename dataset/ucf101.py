@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.base import check_disjoint, list_names, read_split
 from dataset.clips import naming
-from dataset.corrupt import Corrupt, Noise
-from dataset.frames import FrameTransform, even_frames, list_frames, load_frames, mend, opened, random_frames
+from dataset.recipes.corrupt import Corrupt, Noise
+from dataset.recipes.frames import FrameTransform, even_frames, list_frames, load_frames, mend, opened, random_frames
+from dataset.splits import check_disjoint, read_split
 from models.encoders import ConvNet, ResNet18
-from utils.errors import DataError
+from utils.errors import DataError, list_names
 from utils.numbers import positive
 
 STEP = 20 / 127  # pixels of motion a grey level, as data/prepare_ucf101.py stores it; 128 is none

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from dataset.base import Batch
 from inforeg.window import FisherTrace, PrimeWindow
+from methods.run import Run
 from models.multimodal import MultimodalModel, Output
-from utils.run import Run
 
 
 class Method:

@@ -152,7 +152,7 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
         RunError: if the checkpoint is missing or damaged, or not one of modality `name` on this data set.
     """
     # Here, since utils.record knows the command line, and the command line every method.
-    from utils.record import load_checkpoint, load_model
+    from utils.runs.checkpoint import load_checkpoint, load_model
 
     state = load_checkpoint(path)
     wanted = {"dataset": args.dataset, "method": "unimodal", "modality": name}

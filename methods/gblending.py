@@ -29,7 +29,7 @@ from torch import Tensor
 from dataset.base import Batch
 from methods.base import Method
 from models.multimodal import MultimodalModel
-from utils.distributed import share_gradients
+from utils.distributed.gradients import share_gradients
 from utils.numbers import positive, proper_share
 from utils.stopping import stop_if_asked
 

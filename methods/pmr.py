@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Subset
 
-from dataset.base import mix
+from dataset.loader import mix
 from methods.modulation import Modulation, ratio_to_others
 from utils.numbers import count, fraction, not_negative, share
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from dataset.base import mix
+from dataset.loader import mix
 from methods.base import Method
 from utils.numbers import count, not_negative, share
 

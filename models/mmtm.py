@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from models.encoders import Staged, initialise
-from utils.distributed import batch_mean
+from utils.distributed.gather import batch_mean
 
 
 class MMTM(nn.Module):

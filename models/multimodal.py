@@ -11,7 +11,7 @@ from torch import Tensor
 from models.encoders import initialise
 from models.fusion import FUSIONS
 from models.mmtm import Exchange
-from utils.distributed import has_dropout, own_draws, whole
+from utils.distributed.gather import has_dropout, own_draws, whole
 
 
 @dataclass

@@ -24,7 +24,7 @@ from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
 from utils.errors import one_sentence  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive  # noqa: E402
-from utils.provenance import provenance  # noqa: E402
+from utils.runs.provenance import provenance
 
 COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch}
 

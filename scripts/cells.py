@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset import DATASETS
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import RunError
 from utils.lock import owner
-from utils.record import run_folder
+from utils.runs.setting import run_folder
 
 ALONE = "--method unimodal --modality {} --fusion concat"
 LOG = "log.txt"

@@ -38,7 +38,7 @@ from scripts.folder import (  # noqa: E402
 )
 from scripts.tables import RULES, Line, Table  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.record import read_json, read_metrics, read_predictions  # noqa: E402
+from utils.runs.files import read_json, read_metrics, read_predictions
 
 FORMS = {"md": make_table, "tex": make_latex, "csv": make_csv}
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from dataset import DATASETS
-from dataset.base import list_names
 from methods import METHODS
-from utils.args import MACHINE_FLAGS
+from utils.errors import list_names
+from utils.runs.setting import MACHINE_FLAGS
 
 UNKNOWN = "not recorded"
 

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from scripts.pictures import Picture, Runs
 from utils.errors import RunError
-from utils.plots import FUSED, style
-from utils.record import read_json, read_metrics
+from utils.runs.files import read_json, read_metrics
+from utils.runs.plots import FUSED, style
 
 TRACE = "Fisher trace  Tr(F)\n(mean squared gradient norm)"
 NORM = "gradient norm  ||g||\n(mean over an epoch's steps)"

@@ -28,23 +28,18 @@ from dataset import (  # noqa: E402  (the repository is not installed; its root 
     checksums,
 )
 from dataset.base import Batch  # noqa: E402
+from engine.evaluate import figures, predict
 from methods import Method  # noqa: E402
 from models.multimodal import Output  # noqa: E402
 from scripts.folder import ENSEMBLE, make_table  # noqa: E402
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
-from utils.args import MACHINE_FLAGS  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.evaluate import figures, predict  # noqa: E402
 from utils.files import write_checked  # noqa: E402
 from utils.lock import Lock  # noqa: E402
-from utils.provenance import provenance  # noqa: E402
-from utils.record import (  # noqa: E402
-    load_checkpoint,
-    read_json,
-    read_predictions,
-    run_folder,
-    write_predictions,
-)
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.files import read_json, read_predictions, write_predictions
+from utils.runs.provenance import provenance
+from utils.runs.setting import MACHINE_FLAGS, run_folder
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -25,22 +25,23 @@ from torch.utils.data import Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from dataset.corrupt import Noise  # noqa: E402
+from dataset.recipes.corrupt import Noise
+from engine.evaluate import evaluate
 from methods import Method  # noqa: E402
+from methods.run import collect
 from scripts.trained import add_flags, make_plain, plain_loader, restore, to_loader  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.evaluate import collect, evaluate  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
-from utils.record import load_checkpoint  # noqa: E402
 from utils.robustness import Conflicting, contributions, draw_present, missing, subsets  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
 
 FILLS = ("zero", "mean")
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to the test split: noise as in dataset/corrupt.py, MODALITY:RATE of what is missing, and so on."""
+    """What is done to the test split: noise as in dataset/recipes/corrupt.py, MODALITY:RATE of what is missing, and so on."""
 
     noise: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

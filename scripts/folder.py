@@ -11,7 +11,7 @@ from pathlib import Path
 from methods import METHODS
 from scripts import tables
 from scripts.consistency import Origin, differences
-from utils.record import read_json, read_metrics
+from utils.runs.files import read_json, read_metrics
 
 ENSEMBLE = "ensemble"  # the row that no run has trained (ensemble.py)
 ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))  # the controls first

@@ -26,14 +26,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import build  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from dataset.base import Batch, make_loader  # noqa: E402
+from dataset.base import Batch
+from dataset.loader import make_loader
 from models.multimodal import MultimodalModel  # noqa: E402
 from scripts.pictures import Picture, Runs, save  # noqa: E402
 from scripts.trained import add_flags, places, restore  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.numbers import positive  # noqa: E402
-from utils.plots import style  # noqa: E402
-from utils.record import load_checkpoint, seed_everything  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.generators import seed_everything
+from utils.runs.plots import style
 
 BATCHES = 20
 CHUNK = 2**20  # weights whose products are summed at a time, in double precision

@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import main as program  # noqa: E402  (the repository is not installed; its root has just been put on the path)
 from dataset.demo import Demo  # noqa: E402
-from utils.args import parse  # noqa: E402
+from engine.parser import parse
 from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.numbers import positive  # noqa: E402
-from utils.record import load_checkpoint, run_folder  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.setting import run_folder
 
 SMALL = "--dataset demo --encoder convnet --demo_clips 96 --frames 1 --epochs 4 --batch_size 8 --workers 0 --device cpu"
 FORK = multiprocessing.get_context("fork")  # what a life costs is training, not the import of PyTorch

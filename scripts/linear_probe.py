@@ -20,12 +20,12 @@ from sklearn.preprocessing import StandardScaler
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from methods.run import collect
 from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
 from utils.errors import one_sentence  # noqa: E402
-from utils.evaluate import collect  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.lock import Lock  # noqa: E402
-from utils.record import load_checkpoint  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
 
 PROBE_LOCK = "probe.lock"
 

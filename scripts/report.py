@@ -28,8 +28,8 @@ from scripts.folder import ENSEMBLE, find_runs, make_grid, unlike  # noqa: E402
 from scripts.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.files import make_folder, write_atomically  # noqa: E402
-from utils.plots import COLOURS  # noqa: E402
-from utils.record import read_json, read_metrics  # noqa: E402
+from utils.runs.files import read_json, read_metrics
+from utils.runs.plots import COLOURS
 
 FUSED = "currentColor"  # black on white, white on black
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}

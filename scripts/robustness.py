@@ -4,7 +4,7 @@
     python scripts/robustness.py results/CREMAD --corruptions audio:snr:20,10,0 missing:visual:0.5,1 conflict:0.4
 
 Takes last.pt of every finished run below the folder. By default a run is evaluated under the kinds of noise that its
-modalities have (dataset/corrupt.py), with each modality missing, and with conflicts. Writes robustness.md (accuracy in
+modalities have (dataset/recipes/corrupt.py), with each modality missing, and with conflicts. Writes robustness.md (accuracy in
 %, mean and standard deviation over the seeds of a setting), robustness.csv (every figure of every run) and a
 robustness_<data set>.svg. What has been evaluated is kept in the run's robustness.json: an interrupted call goes on
 where it was, and a checkpoint that has changed is evaluated anew.
@@ -33,15 +33,16 @@ from tqdm import tqdm  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from dataset.corrupt import KINDS  # noqa: E402
+from dataset.recipes.corrupt import KINDS
 from scripts.evaluate import Condition, Tested  # noqa: E402
 from scripts.folder import cell, find_runs  # noqa: E402
 from scripts.trained import add_flags, restore  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
 from utils.files import write_atomically  # noqa: E402
 from utils.numbers import positive, probability  # noqa: E402
-from utils.plots import COLOURS  # noqa: E402
-from utils.record import load_checkpoint, read_json  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.files import read_json
+from utils.runs.plots import COLOURS
 
 SHARES = ("0.25", "0.5", "0.75", "1")  # of the samples with a missing or a conflicting modality
 LINES = [dict(color=colour, linestyle=style) for style in ("-", "--", ":", "-.") for colour in COLOURS]

@@ -6,11 +6,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset import DATASETS
-from dataset.base import make_loader
+from dataset.loader import make_loader
 from main import choose_device, make_method
 from methods import Method
 from models.multimodal import place
-from utils.record import load_model
+from utils.runs.checkpoint import load_model
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -25,12 +25,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from methods.run import collect
 from scripts.pictures import Picture, Runs, save  # noqa: E402
 from scripts.trained import add_flags, places, plain_loader, restore  # noqa: E402
 from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.evaluate import collect  # noqa: E402
-from utils.plots import COLOURS, MARKERS  # noqa: E402
-from utils.record import load_checkpoint  # noqa: E402
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.plots import COLOURS, MARKERS
 
 PERPLEXITY = 30.0  # scikit-learn's, and at most a third of the samples
 

@@ -14,9 +14,9 @@ from runs import make_demo
 from torch.utils.data import Dataset
 
 from dataset.base import Batch
+from methods.run import Run
 from models.encoders import Staged
 from models.multimodal import MultimodalModel, build_model
-from utils.run import Run
 
 torch.set_num_threads(1)
 

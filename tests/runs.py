@@ -10,9 +10,9 @@ import torch.nn as nn
 
 import main as program
 from dataset.demo import Demo, generate
+from engine.parser import parse
 from models.encoders import Staged
 from models.multimodal import build_model
-from utils.args import parse
 
 CLIPS = 64  # 48 to train on, 16 to test on
 SETTING = dict(demo_clips=CLIPS, demo_sound_error=0.3, demo_picture_noise=30.0)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from steps import assert_same_gradients, gradients, sgd, step
 
 from dataset.base import Batch
+from engine.parser import parse
 from methods.agm import AGM, coalitions, discrepancy, scores, shapley_weights
 from methods.joint import Joint
 from models.multimodal import build_model
-from utils.args import parse
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 GROWING, CONSTANT = [1.0, 2.0], [2.0, 2.0]  # traces after which the next window is open, and closed

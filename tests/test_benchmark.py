@@ -11,17 +11,17 @@ from test_scripts import table_of
 
 from dataset.clips import AudioVisualClips
 from dataset.demo import Demo
+from engine import train
+from engine.parser import parse
+from engine.train import train_epoch
 from methods import METHODS
 from methods.joint import Joint
 from scripts import benchmark
 from scripts.benchmarks import runs, step, timing
 from scripts.benchmarks.counts import Counts
 from scripts.benchmarks.peak import against_peak
-from utils import train
-from utils.args import parse
 from utils.errors import RunError
-from utils.provenance import ROOT
-from utils.train import train_epoch
+from utils.runs.provenance import ROOT
 
 BENCHMARK = "scripts/benchmark.py"
 

@@ -9,13 +9,13 @@ from runs import SMALL, flags, save_teachers
 from steps import host_reads
 
 from dataset.demo import Demo
+from engine import train
 from methods import METHODS
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
 from scripts.benchmarks import runs, step
 from scripts.benchmarks.counts import Operations, count, held_bytes
 from scripts.benchmarks.naive import NaiveInfoReg
-from utils import train
 from utils.errors import CombinationError
 
 WAITING = {

@@ -19,6 +19,7 @@ from torchvision.transforms import RandomHorizontalFlip, RandomResizedCrop
 from dataset import DATASETS
 from dataset.base import Splits
 from dataset.demo import Demo
+from engine.parser import make_parser, parse
 from methods import METHODS
 from methods.joint import Joint
 from models.multimodal import MultimodalModel
@@ -26,7 +27,6 @@ from scripts import benchmark
 from scripts.benchmarks import data, ddp, step, timing
 from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.synthetic import random_splits, write_clips
-from utils.args import make_parser, parse
 from utils.errors import CombinationError, RunError
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn as nn
 
-from utils.buckets import SIZE, Buckets
+from utils.distributed.gradients import SIZE, Buckets
 
 
 class Net(nn.Module):

@@ -15,13 +15,15 @@ import torch
 from PIL import Image
 from runs import checkpoint, flags, rows_of, train
 
-from dataset import build, cache, clips
-from dataset.base import Batch, make_loader
+from dataset import build, clips
+from dataset.base import Batch
 from dataset.demo import Demo
-from dataset.frames import normalise, random_boxes
-from dataset.resample import crop, crops
-from utils.args import parse
-from utils.distributed import Share
+from dataset.loader import make_loader
+from dataset.recipes.frames import normalise, random_boxes
+from dataset.recipes.resample import crop, crops
+from dataset.storage import cache
+from engine.parser import parse
+from utils.distributed.gather import Share
 from utils.errors import CombinationError, DataError, RunError
 from utils.stopping import Stopped
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.base import make_loader
+from dataset.loader import make_loader
+from engine.parser import parse
 from main import main
-from utils.args import parse
 from utils.errors import RunError
-from utils.record import seed_everything
+from utils.runs.generators import seed_everything
 
 ROOT = Path(__file__).parents[1]
 INFOREG = ["--dataset", "CREMAD", "--method", "inforeg"]

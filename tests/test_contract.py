@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from conftest import TinyData
 from steps import assert_evaluates_as_the_model, count_backwards, count_samples, follow_gradients, host_reads, step
 
+from engine.parser import parse
+from engine.train import train_epoch
 from methods import METHODS
-from utils.args import parse
-from utils.train import train_epoch
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 N, WITHHELD, BATCH, EPOCHS = 24, 9, 6, 4

@@ -13,12 +13,12 @@ from runs import make_demo, rows_of, train
 from test_dataset import spectrogram
 
 from dataset import DATASETS, build
-from dataset.base import Seeded, make_loader
-from dataset.corrupt import KINDS, Noise
 from dataset.cremad import CREMAD
-from dataset.frames import IMAGENET_MEAN, IMAGENET_STD
 from dataset.kinetics_sounds import KineticsSounds
-from utils.args import parse
+from dataset.loader import Seeded, make_loader
+from dataset.recipes.corrupt import KINDS, Noise
+from dataset.recipes.frames import IMAGENET_MEAN, IMAGENET_STD
+from engine.parser import parse
 from utils.errors import RunError
 
 FORMS = {"audio": "sound", "visual": "picture", "series": "values", "text": "words"}

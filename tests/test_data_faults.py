@@ -8,10 +8,10 @@ import soundfile
 from PIL import Image
 
 from dataset import build
-from dataset.base import list_names, make_loader
 from dataset.cremad import CREMAD
-from utils.args import parse
-from utils.errors import DataError, sentence
+from dataset.loader import make_loader
+from engine.parser import parse
+from utils.errors import DataError, list_names, sentence
 
 CLIPS = [f"clip{number:02d}" for number in range(18)]
 

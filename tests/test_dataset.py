@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from dataset import build
-from dataset.base import Seeded, make_loader
 from dataset.cremad import CREMAD
-from dataset.frames import IMAGENET_MEAN, IMAGENET_STD, even_frames, random_frames
 from dataset.grid import GRID
-from utils.args import parse
+from dataset.loader import Seeded, make_loader
+from dataset.recipes.frames import IMAGENET_MEAN, IMAGENET_STD, even_frames, random_frames
+from engine.parser import parse
 from utils.errors import DataError
 
 TRAIN, TEST, FRAMES = 24, 12, 4

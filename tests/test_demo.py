@@ -15,7 +15,7 @@ from PIL import Image
 
 from dataset import build, demo
 from dataset.demo import FPS, SECONDS, SIDE, Demo, generate
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import DataError
 
 CLASSES = len(Demo.classes)

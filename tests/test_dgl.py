@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from steps import gradients, one_step
 
+from engine.parser import parse
 from methods.dgl import DGL
 from methods.joint import Joint
-from utils.args import parse
 
 FLAGS = dict(alpha=4.0, clip_norm=1e9)
 NAMES = [("audio", "visual"), ("audio", "visual", "text")]

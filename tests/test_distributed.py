@@ -15,7 +15,7 @@ from runs import checkpoint, flags, folder_of, rows_of, save_teachers
 from two import ENCODERS
 
 from methods import METHODS
-from utils import distributed
+from utils.distributed import gather as distributed
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-6  # of numbers in float64, after six steps

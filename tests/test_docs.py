@@ -63,7 +63,7 @@ def test_every_file_that_the_documents_name_exists():
 
 
 def test_every_command_of_the_readme_parses():
-    from utils.args import parse
+    from engine.parser import parse
 
     robustness = (ROOT / "docs/ROBUSTNESS.md").read_text()
     commands = re.findall(r"^python main\.py ([^#\n]*)", README + robustness, re.M)
@@ -75,7 +75,7 @@ def test_every_command_of_the_readme_parses():
 
 
 def test_every_kind_of_noise_is_explained():
-    from dataset.corrupt import KINDS
+    from dataset.recipes.corrupt import KINDS
 
     rows = [line.split("|") for line in (ROOT / "docs/ROBUSTNESS.md").read_text().splitlines() if line.startswith("| ")]
     explained = [kind for row in rows for kind in re.findall(r"`(\w+)`", row[2])]
@@ -108,7 +108,7 @@ def test_the_documented_downloads_stay_out_of_git_and_ruff(tmp_path):
 
 
 def test_every_command_of_the_data_sets_parses(tmp_path, monkeypatch):
-    from utils.args import parse
+    from engine.parser import parse
 
     text = (ROOT / "data" / "README.md").read_text().replace("\\\n", " ")
     commands = re.findall(r"^    python main\.py ([^#\n]*)", text, re.M)

@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 
 from dataset import DATASETS
 from dataset.demo import Demo
+from engine.parser import parse
 from main import make_method
 from scripts import collect, ensemble
-from utils.args import parse
 from utils.errors import RunError
 from utils.numbers import positive
-from utils.record import read_predictions
+from utils.runs.files import read_predictions
 
 TARGETS = [0, 1, 1, 2]
 # The probabilities that each modality's model gives to the four test samples.

@@ -91,8 +91,8 @@ def start(program):
 
     def make(*flags):
         from dataset import build
-        from dataset.base import make_loader
-        from utils.args import parse
+        from dataset.loader import make_loader
+        from engine.parser import parse
 
         args = parse([*SMALL, "--method", "loss_share", *flags])
         method = program.make_method(args)
@@ -137,7 +137,7 @@ def test_the_blocks_are_in_the_style_of_the_house(root, tmp_path):
 
 def test_the_commands_run_as_printed_and_leave_what_the_document_says(program, monkeypatch, capsys):
     from scripts import collect
-    from utils.plots import draw
+    from utils.runs.plots import draw
 
     monkeypatch.setattr(program, "draw", draw)
     text = DOCUMENT.split("## Train")[1]
@@ -221,7 +221,7 @@ def test_a_step_reads_no_tensor_and_evaluation_is_the_plain_model(start, monkeyp
 
 
 def test_flags_and_their_defaults_by_data_set(program, capsys):
-    from utils.args import parse
+    from engine.parser import parse
 
     chosen = ["--dataset", "wearable", "--method", "loss_share"]
     args = parse(chosen)
@@ -297,7 +297,7 @@ def test_damaged_data_give_one_clear_error_before_the_first_step(program, tmp_pa
 
 def test_a_samples_draws_depend_on_seed_epoch_and_position_alone(start):
     from dataset import build
-    from dataset.base import Seeded
+    from dataset.loader import Seeded
 
     method, _ = start()
     splits = build(method.args, SENSORS)
@@ -374,7 +374,7 @@ def test_ogm_scales_all_convolutions_of_the_encoder(program):
 
 
 def test_who_refuses_the_fusion(program):
-    from utils.args import parse
+    from engine.parser import parse
     from utils.errors import RunError
 
     with pytest.raises(RunError) as refused:
@@ -384,14 +384,19 @@ def test_who_refuses_the_fusion(program):
 
 def test_the_document_names_the_whole_contract(root):
     from methods.base import Method
-    from utils.run import Run
+    from methods.run import Run
 
     named = set(re.findall(r"`(\w+)(?:\([\w, ]*\))?`", DOCUMENT))
     hooks = {name for name in vars(Method) if not name.startswith("_")}
     assert hooks <= named
     assert {*Run.__dataclass_fields__} <= named
     # What is asked of a data set, wherever it is asked.
-    files = [ROOT / "main.py", ROOT / "utils/args.py", ROOT / "dataset/__init__.py", *(ROOT / "scripts").glob("*.py")]
+    files = [
+        ROOT / "main.py",
+        ROOT / "engine/parser.py",
+        ROOT / "dataset/__init__.py",
+        *(ROOT / "scripts").glob("*.py"),
+    ]
     code = "\n".join(file.read_text() for file in files)
     asked = set(re.findall(r"\b(?:source|DATASETS\[.*?\])\.(\w+)", code))
     assert asked and asked <= named

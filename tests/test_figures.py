@@ -21,7 +21,7 @@ from scripts import figures
 from scripts.cells import ALONE, Experiment, Row, cells, setting_of
 from scripts.experiments import EXPERIMENTS
 from utils.errors import RunError
-from utils.plots import style
+from utils.runs.plots import style
 
 ROOT = Path(__file__).resolve().parent.parent
 JOINT, INFOREG = Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg")

@@ -13,12 +13,12 @@ from runs import STEPS, SmallEncoder, checkpoint, rows_of, train
 from steps import host_reads
 from torch.utils.data import BatchSampler, RandomSampler
 
-from dataset.base import Batches, make_loader, mix, sizes_of
 from dataset.demo import Demo
+from dataset.loader import Batches, make_loader, mix, sizes_of
+from engine import watch
+from engine.watch import NotFinite, Watch, vital
 from methods import METHODS
-from utils import watch
 from utils.errors import DataError, RunError
-from utils.watch import NotFinite, Watch, vital
 
 CHOSEN = ("joint", "inforeg", "mmpareto")
 MORE = {

@@ -8,7 +8,7 @@ from scipy.stats import ks_2samp
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from dataset.frames import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, random_boxes
+from dataset.recipes.frames import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, random_boxes
 
 
 def pictures(count, width, height):

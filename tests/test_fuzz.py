@@ -22,10 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset import DATASETS
-from dataset.audio import Filterbank, LogSpectrogram, wave_fault
-from dataset.base import read_split
 from dataset.clips import naming
-from dataset.frames import (
+from dataset.recipes.audio import Filterbank, LogSpectrogram, wave_fault
+from dataset.recipes.frames import (
     FrameTransform,
     even_frames,
     load_frames,
@@ -34,14 +33,15 @@ from dataset.frames import (
     segment_frames,
     size_of,
 )
-from dataset.resample import crop
+from dataset.recipes.resample import crop
+from dataset.splits import read_split
+from engine.parser import make_parser, parse
 from inforeg.regulation import InfoReg, leads, scores
 from inforeg.window import PrimeWindow
 from methods import METHODS
 from scripts.tables import Line, Table, as_csv, grid, latex, markdown
-from utils.args import make_parser, parse
 from utils.errors import DataError, RunError
-from utils.record import load_checkpoint
+from utils.runs.checkpoint import load_checkpoint
 
 here = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.register_profile("default", here, derandomize=True, max_examples=60)

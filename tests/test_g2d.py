@@ -8,11 +8,11 @@ import pytest
 import torch
 from steps import assert_same_gradients, count_samples, gradients, sgd, step
 
+from engine.parser import parse
 from methods.g2d import G2D
 from methods.joint import Joint
 from models.encoders import Transformer
 from models.multimodal import MultimodalModel, build_model
-from utils.args import parse
 from utils.errors import RunError
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")

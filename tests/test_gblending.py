@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from conftest import TinyData
 
-from dataset.base import make_loader
+from dataset.loader import make_loader
+from engine.parser import parse
+from engine.train import train_epoch
 from methods.gblending import GBlending, blend
 from methods.joint import Joint
-from utils.args import parse
-from utils.train import train_epoch
 
 PAIR, THREE = ("audio", "visual"), ("audio", "visual", "text")
 

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from runs import SMALL, checkpoint, flags, train
 from test_figures import texts
 
-from dataset.base import make_loader
 from dataset.demo import Demo
+from dataset.loader import make_loader
+from engine.parser import parse
 from main import make_method
 from scripts import figures, gradients, tsne
 from scripts.cells import Experiment, Row
 from scripts.experiments import EXPERIMENTS
 from scripts.pictures import Runs
-from utils.args import parse
 from utils.errors import RunError
 
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from steps import assert_resumes_exactly, assert_same_gradients, count_backwards, gradients, host_reads, sgd, step
 
+from engine.parser import parse
 from methods.greedy import Greedy
 from methods.joint import Joint
 from models.encoders import ConvNet, ResNet18
 from models.mmtm import MMTM, Exchange
-from utils.args import parse
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 FLAGS = dict(curation="guided", epsilon=0.01, curation_steps=5, counting_epochs=0)

@@ -11,7 +11,7 @@ from common import Clip
 from dataset import DATASETS, build
 from dataset.cremad import CREMAD
 from dataset.grid import WORDS
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import DataError
 
 GROUPS = {"CREMAD": "actor", "GRID": "speaker"}

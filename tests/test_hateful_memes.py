@@ -7,11 +7,11 @@ import torch
 from instances import make_hateful_memes, read_rows, write_rows
 
 from dataset import build
-from dataset.base import Seeded
 from dataset.hateful_memes import HatefulMemes
-from dataset.text import PADDING, UNKNOWN, Vocabulary, words_of
+from dataset.loader import Seeded
+from dataset.recipes.text import PADDING, UNKNOWN, Vocabulary, words_of
+from engine.parser import parse
 from models.encoders import WordAverage
-from utils.args import parse
 from utils.errors import DataError
 
 BOTH = ("image", "text")

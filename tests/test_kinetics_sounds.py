@@ -15,10 +15,10 @@ from test_prepare import colours, manifest, rows, run
 
 import main as program
 from dataset import build
-from dataset.audio import Filterbank
-from dataset.frames import even_frames, segment_frames
 from dataset.kinetics_sounds import KineticsSounds
-from utils.args import parse
+from dataset.recipes.audio import Filterbank
+from dataset.recipes.frames import even_frames, segment_frames
+from engine.parser import parse
 
 # Sound
 

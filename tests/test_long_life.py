@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from runs import make_demo, train
 
-from utils.record import Record
+from utils.runs.folder import Record
 
 EPOCHS = int(os.environ.get("LONG_LIFE", 120))
 

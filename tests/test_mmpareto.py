@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from steps import assert_same_gradients, gradients, step
 
+from engine.parser import parse
 from methods.joint import Joint
 from methods.mmpareto import MMPareto, joint_weight, pareto
-from utils.args import parse
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 

@@ -17,9 +17,9 @@ from runs import checkpoint, differing, folder_of, rows_of
 import main as program
 from dataset import build
 from dataset.mosi import MOSI, default_width
+from engine.parser import parse
 from methods import METHODS
 from scripts import collect, linear_probe
-from utils.args import parse
 from utils.errors import DataError, RunError
 
 NAMES = tuple(SERIES)

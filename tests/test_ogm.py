@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from conftest import CLASSES
 from steps import one_step
 
+from engine.parser import parse
 from methods.joint import Joint
 from methods.modulation import ratio_to_others
 from methods.ogm import OGM, OGMGE, coefficients
 from models.encoders import Transformer
 from models.multimodal import build_model
-from utils.args import parse
 
 FLAGS = dict(alpha=0.8, noise=0.0, modulation_starts=0, modulation_ends=50)
 

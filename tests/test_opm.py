@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from steps import gradients, one_step
 from test_ogm import literal_coefficients, score
 
+from engine.parser import parse
 from inforeg.scores import confidence
 from methods.joint import Joint
 from methods.ogm import OGM
 from methods.opm import OPM, OPMWithOGM, drop_rates
-from utils.args import parse
 
 FLAGS = dict(q_base=0.5, lam=0.5, p_exe=1.0, warmup_epochs=0)
 WITH_OGM = FLAGS | dict(alpha=0.8, noise=0.0, modulation_starts=0, modulation_ends=50)

@@ -11,10 +11,10 @@ from conftest import CLASSES, TinyData
 from steps import gradients
 from test_ogm import score
 
+from engine.parser import parse
+from engine.train import train_epoch
 from methods.joint import Joint
 from methods.pmr import PMR, log_posterior, updated
-from utils.args import parse
-from utils.train import train_epoch
 
 FLAGS = dict(
     alpha=1.0, coefficient="clip", mu=0.0, per_epochs=0, prototype_share=1.0, prototype_momentum=0.0,

@@ -25,7 +25,7 @@ from videos import BLUE, GREEN, RED, record, tone
 
 import main as program
 from dataset import build
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import DataError
 
 ROOT = Path(__file__).parents[1]

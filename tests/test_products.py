@@ -14,10 +14,10 @@ from dataset import DATASETS
 from dataset.cremad import CREMAD
 from dataset.grid import WORDS
 from dataset.kinetics_sounds import KineticsSounds
+from engine.parser import parse
 from methods import METHODS
 from models.encoders import WordAverage
 from models.fusion import FUSIONS
-from utils.args import parse
 from utils.errors import RunError
 
 # Data set -> what writes the instance into a folder, and the flags that it needs.

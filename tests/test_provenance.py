@@ -16,9 +16,9 @@ import torch
 from runs import flags, train
 
 from dataset import DATASETS, checksums
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import RunError
-from utils.provenance import checksum, code, provenance
+from utils.runs.provenance import checksum, code, provenance
 
 CPU = torch.device("cpu")
 
@@ -88,7 +88,7 @@ def test_without_git_or_a_repository_nothing_is_known_and_nothing_fails(tmp_path
 
 
 def test_a_continuation_adds_its_own_entry(demo, tmp_path, monkeypatch):
-    import utils.provenance
+    import utils.runs.provenance
 
     folder = train(demo, tmp_path, "--method", "joint", "--epochs", "1")
     before = json.loads((folder / "args.json").read_text())

@@ -10,11 +10,11 @@ from conftest import CLASSES, TinyData
 
 from dataset import DATASETS, build
 from dataset.base import targets_of
+from engine.parser import parse
+from engine.train import train_epoch
 from methods import relearning
 from methods.joint import Joint
 from methods.relearning import Relearning, purity, reset
-from utils.args import parse
-from utils.train import train_epoch
 
 THREE = ("audio", "visual", "text")
 

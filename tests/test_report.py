@@ -17,7 +17,7 @@ from scripts.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whol
 from scripts.experiments import EXPERIMENTS, cells
 from scripts.folder import find_runs, make_table
 from utils.errors import RunError
-from utils.plots import COLOURS
+from utils.runs.plots import COLOURS
 
 EPOCHS = 8
 SEEDS = (0, 1)

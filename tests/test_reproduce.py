@@ -22,12 +22,13 @@ from runs import SETTING, SMALL, rows_of
 import main as program
 import scripts
 from dataset.demo import Demo
+from engine import train
+from engine.parser import parse
 from methods import METHODS
 from scripts import collect, ensemble, linear_probe, reproduce
 from scripts.cells import LOG, Row, cells, folder_of, last_words, setting_of
 from scripts.experiments import EXPERIMENTS
-from utils import lock, train
-from utils.args import parse
+from utils import lock
 from utils.errors import RunError, stop
 
 ROOT = Path(__file__).resolve().parent.parent

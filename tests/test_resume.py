@@ -11,7 +11,7 @@ from runs import STEPS, checkpoint, differing, rows_of, train
 
 from methods import METHODS
 from utils.errors import RunError
-from utils.record import read_predictions
+from utils.runs.files import read_predictions
 
 LENGTH = ["--epochs", "4", "--lr_step", "3"]  # the rate decays after the interrupted epoch
 # Windows that are always open, so that a resumed run has a regulation to get right.

@@ -13,16 +13,16 @@ from runs import SMALL, make_demo, train
 from torch.utils.data import Dataset
 
 from dataset import DATASETS
-from dataset.base import make_loader
-from dataset.corrupt import Noise
 from dataset.demo import Demo
+from dataset.loader import make_loader
+from dataset.recipes.corrupt import Noise
 from models.fusion import FUSIONS
 from models.multimodal import Output
 from scripts import evaluate
 from scripts.trained import make_plain, restore
 from utils.errors import RunError
-from utils.record import load_checkpoint
 from utils.robustness import Conflicting, contributions, draw_present, missing, subsets, without
+from utils.runs.checkpoint import load_checkpoint
 
 THREE = ("audio", "visual", "depth")
 COUNT = 40

@@ -12,18 +12,19 @@ from runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, r
 from torch.utils.data import Dataset
 
 from dataset import DATASETS, clips
-from dataset.base import collate
 from dataset.demo import Demo
+from dataset.loader import collate
+from engine import train as loop
+from engine.parser import parse
 from inforeg.regulation import InfoReg
 from main import main, make_method
 from methods import METHODS
 from methods.base import Method
 from models.encoders import ResNet18
 from models.fusion import FUSIONS
-from utils import train as loop
-from utils.args import parse
 from utils.errors import RunError
-from utils.record import Record, read_predictions
+from utils.runs.files import read_predictions
+from utils.runs.folder import Record
 
 FIGURES = {"loss", "accuracy", "macro_f1", "majority"}
 # What a method records beside the common columns, and the losses it logs beside the common ones.

@@ -20,14 +20,16 @@ from runs import CLIPS, SMALL, checkpoint, differing, flags, train
 from torch.utils.data import Subset
 
 import main as program
-from dataset import base, build, checksums, shards
-from dataset.base import Seeded, below, make_loader
+from dataset import base, build, checksums
+from dataset.base import below
 from dataset.demo import Demo
 from dataset.grid import WORDS
-from dataset.shards import Stream
+from dataset.loader import Seeded, make_loader
+from dataset.storage import shards
+from dataset.storage.shards import Stream
+from engine.parser import parse
 from methods.valuation import Listed
-from utils import distributed
-from utils.args import parse
+from utils.distributed import gather as distributed
 from utils.errors import DataError, RunError, sentence
 
 TRAIN, WINDOW = CLIPS * 3 // 4, 16  # samples of an epoch, and of the window
@@ -336,7 +338,7 @@ def test_a_run_is_that_of_the_folder_in_the_order_of_the_shards(demo, packed, tm
         self.shards = Folder(shards.Shards(of_shards, self.names, modalities))
 
     monkeypatch.setattr(Demo, "__init__", in_order)
-    monkeypatch.setattr("utils.args.packed", lambda root: True)
+    monkeypatch.setattr("engine.parser.packed", lambda root: True)
     other = train(demo, tmp_path / "folder", *argv)
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dataset.base import make_loader
+from dataset.loader import make_loader
+from engine.evaluate import evaluate
+from engine.train import align_gradients, make_optimizer, train_epoch
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
-from utils.evaluate import evaluate
-from utils.train import align_gradients, make_optimizer, train_epoch
 
 PAPER = dict(beta=0.9, start_epoch=0, modulate_during="all")
 OFFICIAL = dict(variant="official", beta=1.0, threshold=0.05, window_smoothing=10, start_epoch=0, unimodal_loss="split")

@@ -19,7 +19,7 @@ from scripts.significance import interval, samples_test
 from scripts.tables import Line, Table
 from utils.errors import RunError
 from utils.lock import Lock
-from utils.record import write_predictions
+from utils.runs.files import write_predictions
 
 FUSED = {"loss", "accuracy", "macro_f1", "majority"}
 N = 20

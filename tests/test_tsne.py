@@ -13,14 +13,14 @@ from runs import SMALL, checkpoint, flags, train
 from test_figures import texts
 
 from dataset.demo import Demo
+from engine.parser import parse
 from main import make_method
 from scripts import figures, tsne
 from scripts.cells import Experiment, Row
 from scripts.experiments import EXPERIMENTS
 from scripts.pictures import Runs
-from utils.args import parse
 from utils.errors import RunError
-from utils.plots import COLOURS
+from utils.runs.plots import COLOURS
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from instances import UCF_CLASSES, make_ucf101
 from PIL import Image
 
 from dataset import build
-from dataset.base import Seeded
+from dataset.loader import Seeded
 from dataset.ucf101 import ENCODERS, UCF101, load_flow
-from utils.args import parse
+from engine.parser import parse
 from utils.errors import DataError
 
 BOTH = ("rgb", "flow")

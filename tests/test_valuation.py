@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dataset.base import make_loader
+from dataset.loader import make_loader
+from engine.parser import parse
+from engine.train import train_epoch
 from methods.joint import Joint
 from methods.valuation import Listed, Valuation, copies, shapley
-from utils.args import parse
-from utils.train import train_epoch
 
 PAIR, THREE = ("audio", "visual"), ("audio", "visual", "text")
 

@@ -17,15 +17,16 @@ from test_contract import BATCH, EPOCHS, N, begin, epoch_of  # noqa: F401  (a fi
 from test_resume import SETTINGS
 
 import main as program
-from dataset.base import make_loader
 from dataset.demo import Demo
+from dataset.loader import make_loader
+from engine import snapshot
+from engine.train import train_epoch
 from methods import METHODS
 from methods.base import Method
 from scripts.kill import differences
-from utils import snapshot
 from utils.errors import RunError
-from utils.record import Record, random_states, restore_random_states
-from utils.train import train_epoch
+from utils.runs.folder import Record
+from utils.runs.generators import random_states, restore_random_states
 
 ROOT = Path(__file__).parent.parent
 

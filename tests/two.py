@@ -22,7 +22,7 @@ from runs import SmallEncoder  # noqa: E402  (two folders have just been put on 
 import main as program  # noqa: E402
 from dataset.demo import Demo  # noqa: E402
 from methods import METHODS  # noqa: E402
-from utils.record import Record  # noqa: E402
+from utils.runs.folder import Record
 
 
 class Encoder(SmallEncoder):

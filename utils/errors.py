@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 # Of the system, about no line of code: permissions, disks that are full, broken or read-only, too many open files or
@@ -91,3 +91,9 @@ def sentence(error: RunError) -> str:
 def warn(text: str) -> None:
     """Say what the user should know although the program goes on."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def list_names(names: Sequence[str], limit: int = 5) -> str:
+    """'3: a, b, c' or '12: a, b, c, d, e, ...': the count and the first names, for error messages."""
+    shown = ", ".join(str(name) for name in names[:limit])
+    return f"{len(names)}: {shown}{', ...' if len(names) > limit else ''}"

@@ -153,3 +153,8 @@ def check(path: Path, found: str) -> bool:
         remedy = REMEDIES.get(path.name, "delete it to start the run anew")
         raise DamageError(path, f"its sha256 is not in {CHECKSUMS}", remedy)
     return bool(known)
+
+
+def packed(data_root: str) -> bool:
+    """Whether --data_root names shards, and not a folder."""
+    return str(data_root).endswith(".tar")

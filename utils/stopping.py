@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from utils.distributed import agreed
+from utils.distributed.processes import agreed
 from utils.errors import RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

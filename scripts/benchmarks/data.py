@@ -29,15 +29,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataset import DATASETS, build
+from engine.parser import make_parser, parse
 from main import choose_device
+from methods.run import Run
 from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.runs import few
 from scripts.benchmarks.synthetic import write_clips
 from scripts.benchmarks.timing import Report, clock, in_turn, median_of, range_of
-from utils.args import make_parser, parse
 from utils.errors import CombinationError, RunError
 from utils.numbers import positive
-from utils.run import Run
 
 OURS = {"--method": "the loader is the same for every method", "--cache": "every value of it is measured"}
 

@@ -24,15 +24,15 @@ from time import perf_counter
 import torch
 import torch.distributed as dist
 
+from engine.parser import parse
 from main import choose_device
 from methods import METHODS
 from scripts.benchmarks.step import flags_of, take
 from scripts.benchmarks.timing import Report, in_turn, median_of, range_of, synchronise
-from utils.args import parse
-from utils.distributed import processes, rank, world
+from utils.distributed.processes import processes, rank, world
 from utils.errors import RunError, one_sentence
 from utils.numbers import positive
-from utils.provenance import ROOT
+from utils.runs.provenance import ROOT
 
 OURS = {"--method": "name what to measure by --methods", "--synthetic": "the inputs always are"}
 

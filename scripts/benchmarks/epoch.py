@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from engine.train import train_epoch
 from methods import METHODS, Method
+from methods.run import Run
 from scripts.benchmarks.runs import add_synthetic, begin, open_windows
 from scripts.benchmarks.step import flags_of
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
-from utils.run import Run
-from utils.train import train_epoch
 
 OURS = {"--method": "name what to compare by --methods"}
 

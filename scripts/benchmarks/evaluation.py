@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 
 from dataset.base import Batch
+from engine.evaluate import predict
+from engine.train import autocast
 from methods import METHODS
+from methods.run import Run
 from scripts.benchmarks.runs import BATCHES, add_synthetic, begin, few
 from scripts.benchmarks.step import flags_of
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
-from utils.evaluate import predict
-from utils.run import Run
-from utils.train import autocast
 
 OURS = {"--method": "name what to compare by --methods"}
 

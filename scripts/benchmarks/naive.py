@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from dataset.base import Batch
+from methods.run import Run
 from utils.errors import CombinationError
-from utils.run import Run
 
 
 class NaiveInfoReg:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import conv2d
 
+from methods.run import Run
 from scripts.benchmarks.counts import Counts
 from scripts.benchmarks.timing import clock, in_turn, median_of, range_of
-from utils.run import Run
 
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
 IMAGES = {"cpu": 8, "cuda": 256}  # of 64 channels, 56 x 56: ResNet-18's first stage

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from dataset.audio import LogSpectrogram
 from dataset.clips import AudioVisualClips
+from dataset.recipes.audio import LogSpectrogram
 
 
 class PublicClips(Dataset):

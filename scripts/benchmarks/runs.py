@@ -9,14 +9,14 @@ from torch.utils.data import Dataset, Subset
 
 from dataset import build
 from dataset.base import Batch, Splits
+from engine.parser import parse
+from engine.train import make_optimizer, make_ready
 from main import choose_device, make_method
 from methods import Method
+from methods.run import Run
 from scripts.benchmarks.synthetic import random_splits
-from utils.args import parse
 from utils.errors import RunError
-from utils.record import seed_everything
-from utils.run import Run
-from utils.train import make_optimizer, make_ready
+from utils.runs.generators import seed_everything
 
 BATCHES = 4  # that steps take in turn
 EPOCH = 7  # from 0; the defaults' longest warm-up, OPM's, is of six epochs

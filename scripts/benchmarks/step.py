@@ -38,18 +38,18 @@ import torch.nn.functional as F
 
 from dataset import DATASETS
 from dataset.base import Batch
+from engine.parser import make_parser, parse
+from engine.train import autocast, step
 from main import make_method
 from methods import METHODS
+from methods.run import Run
 from models.multimodal import build_model
 from scripts.benchmarks.counts import Counts, count, held_bytes
 from scripts.benchmarks.naive import NaiveInfoReg
 from scripts.benchmarks.peak import against_peak
 from scripts.benchmarks.runs import add_synthetic, prepare
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
-from utils.args import make_parser, parse
 from utils.numbers import positive
-from utils.run import Run
-from utils.train import autocast, step
 
 SPLIT = "_split"
 WRITTEN = {"bare": "joint", "contiguous": "joint", "naive": "inforeg"}  # rows that are no method: whose flags they take

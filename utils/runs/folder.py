@@ -1,13 +1,10 @@
 """The folder of one run: arguments, metrics, checkpoints. Everything is written aside and renamed, never half."""
 
-import io
 import json
 import math
 import os
-import random
 import shutil
 import time
-import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,27 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
-from dataset.shards import packed
-from utils.args import MACHINE_FLAGS
-from utils.distributed import rank
+from utils.distributed.processes import rank
 from utils.errors import DamageError, InUseError, RunError, warn
 from utils.files import (
     add_checksum,
     aside,
-    check,
-    check_is_file,
     digest,
     discard,
     flush,
     make_folder,
+    packed,
     read_checked,
     remove_parts,
     write_atomically,
     write_checked,
 )
 from utils.lock import Lock, owner
+from utils.runs.checkpoint import load_checkpoint
+from utils.runs.files import read_json, read_metrics, write_predictions
+from utils.runs.setting import MACHINE_FLAGS, run_folder
 
 
 class Record:
@@ -99,7 +95,7 @@ class Record:
     def create(self, provenance: dict) -> None:
         """Make the folder, unless a run to be resumed has made it; call it once the data are known to be good.
 
-        `provenance` (utils/provenance.py) is added to that of the processes which have worked on the run before.
+        `provenance` (utils/runs/provenance.py) is added to that of the processes which have worked on the run before.
         """
         if not self.writes:
             return
@@ -157,7 +153,7 @@ class Record:
             discard(temporary)
 
     def keep_batch(self, found: dict) -> None:
-        """Write not_finite.json: the step that was not finite, and its samples (utils/watch.py).
+        """Write not_finite.json: the step that was not finite, and its samples (engine/watch.py).
 
         By whichever process finds it first: all find the same, and the others end with it.
         """
@@ -241,130 +237,6 @@ class Record:
             changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
         if changed:
             raise RunError(f"{what} of another setting ({'; '.join(changed)}): choose --tag")
-
-
-def run_folder(args: Namespace) -> Path:
-    return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
-
-
-def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint without executing anything in it, onto the CPU.
-
-    Raises:
-        DamageError: if it is not what was written, by checksums.txt, or where there is none, by the CRCs of the file.
-        RunError: if it is missing, or not a checkpoint of this repository.
-    """
-    if not path.exists():
-        raise RunError(f"{path} does not exist")
-    check_is_file(path, "remove it to start the run anew")
-    with path.open("rb") as file:
-        known = check(path, digest(file))
-        try:
-            if not known and (part := zipfile.ZipFile(file).testzip()):
-                raise zipfile.BadZipFile(f"{part} has another CRC")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever the broken archive makes it raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DamageError(path, f"not a checkpoint: {reason}", "delete it to start the run anew") from None
-    if not isinstance(state, dict) or not {"model", "args", "epoch"} <= state.keys():
-        raise RunError(f"{path} is not a checkpoint of this repository")
-    return state
-
-
-def load_model(model: torch.nn.Module, state: dict, path: Path) -> None:
-    """Put a checkpoint's weights into `model`.
-
-    Raises:
-        RunError: if they are those of another model; names the first difference.
-    """
-    wanted, held = model.state_dict(), state["model"]
-    odd = [name for name in [*wanted, *held] if name not in wanted or name not in held]
-    odd += [name for name in wanted if name in held and wanted[name].shape != held[name].shape]
-    if odd:
-        raise RunError(
-            f"{path} is a checkpoint of another model: {odd[0]} does not match; use the flags of its args.json"
-        )
-    model.load_state_dict(held)
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl.
-
-    Raises:
-        RunError: if the file is missing or damaged.
-    """
-    try:
-        rows = [json.loads(line) for line in read_checked(path).splitlines()]
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
-    if not all(isinstance(row, dict) and "epoch" in row for row in rows):
-        raise RunError(f"{path} is damaged (a line is not an epoch's record): start in another --tag")
-    return rows
-
-
-def read_json(path: Path) -> dict:
-    """Raises RunError if the file is missing or damaged."""
-    try:
-        found = json.loads(read_checked(path))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): choose another --tag") from None
-    if not isinstance(found, dict):
-        raise RunError(f"{path} is damaged (not a JSON object): choose another --tag")
-    return found
-
-
-def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write predictions.npz: (N,) class numbers of the test samples in their order, `target` and those by each rule."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(values, np.int32) for name, values in arrays.items()})
-    write_checked(folder / "predictions.npz", buffer.getvalue())
-
-
-def read_predictions(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of predictions.npz; {} where a run of an earlier version has none.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = folder / "predictions.npz"
-    if not path.exists():
-        return {}
-    content = read_checked(path)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # NumPy, zipfile and zlib each raise their own
-        raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every global generator. The data order and the augmentation do not use them (dataset/base.py)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def random_states() -> dict:
-    """Every global generator, in plain values that load without executing anything."""
-    name, keys, *position = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, keys.tolist(), *position],
-        "python": [version, list(internal), gauss],
-    }
-
-
-def restore_random_states(states: dict) -> None:
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
-    name, keys, *position = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 def damage_of(path: Path) -> str | None:

@@ -5,12 +5,13 @@ import difflib
 import sys
 
 from dataset import DATASETS
-from dataset.corrupt import kinds_of, read
-from dataset.shards import packed
+from dataset.recipes.corrupt import kinds_of, read
 from inforeg.window import DURING
 from methods import METHODS
 from models.fusion import FUSIONS
+from utils.files import packed
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
+from utils.runs.setting import MACHINE_FLAGS
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +77,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     data.add_argument(
         "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=lambda text: str(read(text, forms)),
         help="the data as if recorded with this noise, training and test alike; repeatable; what the levels are says "
-        f"dataset/corrupt.py; the kinds are {kinds_of(forms)}",
+        f"dataset/recipes/corrupt.py; the kinds are {kinds_of(forms)}",
     )  # fmt: skip
     source.add_args(data)
 
@@ -137,12 +138,6 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     machine.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
     parser.set_defaults(**source.defaults)
     return parser
-
-
-# What may change between a run and its continuation, and does not name a setting.
-MACHINE_FLAGS = (
-    "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume", "seed",
-)  # fmt: skip
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from torchaudio.functional import add_noise
 
-from dataset.text import PADDING
+from dataset.recipes.text import PADDING
 from utils.errors import RunError
 from utils.numbers import not_negative, number, probability, severity, up_to_ten
 

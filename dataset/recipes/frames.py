@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset.corrupt import Corrupt
-from dataset.resample import crop
+from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.resample import crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -30,17 +30,12 @@ import webdataset
 from braceexpand import UnbalancedBracesError, braceexpand
 from torch.utils.data import Dataset, get_worker_info
 
-from dataset.base import list_names
-from utils.errors import DataError
+from utils.errors import DataError, list_names
+from utils.files import packed
 
 INDEX = "shards.json"
 BUFFER = 1000  # samples, WebDataset's own default
 AGAIN = "copy it again, or delete it and pack the data again (data/pack_shards.py)"
-
-
-def packed(data_root: str) -> bool:
-    """Whether --data_root names shards, and not a folder."""
-    return str(data_root).endswith(".tar")
 
 
 def folder_of(data_root: str) -> Path:

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from torch import Tensor
 from torch.autograd import Variable
+
+from utils.distributed.processes import world
 
 SIZE = 25 * 2**20  # bytes of a bucket; one larger parameter has one of its own
 
@@ -79,3 +82,18 @@ class Buckets:
             if grad is not None and grad.data_ptr() != own.data_ptr():  # a copy, made before the sum was there
                 grad.copy_(own)
         self._held, self._works, self._passing = [], [], False
+
+
+def share_gradients(*modules: nn.Module | None) -> None:
+    """From now on gradients of these modules' parameters, however they are asked for, are sums over the processes."""
+    if world() > 1:
+        Buckets(p for module in modules if module is not None for p in module.parameters())
+
+
+def agree(model: nn.Module) -> None:
+    """Give every process the first one's state: running statistics differ where batch norm saw shares."""
+    if world() > 1:
+        for tensor in model.state_dict().values():
+            held = tensor.contiguous()
+            dist.broadcast(held, src=0)
+            tensor.copy_(held)

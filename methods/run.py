@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.base import Batch, make_loader
+from dataset.base import Batch
+from dataset.loader import Shares, make_loader
+from engine.evaluate import collect
 from models.multimodal import MultimodalModel
-from utils.distributed import Shares
-from utils.evaluate import collect
 
 
 @dataclass

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.frames import from_levels, normalise
-from dataset.resample import crops
+from dataset.recipes.frames import from_levels, normalise
+from dataset.recipes.resample import crops
 from utils.errors import DataError, InUseError, RunError
 from utils.lock import Lock
 from utils.stopping import Stopped, ignore

@@ -4,14 +4,16 @@ import time
 
 import torch
 
+from engine import snapshot
+from engine.watch import Watch
 from methods.base import Method
-from utils import snapshot
-from utils.distributed import agreed
+from methods.run import Run
+from utils.distributed.processes import agreed
 from utils.errors import RunError
-from utils.record import Record, load_model, plain, random_states, restore_random_states
-from utils.run import Run
+from utils.runs.checkpoint import load_model
+from utils.runs.folder import Record, plain
+from utils.runs.generators import random_states, restore_random_states
 from utils.stopping import Stopped, asked
-from utils.watch import Watch
 
 
 class Checkpoints:

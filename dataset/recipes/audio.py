@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 
-from dataset.corrupt import Corrupt
+from dataset.recipes.corrupt import Corrupt
 
 MOST_SAMPLES = 2**28  # of a clip, over all channels: 1 GB; an hour and a half of stereo at 22050 Hz
 

@@ -9,18 +9,21 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dataset.base import Batch, Dataset, make_loader
+from dataset.base import Batch, Dataset
+from dataset.loader import make_loader
+from engine import snapshot
+from engine.checkpoints import Checkpoints
+from engine.evaluate import figures, predict
+from engine.watch import NotFinite, Watch, vital
 from methods.base import Method
+from methods.run import Run
 from models.multimodal import MultimodalModel, Output, place
-from utils import snapshot
-from utils.checkpoints import Checkpoints
-from utils.distributed import agree, rank, share_gradients, synchronise_batch_norm
+from utils.distributed.gradients import agree, share_gradients
+from utils.distributed.norm import synchronise_batch_norm
+from utils.distributed.processes import rank
 from utils.errors import RunError
-from utils.evaluate import figures, predict
-from utils.record import Record
-from utils.run import Run
+from utils.runs.folder import Record
 from utils.stopping import Stopped
-from utils.watch import NotFinite, Watch, vital
 
 AfterStep = Callable[["Totals", Watch], None]
 

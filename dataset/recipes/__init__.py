@@ -1,0 +1,1 @@
+"""What becomes of a clip: sound, pictures and words as tensors, and noise on them."""

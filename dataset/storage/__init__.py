@@ -1,0 +1,1 @@
+"""Where decoded clips lie between epochs and runs: caches, and tar shards."""

@@ -1,0 +1,35 @@
+"""The state of every global random generator, in plain values."""
+
+import random
+
+import numpy as np
+import torch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global generator. The data order and the augmentation do not use them (dataset/base.py)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_states() -> dict:
+    """Every global generator, in plain values that load without executing anything."""
+    name, keys, *position = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, keys.tolist(), *position],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def restore_random_states(states: dict) -> None:
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, *position = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
