@@ -35,10 +35,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from utils.errors import InUseError, RunError  # noqa: E402  (the repository's root has just been put on the path)
-from utils.lock import Lock  # noqa: E402
+from utils.errors import InUseError, RunError
+from utils.lock import Lock
 
 CLOCK = 1e-3  # s, the resolution of the containers' time stamps
 BLOCK = 4096  # bytes, what file systems allot at least

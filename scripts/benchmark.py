@@ -15,15 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository's root has just been put on the path)
-from scripts.benchmarks import data, ddp, epoch, evaluation, step  # noqa: E402
-from scripts.benchmarks.synthetic import clips_of  # noqa: E402
-from scripts.benchmarks.timing import LEAST_ROUNDS, machine  # noqa: E402
-from utils.errors import one_sentence  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.numbers import positive  # noqa: E402
+from dataset import DATASETS
+from scripts.benchmarks import data, ddp, epoch, evaluation, step
+from scripts.benchmarks.synthetic import clips_of
+from scripts.benchmarks.timing import LEAST_ROUNDS, machine
+from utils.errors import one_sentence
+from utils.files import write_atomically
+from utils.numbers import positive
 from utils.runs.provenance import provenance
 
 COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch}

@@ -6,7 +6,7 @@
 Figures are test accuracies in %. `last` is the last epoch, `val` the epoch that the validation split selects, `oracle`
 the best test epoch (the papers' rule: it looks at the test set). Of a folder, each setting is a row, with mean and
 standard deviation over its seeds; a linear probe appears where linear_probe.py has run, the ensemble of the unimodal
-models where ensemble.py has. An experiment (scripts/experiments.py) has its rows in the paper's order, done or not,
+models where ensemble.py has. An experiment (scripts/experiments/paper.py) has its rows in the paper's order, done or not,
 and is written to <out>/tables/<experiment>_<data set>.md, .tex and .csv, too.
 
 A table of runs that differ in their data, their code, or their recipe has a warning; with --check it is refused.
@@ -22,12 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from scripts import experiments, tables  # noqa: E402
-from scripts.consistency import Origin, differences  # noqa: E402
-from scripts.folder import (  # noqa: E402
+from dataset import DATASETS
+from scripts.experiments import paper as experiments
+from scripts.results import tables
+from scripts.results.consistency import Origin, differences
+from scripts.results.folder import (
     drop_ensembles_without,
     figures_of,
     find_runs,
@@ -36,8 +35,8 @@ from scripts.folder import (  # noqa: E402
     make_table,
     unlike,
 )
-from scripts.tables import RULES, Line, Table  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
+from scripts.results.tables import RULES, Line, Table
+from utils.errors import RunError, one_sentence
 from utils.runs.files import read_json, read_metrics, read_predictions
 
 FORMS = {"md": make_table, "tex": make_latex, "csv": make_csv}

@@ -21,21 +21,19 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import (  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import (
     DATASETS,
     checksums,
 )
-from dataset.base import Batch  # noqa: E402
+from dataset.base import Batch
 from engine.evaluate import figures, predict
-from methods import Method  # noqa: E402
-from models.multimodal import Output  # noqa: E402
-from scripts.folder import ENSEMBLE, make_table  # noqa: E402
-from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.files import write_checked  # noqa: E402
-from utils.lock import Lock  # noqa: E402
+from methods import Method
+from models.multimodal import Output
+from scripts.results.folder import ENSEMBLE, make_table
+from scripts.trained.restore import add_flags, plain_loader, restore
+from utils.errors import RunError, one_sentence
+from utils.files import write_checked
+from utils.lock import Lock
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json, read_predictions, write_predictions
 from utils.runs.provenance import provenance

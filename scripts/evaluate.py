@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,18 +21,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import DATASETS
 from dataset.recipes.corrupt import Noise
 from engine.evaluate import evaluate
-from methods import Method  # noqa: E402
+from methods import Method
 from methods.run import collect
-from scripts.trained import add_flags, make_plain, plain_loader, restore, to_loader  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.numbers import positive, probability  # noqa: E402
-from utils.robustness import Conflicting, contributions, draw_present, missing, subsets  # noqa: E402
+from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets
+from scripts.trained.restore import add_flags, make_plain, plain_loader, restore, to_loader
+from utils.errors import RunError, one_sentence
+from utils.files import write_atomically
+from utils.numbers import positive, probability
 from utils.runs.checkpoint import load_checkpoint
 
 FILLS = ("zero", "mean")

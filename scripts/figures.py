@@ -9,18 +9,16 @@ bytes.
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from scripts import curves, gradients, tsne  # noqa: E402
-from scripts.cells import Cell, cells, parsed  # noqa: E402
-from scripts.experiments import EXPERIMENTS  # noqa: E402
-from scripts.pictures import Picture, Runs, save  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
+from dataset import DATASETS
+from scripts import gradients, tsne
+from scripts.drawing import curves
+from scripts.drawing.pictures import Picture, Runs, save
+from scripts.experiments.cells import Cell, cells, parsed
+from scripts.experiments.paper import EXPERIMENTS
+from utils.errors import RunError, one_sentence
 
 FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure1": curves.figure1,

@@ -11,7 +11,6 @@ gradients as there are batches.
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,16 +22,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import build  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import build
 from dataset.base import Batch
 from dataset.loader import make_loader
-from models.multimodal import MultimodalModel  # noqa: E402
-from scripts.pictures import Picture, Runs, save  # noqa: E402
-from scripts.trained import add_flags, places, restore  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.numbers import positive  # noqa: E402
+from models.multimodal import MultimodalModel
+from scripts.drawing.pictures import Picture, Runs, save
+from scripts.trained.restore import add_flags, places, restore
+from utils.errors import RunError, one_sentence
+from utils.numbers import positive
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.generators import seed_everything
 from utils.runs.plots import style

@@ -12,7 +12,6 @@ import argparse
 import multiprocessing
 import os
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,13 +20,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import main as program  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from dataset.demo import Demo  # noqa: E402
+import main as program
+from dataset.demo import Demo
 from engine.parser import parse
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.numbers import positive  # noqa: E402
+from utils.errors import RunError, one_sentence
+from utils.numbers import positive
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.setting import run_folder
 

@@ -9,7 +9,6 @@ checkpoint.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -17,14 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import DATASETS
 from methods.run import collect
-from scripts.trained import add_flags, plain_loader, restore  # noqa: E402
-from utils.errors import one_sentence  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.lock import Lock  # noqa: E402
+from scripts.trained.restore import add_flags, plain_loader, restore
+from utils.errors import one_sentence
+from utils.files import write_atomically
+from utils.lock import Lock
 from utils.runs.checkpoint import load_checkpoint
 
 PROBE_LOCK = "probe.lock"

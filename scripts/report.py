@@ -11,7 +11,6 @@ import argparse
 import base64
 import csv
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import cycle, groupby
@@ -20,14 +19,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from scripts.charts import Curve, chart  # noqa: E402  (the repository's root has just been put on the path)
-from scripts.experiments import EXPERIMENTS  # noqa: E402
-from scripts.folder import ENSEMBLE, find_runs, make_grid, unlike  # noqa: E402
-from scripts.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.files import make_folder, write_atomically  # noqa: E402
+from scripts.drawing.charts import Curve, chart
+from scripts.experiments.paper import EXPERIMENTS
+from scripts.results.folder import ENSEMBLE, find_runs, make_grid, unlike
+from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability
+from utils.errors import RunError, one_sentence
+from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import COLOURS
 
@@ -123,7 +120,7 @@ def experiment_tables(folder: Path) -> list[dict]:
 
 
 def experiment_table(entries: Sequence[dict[str, str]]) -> dict:
-    """One table from the lines of its .csv file (scripts/tables.py): those of a row stand side by side."""
+    """One table from the lines of its .csv file (scripts/results/tables.py): those of a row stand side by side."""
     rule, samples = entries[0]["rule"], entries[0]["samples"]
     columns = list(dict.fromkeys(entry["column"] for entry in entries))
     paper = {entry["column"] for entry in entries if entry["paper"]}

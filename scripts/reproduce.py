@@ -31,14 +31,12 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
-from scripts import collect  # noqa: E402
-from scripts.cells import LOG, Cell, Experiment, cells, last_words, machine_words, parsed  # noqa: E402
-from scripts.experiments import EXPERIMENTS  # noqa: E402
-from utils.errors import CombinationError, InUseError, RunError, one_sentence  # noqa: E402
-from utils.lock import owner  # noqa: E402
+from dataset import DATASETS
+from scripts import collect
+from scripts.experiments.cells import LOG, Cell, Experiment, cells, last_words, machine_words, parsed
+from scripts.experiments.paper import EXPERIMENTS
+from utils.errors import CombinationError, InUseError, RunError, one_sentence
+from utils.lock import owner
 
 OURS = ("--dataset", "--method", "--seed", "--out", "--data_root", "--tag", "--resume")  # not for EXTRA to say
 

@@ -17,7 +17,6 @@ import io
 import itertools
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,20 +25,18 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: a cluster node has no display
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import DATASETS
 from dataset.recipes.corrupt import KINDS
-from scripts.evaluate import Condition, Tested  # noqa: E402
-from scripts.folder import cell, find_runs  # noqa: E402
-from scripts.trained import add_flags, restore  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
-from utils.files import write_atomically  # noqa: E402
-from utils.numbers import positive, probability  # noqa: E402
+from scripts.evaluate import Condition, Tested
+from scripts.results.folder import cell, find_runs
+from scripts.trained.restore import add_flags, restore
+from utils.errors import RunError, one_sentence
+from utils.files import write_atomically
+from utils.numbers import positive, probability
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json
 from utils.runs.plots import COLOURS

@@ -9,7 +9,6 @@ writes figures/tsne_<modality>.svg and .csv beside the checkpoint.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,13 +21,11 @@ from sklearn.metrics import silhouette_samples
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from dataset import DATASETS  # noqa: E402  (the repository is not installed; its root has just been put on the path)
+from dataset import DATASETS
 from methods.run import collect
-from scripts.pictures import Picture, Runs, save  # noqa: E402
-from scripts.trained import add_flags, places, plain_loader, restore  # noqa: E402
-from utils.errors import RunError, one_sentence  # noqa: E402
+from scripts.drawing.pictures import Picture, Runs, save
+from scripts.trained.restore import add_flags, places, plain_loader, restore
+from utils.errors import RunError, one_sentence
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.plots import COLOURS, MARKERS
 

@@ -18,8 +18,8 @@ import main as program
 from dataset import DATASETS
 from dataset.demo import Demo
 from scripts import figures
-from scripts.cells import ALONE, Experiment, Row, cells, setting_of
-from scripts.experiments import EXPERIMENTS
+from scripts.experiments.cells import ALONE, Experiment, Row, cells, setting_of
+from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import RunError
 from utils.runs.plots import style
 

@@ -39,7 +39,7 @@ from engine.parser import make_parser, parse
 from inforeg.regulation import InfoReg, leads, scores
 from inforeg.window import PrimeWindow
 from methods import METHODS
-from scripts.tables import Line, Table, as_csv, grid, latex, markdown
+from scripts.results.tables import Line, Table, as_csv, grid, latex, markdown
 from utils.errors import DataError, RunError
 from utils.runs.checkpoint import load_checkpoint
 

@@ -13,9 +13,9 @@ import pytest
 from test_tables import N, fill, rows_of
 
 from scripts import collect, report
-from scripts.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whole_step
-from scripts.experiments import EXPERIMENTS, cells
-from scripts.folder import find_runs, make_table
+from scripts.drawing.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whole_step
+from scripts.experiments.paper import EXPERIMENTS, cells
+from scripts.results.folder import find_runs, make_table
 from utils.errors import RunError
 from utils.runs.plots import COLOURS
 

@@ -26,8 +26,8 @@ from engine import train
 from engine.parser import parse
 from methods import METHODS
 from scripts import collect, ensemble, linear_probe, reproduce
-from scripts.cells import LOG, Row, cells, folder_of, last_words, setting_of
-from scripts.experiments import EXPERIMENTS
+from scripts.experiments.cells import LOG, Row, cells, folder_of, last_words, setting_of
+from scripts.experiments.paper import EXPERIMENTS
 from utils import lock
 from utils.errors import RunError, stop
 

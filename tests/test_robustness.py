@@ -19,9 +19,9 @@ from dataset.recipes.corrupt import Noise
 from models.fusion import FUSIONS
 from models.multimodal import Output
 from scripts import evaluate
-from scripts.trained import make_plain, restore
+from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets, without
+from scripts.trained.restore import make_plain, restore
 from utils.errors import RunError
-from utils.robustness import Conflicting, contributions, draw_present, missing, subsets, without
 from utils.runs.checkpoint import load_checkpoint
 
 THREE = ("audio", "visual", "depth")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
-from scripts.significance import interval, samples_test, seeds_test
+from scripts.results.significance import interval, samples_test, seeds_test
 
 
 def slow_interval(correct, draws, random):

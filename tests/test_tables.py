@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from scripts import collect, tables
-from scripts.consistency import Origin, differences
-from scripts.experiments import EXPERIMENTS, cells
-from scripts.folder import make_grid
-from scripts.significance import interval, samples_test
-from scripts.tables import Line, Table
+from scripts import collect
+from scripts.experiments.paper import EXPERIMENTS, cells
+from scripts.results import tables
+from scripts.results.consistency import Origin, differences
+from scripts.results.folder import make_grid
+from scripts.results.significance import interval, samples_test
+from scripts.results.tables import Line, Table
 from utils.errors import RunError
 from utils.lock import Lock
 from utils.runs.files import write_predictions

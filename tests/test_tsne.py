@@ -16,9 +16,9 @@ from dataset.demo import Demo
 from engine.parser import parse
 from main import make_method
 from scripts import figures, tsne
-from scripts.cells import Experiment, Row
-from scripts.experiments import EXPERIMENTS
-from scripts.pictures import Runs
+from scripts.drawing.pictures import Runs
+from scripts.experiments.cells import Experiment, Row
+from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import RunError
 from utils.runs.plots import COLOURS
 

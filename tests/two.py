@@ -17,11 +17,11 @@ import torch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 torch.set_num_threads(1)
 
-from runs import SmallEncoder  # noqa: E402  (two folders have just been put on the path)
+from runs import SmallEncoder
 
-import main as program  # noqa: E402
-from dataset.demo import Demo  # noqa: E402
-from methods import METHODS  # noqa: E402
+import main as program
+from dataset.demo import Demo
+from methods import METHODS
 from utils.runs.folder import Record
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from scripts.pictures import Picture, Runs
+from scripts.drawing.pictures import Picture, Runs
 from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import FUSED, style

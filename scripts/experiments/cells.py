@@ -1,4 +1,4 @@
-"""What tables and figures are made of: rows, their runs, and where these lie (scripts/experiments.py has them all)."""
+"""What tables and figures are made of: rows, their runs, and where these lie (scripts/experiments/paper.py has them all)."""
 
 import argparse
 import contextlib

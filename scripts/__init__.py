@@ -1,0 +1,1 @@
+"""Programs: whatever stands here answers --help; the rooms below hold what they share."""

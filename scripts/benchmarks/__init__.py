@@ -1,0 +1,1 @@
+"""What things cost: steps, data, evaluation, several processes."""

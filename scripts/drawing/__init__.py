@@ -1,0 +1,1 @@
+"""The paper's figures, each with the numbers behind it."""

@@ -1,0 +1,1 @@
+"""Trained models: restoring them, and the conditions under which they are tested."""
