@@ -1,18 +1,17 @@
 """Train one method on one data set: `python main.py --dataset CREMAD --method inforeg` (see --help)."""
 
-import os
 import sys
 
 import torch
 
-from dataset import DATASETS, build, checksums
+from dataset import build, checksums
 from engine.parser import parse
-from engine.train import fit, make_optimizer, make_ready
-from methods import METHODS, Method
+from engine.setup import choose_device, make_method, make_optimizer, make_ready
+from engine.train import fit
+from methods import Method
 from methods.run import Run
-from models.multimodal import build_model
 from utils.distributed.processes import barrier, processes
-from utils.errors import CombinationError, RunError, one_sentence, refusals
+from utils.errors import one_sentence, refusals
 from utils.runs.folder import Record
 from utils.runs.generators import seed_everything
 from utils.runs.plots import draw
@@ -68,28 +67,6 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
         print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")
     print(f"written to {record.folder}")
     return result
-
-
-def make_method(args) -> Method:
-    """The method that `args` names, with its model, both as they are before the first step."""
-    source, method = DATASETS[args.dataset], METHODS[args.method]
-    available = source.encoders(args)
-    encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
-    try:
-        return method(args, build_model(encoders, args.fusion, len(source.class_names(args)), args.seed))
-    except ValueError as error:
-        raise CombinationError(str(error)) from None
-
-
-def choose_device(args) -> torch.device:
-    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if args.device == "cuda" and device.type == "cpu":
-        raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
-    if args.precision == "bf16" and device.type == "cpu":
-        print("warning: --precision bf16 is slow on a CPU without bf16 instructions", file=sys.stderr)
-    return device
 
 
 if __name__ == "__main__":

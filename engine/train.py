@@ -1,7 +1,6 @@
 """The training loop. It knows the Method contract and nothing of any method."""
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -14,12 +13,13 @@ from dataset.loader import make_loader
 from engine import snapshot
 from engine.checkpoints import Checkpoints
 from engine.evaluate import figures, predict
+from engine.setup import autocast
+from engine.totals import Totals
 from engine.watch import NotFinite, Watch, vital
 from methods.base import Method
 from methods.run import Run
-from models.multimodal import MultimodalModel, Output, place
-from utils.distributed.gradients import agree, share_gradients
-from utils.distributed.norm import synchronise_batch_norm
+from models.multimodal import MultimodalModel, Output
+from utils.distributed.gradients import agree
 from utils.distributed.processes import rank
 from utils.errors import RunError
 from utils.runs.folder import Record
@@ -171,93 +171,6 @@ def check_finite(row: dict, splits: Iterable[str]) -> None:
             f"{', '.join(wrong)} became NaN or infinite in epoch {row['epoch'] + 1}: lower --lr, or check the data; "
             "the checkpoint of the epoch before is kept"
         )
-
-
-class Totals:
-    """Sums over an epoch's samples that stay on the device; the bar glances at them without waiting for it."""
-
-    def __init__(self, every: float = 0.5):
-        self.every, self.next_glance = every, time.monotonic() + every
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.samples = 0
-        self.buffer: Tensor | None = None
-
-    @torch.no_grad()
-    def add(self, losses: dict[str, Tensor], output: Output) -> None:
-        count = len(output.target)
-        values = {name: loss * count for name, loss in losses.items()}
-        for name, logits in ({"accuracy": output.logits} | output.unimodal).items():
-            values[name] = (logits.argmax(dim=1) == output.target).sum()
-        self.names = list(values)
-        stacked = torch.stack([value.float() for value in values.values()])
-        self.sums = stacked if self.sums is None else self.sums + stacked
-        self.samples += count
-
-    def due(self) -> bool:
-        """Whether the bar wants new figures (at most twice a second)."""
-        now = time.monotonic()
-        if now < self.next_glance:
-            return False
-        self.next_glance = now + self.every
-        return True
-
-    def glance(self) -> dict[str, str]:
-        """Figures for the bar. On CUDA the copy runs behind the steps, so they are those of the glance before."""
-        if self.buffer is None:
-            pin = self.sums.device.type == "cuda"
-            self.buffer = torch.full((len(self.names) + 1,), math.nan, pin_memory=pin)
-        shown = self._means(self.buffer) if self.sums.device.type == "cuda" else None
-        self.buffer[:-1].copy_(self.sums, non_blocking=True)
-        self.buffer[-1] = self.samples
-        shown = shown or self._means(self.buffer)
-        return {
-            name: f"{value:.3f}" if name == "loss" else f"{value:.0%}"
-            for name, value in shown.items()
-            if not name.startswith("loss_") and math.isfinite(value)
-        }
-
-    def state_dict(self) -> dict:
-        return {"names": self.names, "sums": self.sums.cpu(), "samples": self.samples}
-
-    def load_state_dict(self, state: dict, device: torch.device) -> None:
-        self.names, self.sums, self.samples = state["names"], state["sums"].to(device), state["samples"]
-
-    def read(self) -> dict[str, float]:
-        if self.sums is None:
-            raise RunError("the training split gives no batch: it is empty")
-        return self._means(torch.cat([self.sums.cpu(), torch.tensor([float(self.samples)])]))
-
-    def _means(self, sums: Tensor) -> dict[str, float]:
-        *values, samples = sums.tolist()
-        return {name: value / samples for name, value in zip(self.names, values, strict=True)}
-
-
-def autocast(run: Run, function):
-    """`function` in the run's precision."""
-    enabled = run.args.precision == "bf16"
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)(function)
-
-
-def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
-    """Bring a model that has been built to where and to how it is trained: the device, the processes, --compile."""
-    if args.sync_bn:
-        synchronise_batch_norm(model)
-    place(model, device)
-    share_gradients(model.encoders, model.exchange)
-    if args.compile:
-        for encoder in model.encoders.values():
-            encoder.compile(dynamic=False)
-
-
-def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
-    """The optimizer of all parameters; those of the encoders have --encoder_lr_factor times the learning rate."""
-    encoders = list(model.encoders.parameters())
-    others = [p for name, p in model.named_parameters() if not name.startswith("encoders.")]
-    parameters = [{"params": others}, {"params": encoders, "lr": args.encoder_lr_factor * args.lr}]
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
-    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
 
 
 def describe(row: dict) -> str:

@@ -6,8 +6,8 @@
 Figures are test accuracies in %. `last` is the last epoch, `val` the epoch that the validation split selects, `oracle`
 the best test epoch (the papers' rule: it looks at the test set). Of a folder, each setting is a row, with mean and
 standard deviation over its seeds; a linear probe appears where linear_probe.py has run, the ensemble of the unimodal
-models where ensemble.py has. An experiment (scripts/experiments/paper.py) has its rows in the paper's order, done or not,
-and is written to <out>/tables/<experiment>_<data set>.md, .tex and .csv, too.
+models where ensemble.py has. An experiment (scripts/experiments/paper.py) has its rows in the paper's order, done or
+not, and is written to <out>/tables/<experiment>_<data set>.md, .tex and .csv, too.
 
 A table of runs that differ in their data, their code, or their recipe has a warning; with --check it is refused.
 """

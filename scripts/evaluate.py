@@ -38,7 +38,7 @@ FILLS = ("zero", "mean")
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to the test split: noise as in dataset/recipes/corrupt.py, MODALITY:RATE of what is missing, and so on."""
+    """What is done to the test split: noise, MODALITY:RATE of what is missing, and so on."""
 
     noise: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

@@ -30,7 +30,6 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 from dataset import DATASETS
 from scripts import collect
 from scripts.experiments.cells import LOG, Cell, Experiment, cells, last_words, machine_words, parsed
@@ -38,6 +37,7 @@ from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import CombinationError, InUseError, RunError, one_sentence
 from utils.lock import owner
 
+ROOT = Path(__file__).resolve().parent.parent
 OURS = ("--dataset", "--method", "--seed", "--out", "--data_root", "--tag", "--resume")  # not for EXTRA to say
 
 

@@ -4,9 +4,9 @@
     python scripts/robustness.py results/CREMAD --corruptions audio:snr:20,10,0 missing:visual:0.5,1 conflict:0.4
 
 Takes last.pt of every finished run below the folder. By default a run is evaluated under the kinds of noise that its
-modalities have (dataset/recipes/corrupt.py), with each modality missing, and with conflicts. Writes robustness.md (accuracy in
-%, mean and standard deviation over the seeds of a setting), robustness.csv (every figure of every run) and a
-robustness_<data set>.svg. What has been evaluated is kept in the run's robustness.json: an interrupted call goes on
+modalities have (dataset/recipes/corrupt.py), with each modality missing, and with conflicts. Writes robustness.md
+(accuracy in %, mean and standard deviation over the seeds of a setting), robustness.csv (every figure of every run) and
+a robustness_<data set>.svg. What has been evaluated is kept in the run's robustness.json: an interrupted call goes on
 where it was, and a checkpoint that has changed is evaluated anew.
 """
 

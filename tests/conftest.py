@@ -3,63 +3,22 @@
 import os
 from argparse import Namespace
 
-# A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
-# process and, unless the caller says otherwise, in the programs that it starts.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import pytest
 import torch
-import torch.nn as nn
-from runs import make_demo
-from torch.utils.data import Dataset
+from helpers.places import ROOT, TESTS
+from helpers.runs import make_demo
+from helpers.tiny import CLASSES, TinyData, TinyEncoder
 
 from dataset.base import Batch
 from methods.run import Run
-from models.encoders import Staged
 from models.multimodal import MultimodalModel, build_model
 
+# A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
+# process and, unless the caller says otherwise, in the programs that it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Programs that tests start are those of this checkout, wherever the environment has another one installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, TESTS)))
 torch.set_num_threads(1)
-
-CLASSES = 3
-
-
-class TinyEncoder(Staged):
-    """Convolution, batch norm and a linear layer: one layer of each kind that a trace or a regulation treats apart."""
-
-    widths = (4, 4)
-
-    def __init__(self, dim):
-        super().__init__()
-        self.dim = dim
-        self.conv = nn.Conv2d(1, 4, kernel_size=3, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.linear = nn.Linear(4, dim)
-
-    @property
-    def stages(self):
-        return self.conv, nn.Sequential(self.norm, nn.ReLU())
-
-    def pool(self, maps, batch):
-        return self.linear(maps.mean(dim=(2, 3)))
-
-
-class TinyData(Dataset):
-    """Random images whose mean carries the class, so that a few steps change the accuracies."""
-
-    def __init__(self, modalities=("audio", "visual"), count=10, seed=0):
-        draws = torch.Generator().manual_seed(seed)
-        self.targets = [i % CLASSES for i in range(count)]
-        self.images = {
-            name: torch.randn(count, 1, 5, 5, generator=draws, dtype=torch.float64)
-            + torch.tensor(self.targets).view(-1, 1, 1, 1)
-            for name in modalities
-        }
-
-    def __len__(self):
-        return len(self.targets)
-
-    def __getitem__(self, i):
-        return {name: images[i] for name, images in self.images.items()}, self.targets[i], i
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn as nn
 from common import PrepareError
+from helpers.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from steps import assert_evaluates_as_the_model, host_reads, step
+from helpers.places import ROOT
+from helpers.steps import assert_evaluates_as_the_model, host_reads, step
 
-ROOT = Path(__file__).resolve().parent.parent
+from engine.setup import make_method
+
 DOCUMENT = (ROOT / "docs" / "EXTENDING.md").read_text()
 BLOCKS = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", DOCUMENT, re.S | re.M)
 ENTRIES = re.findall(r"^\| `(\S+\.py)` \| (?:`(from [^`]+)` )?\| `([A-Z]+)` \| `([^`]+)` \|$", DOCUMENT, re.M)
@@ -95,7 +97,7 @@ def start(program):
         from engine.parser import parse
 
         args = parse([*SMALL, "--method", "loss_share", *flags])
-        method = program.make_method(args)
+        method = make_method(args)
         method.model.train()
         return method, next(iter(make_loader(build(args, method.model.modalities).train, 32, 0)))
 
@@ -378,7 +380,7 @@ def test_who_refuses_the_fusion(program):
     from utils.errors import RunError
 
     with pytest.raises(RunError) as refused:
-        program.make_method(parse(["--dataset", "wearable", "--method", "dgl", "--fusion", "lowrank"]))
+        make_method(parse(["--dataset", "wearable", "--method", "dgl", "--fusion", "lowrank"]))
     assert "\n" not in str(refused.value)
 
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from dataset import DATASETS, build
 from engine.parser import make_parser, parse
-from main import choose_device
+from engine.setup import choose_device
 from methods.run import Run
 from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.runs import few

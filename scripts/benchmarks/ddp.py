@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 
 from engine.parser import parse
-from main import choose_device
+from engine.setup import choose_device
 from methods import METHODS
 from scripts.benchmarks.step import flags_of, take
 from scripts.benchmarks.timing import Report, in_turn, median_of, range_of, synchronise

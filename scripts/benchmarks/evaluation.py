@@ -18,7 +18,7 @@ import torch
 
 from dataset.base import Batch
 from engine.evaluate import predict
-from engine.train import autocast
+from engine.setup import autocast
 from methods import METHODS
 from methods.run import Run
 from scripts.benchmarks.runs import BATCHES, add_synthetic, begin, few

@@ -2,7 +2,7 @@
 
 One backward pass per loss, with a copy of every gradient; scores sample by sample through `.item()`; Python loops over
 all parameters that look each one up by name; a copy of the whole model for the weights of the epoch before. Written
-for this benchmark from the equations in methods/inforeg.py, which it equals: tests/test_benchmark_counts.py.
+for this benchmark from the equations in methods/inforeg.py, which it equals: tests/scripts/test_benchmark_counts.py.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """The loader of audio-visual clips as this field writes it, which decodes, resamples and transforms at every access.
 
-Written for this benchmark. It gives what dataset/clips.py gives, but for the draws: tests/test_benchmark_data.py.
+It gives what dataset/clips.py gives, but for the draws (tests/scripts/test_benchmark_data.py).
 """
 
 import os

@@ -10,8 +10,7 @@ from torch.utils.data import Dataset, Subset
 from dataset import build
 from dataset.base import Batch, Splits
 from engine.parser import parse
-from engine.train import make_optimizer, make_ready
-from main import choose_device, make_method
+from engine.setup import choose_device, make_method, make_optimizer, make_ready
 from methods import Method
 from methods.run import Run
 from scripts.benchmarks.synthetic import random_splits

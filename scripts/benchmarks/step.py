@@ -39,8 +39,8 @@ import torch.nn.functional as F
 from dataset import DATASETS
 from dataset.base import Batch
 from engine.parser import make_parser, parse
-from engine.train import autocast, step
-from main import make_method
+from engine.setup import autocast, make_method
+from engine.train import step
 from methods import METHODS
 from methods.run import Run
 from models.multimodal import build_model

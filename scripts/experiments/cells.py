@@ -1,4 +1,4 @@
-"""What tables and figures are made of: rows, their runs, and where these lie (scripts/experiments/paper.py has them all)."""
+"""Rows of tables and figures, their runs, and the folders in which these lie."""
 
 import argparse
 import contextlib

@@ -1,6 +1,6 @@
 """Every table and figure of the paper, and the ablations that it does not show: their rows and the paper's values.
 
-`scripts/reproduce.py NAME` makes the runs; `scripts/experiments/cells.py` says what a row, a cell and an experiment are.
+`scripts/reproduce.py NAME` makes the runs; cells.py beside this file says what a row, a cell and an experiment are.
 """
 
 from collections.abc import Callable, Sequence

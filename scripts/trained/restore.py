@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset import DATASETS
 from dataset.loader import make_loader
-from main import choose_device, make_method
+from engine.setup import choose_device, make_method
 from methods import Method
 from models.multimodal import place
 from utils.runs.checkpoint import load_model

@@ -1,0 +1,1 @@
+"""Finished runs: finding them, comparing them, writing their tables."""

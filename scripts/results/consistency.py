@@ -1,0 +1,112 @@
+"""Whether runs may stand in one table: the same data, the same code, the same recipe beside what makes the row."""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from dataset import DATASETS
+from methods import METHODS
+from utils.errors import list_names
+from utils.runs.setting import MACHINE_FLAGS
+
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A run as its args.json tells: its name in messages, the row that it stands in, the flags that make the row."""
+
+    name: str
+    row: str
+    args: Mapping
+    chosen: Collection[str] = ()
+
+    def over_processes(self, read) -> str:
+        """What `read` finds in the entries of the processes that worked on the run, where it differs one by one."""
+        found = [read(entry) for entry in self.args.get("provenance", [])]
+        return ", then ".join(dict.fromkeys(value or UNKNOWN for value in found)) or UNKNOWN
+
+
+def differences(origins: list[Origin]) -> list[str]:
+    """A sentence for everything in which the runs differ but should not, or which none can tell; [] if all is well."""
+    return [*data(origins), *code(origins), *recipe(origins)]
+
+
+def data(origins: list[Origin]) -> Iterable[str]:
+    entries = [entry.get("data") or {} for origin in origins for entry in origin.args.get("provenance", [])]
+    files = dict.fromkeys(file for entry in entries for file in entry)
+    if not files:
+        yield from told("checksums of the data", {origin.name: UNKNOWN for origin in origins})
+    for file in files:
+        sums = {o.name: o.over_processes(lambda entry, file=file: (entry.get("data") or {}).get(file)) for o in origins}
+        yield from told(f"data, {file}", sums)
+
+
+def code(origins: list[Origin]) -> Iterable[str]:
+    def version(entry: Mapping) -> str | None:
+        changed = f" with changes {entry['changes'][:8]}" if entry.get("dirty") else ""
+        return entry["commit"][:10] + changed if entry.get("commit") else None
+
+    yield from told("code, commit", {origin.name: origin.over_processes(version) for origin in origins})
+    entries = [entry for origin in origins for entry in origin.args.get("provenance", [])]
+    for library in dict.fromkeys(library for entry in entries for library in entry["versions"]):
+        versions = {o.name: o.over_processes(lambda entry, lib=library: entry["versions"].get(lib)) for o in origins}
+        yield from told(f"code, {library}", versions)
+
+
+def recipe(origins: list[Origin]) -> Iterable[str]:
+    """Seeds of a row share every flag; rows share those that neither make the row nor follow from its method."""
+    by_row: dict[str, list[Origin]] = defaultdict(list)
+    for origin in origins:
+        by_row[origin.row].append(origin)
+    odd = set()
+    for seeds in by_row.values():
+        for flag in flags_of(seeds):
+            if sentences := told(f"recipe, --{flag}", values(flag, seeds)):
+                odd.add(flag)
+                yield from sentences
+    own = {origin.name: {*origin.chosen, *flags_of_method(origin.args)} for origin in origins}
+    for flag in flags_of(origins):
+        if flag not in odd:
+            yield from told(f"recipe, --{flag}", values(flag, [o for o in origins if flag not in own[o.name]]))
+
+
+def flags_of(origins: list[Origin]) -> Iterable[str]:
+    besides = (*MACHINE_FLAGS, "dataset", "method", "provenance", "versions")
+    return dict.fromkeys(flag for origin in origins for flag in origin.args if flag not in besides)
+
+
+def values(flag: str, origins: list[Origin]) -> dict[str, str]:
+    """{run: the flag's value} of those that have it; in a path to another run, of the same seed, that is left out."""
+    return {
+        origin.name: str(origin.args[flag]).replace(f"seed{origin.args.get('seed')}", "seed*")
+        for origin in origins
+        if flag in origin.args
+    }
+
+
+def flags_of_method(args: Mapping) -> set[str]:
+    """The flags that are the method's own, or whose default it sets, or that are published for it on this data set."""
+    method = METHODS.get(args.get("method"))
+    if method is None:  # an ensemble
+        return set()
+    group = argparse.ArgumentParser(add_help=False)
+    method.add_args(group)
+    published = DATASETS[args["dataset"]].method_defaults.get(args["method"], {})
+    return {*(action.dest for action in group._actions), *method.defaults(argparse.Namespace(**args)), *published}
+
+
+def told(what: str, found: Mapping[str, str]) -> list[str]:
+    """[a sentence about who has which value], most frequent first; [] if all have the same and know it."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, value in found.items():
+        names[value].append(name)
+    if len(names) < 2 and UNKNOWN not in names:
+        return []
+    groups = sorted(names.items(), key=lambda item: -len(item[1]))
+    return [f"{what}: " + "; ".join(f"{shorten(value)} in {list_names(who)}" for value, who in groups)]
+
+
+def shorten(value: str) -> str:
+    return f"{value[:8]}..." if len(value) == 64 else value

@@ -1,0 +1,144 @@
+"""Every method for an epoch on a tiny instance of every data set, or its refusal; and modalities of other kinds."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+from helpers.instances import make_clips, make_folder, make_hateful_memes, make_series, make_ucf101, save_series
+from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, make_demo, rows_of, save_teachers
+
+import main as program
+from dataset import DATASETS
+from dataset.cremad import CREMAD
+from dataset.grid import WORDS
+from dataset.kinetics_sounds import KineticsSounds
+from engine.parser import parse
+from methods import METHODS
+from models.encoders import WordAverage
+from models.fusion import FUSIONS
+from utils.errors import RunError
+
+# Data set -> what writes the instance into a folder, and the flags that it needs.
+CLIPS = "--image_size 16 --batch_size 16 --frames 1"
+SERIES = "--widths 5,5,10 --batch_size 18"
+INSTANCES = {
+    "CREMAD": (partial(make_clips, classes=CREMAD.classes, fps=3, train=4), CLIPS),
+    "KineticsSounds": (partial(make_clips, classes=KineticsSounds.classes, fps=1), CLIPS),
+    "UCF101": (make_ucf101, "--image_size 16 --batch_size 12 --frames 2"),
+    "HatefulMemes": (make_hateful_memes, "--image_size 16 --batch_size 12 --vocabulary 20 --text_length 8"),
+    "MOSI": (lambda root: save_series(root, make_series()), SERIES),
+    "MOSEI": (lambda root: save_series(root, make_series()), SERIES),
+    "GRID": (partial(make_clips, classes=WORDS["digit"], fps=25), CLIPS),
+    "folder": (make_folder, CLIPS),
+    "demo": (make_demo, " ".join([CLIPS, *(f"--{name}={value}" for name, value in SETTING.items())])),
+}
+# Encoders of few weights in the place of ResNet-18; those of the other data sets are made small by flags.
+VIDEO = {"rgb": partial(SmallEncoder, channels=3), "flow": partial(SmallEncoder, channels=2)}
+MEMES = {"image": partial(SmallEncoder, channels=3), "text": partial(WordAverage, 22)}
+ENCODERS = dict.fromkeys(("CREMAD", "KineticsSounds", "GRID", "folder", "demo"), SMALL)
+ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES}
+# MMTM units need stages between which maps can be gated; words and series have none.
+WITHOUT_STAGES = {"HatefulMemes": "text", "MOSI": "vision, audio, text", "MOSEI": "vision, audio, text"}
+REFUSED = {(dataset, "greedy"): names for dataset, names in WITHOUT_STAGES.items()}
+WITHHOLDING = {"gblending", "relearning"}
+
+
+def test_every_data_set_has_an_instance():
+    assert INSTANCES.keys() == DATASETS.keys()
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """{data set: folder}, made when it is asked for."""
+    folder = tmp_path_factory.mktemp("data")
+
+    class Roots(dict):
+        def __missing__(self, dataset):
+            self[dataset] = INSTANCES[dataset][0](folder / dataset)
+            return self[dataset]
+
+    return Roots()
+
+
+@pytest.fixture
+def train(roots, tmp_path, monkeypatch):
+    """train(dataset, method, *flags): an epoch of tiny encoders; the run's folder."""
+    monkeypatch.setattr(program, "draw", lambda *_: None)
+
+    def run(dataset, method, *more):
+        argv = ["--dataset", dataset, "--method", method, "--data_root", str(roots[dataset]), "--out", str(tmp_path)]
+        argv += ["--tag", "test", "--epochs", "1", "--workers", "0", "--device", "cpu", *INSTANCES[dataset][1].split()]
+        if dataset in ENCODERS:
+            monkeypatch.setattr(DATASETS[dataset], "encoders", lambda args: ENCODERS[dataset])
+        if method in WITHHOLDING:
+            argv += ["--held_out", "0.5"]  # so that it has a sample of each class
+        if method == "g2d":
+            args = parse(argv[:2] + argv[4:])
+            encoders, classes = DATASETS[dataset].encoders(args), DATASETS[dataset].class_names(args)
+            argv += ["--teachers", *save_teachers(tmp_path, encoders, dataset, len(classes))]
+        program.main([*argv, *more])
+        return folder_of([*argv, *more])
+
+    return run
+
+
+def names_of(dataset, roots):
+    args = parse(["--dataset", dataset, "--data_root", str(roots[dataset]), *INSTANCES[dataset][1].split()])
+    return list(ENCODERS.get(dataset) or DATASETS[dataset].encoders(args))
+
+
+CASES = [(dataset, method) for dataset in DATASETS for method in METHODS if (dataset, method) not in REFUSED]
+
+
+@pytest.mark.parametrize("dataset, method", CASES, ids=map("-".join, CASES))
+def test_every_method_that_is_defined_trains(train, roots, dataset, method):
+    names = names_of(dataset, roots)
+    only = sorted(names)[0]
+    (row,) = rows_of(train(dataset, method, *(["--modality", only] if method == "unimodal" else [])))
+    trained = {only} if method == "unimodal" else set(names)
+    assert trained < row["test"].keys() and not ({*names} - trained) & row["test"].keys()
+    assert row["fisher_trace"].keys() == trained
+    assert all(trace > 0 for trace in row["fisher_trace"].values())
+    assert all(math.isfinite(value) for split in ("train", "test") for value in row[split].values())
+
+
+@pytest.mark.parametrize("dataset, method", REFUSED, ids=map("-".join, REFUSED))
+def test_a_method_that_is_not_defined_says_so(train, dataset, method):
+    with pytest.raises(RunError) as refused:
+        train(dataset, method)
+    message = str(refused.value)
+    assert "convolutional encoders" in message and f"that of {REFUSED[dataset, method]} " in message
+
+
+@pytest.mark.parametrize("dataset", ["UCF101", "HatefulMemes"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_and_the_rules_of_the_public_code(train, dataset, fusion):
+    flags = ["--variant", "official"] if fusion == "concat" else []
+    folder = train(dataset, "inforeg", "--fusion", fusion, *flags)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["last"].keys() > set(ENCODERS[dataset])
+
+
+@pytest.mark.parametrize("dataset, name", [("UCF101", "flow"), ("HatefulMemes", "text")])
+def test_what_tells_the_classes_apart_is_learnt(train, dataset, name):
+    flags = ["--modality", name, "--epochs", "12", "--lr", "0.05", "--lr_step", "100", "--batch_size", "6"]
+    folder = train(dataset, "unimodal", *flags)
+    assert rows_of(folder)[-1]["test"][name] == 1.0
+    assert all(value.isfinite().all() for value in checkpoint(folder)["model"].values() if value.is_floating_point())
+
+
+def test_a_run_on_memes_is_probed(train, tmp_path):
+    from scripts import linear_probe
+
+    folder = train("HatefulMemes", "joint")
+    scores = linear_probe.main([str(folder / "last.pt"), "--workers", "0", "--device", "cpu"])
+    assert scores.keys() == {"image", "text"} and scores["text"] == 1.0
+
+
+def test_zero_inputs_are_texts_without_words():
+    torch.manual_seed(0)
+    encoder, batch = WordAverage(22), torch.tensor([[3, 4, 0], [5, 0, 0]])
+    hidden = encoder(torch.zeros_like(batch[:1]))
+    assert hidden.isfinite().all() and not torch.equal(hidden[0], encoder(batch)[0])

@@ -1,0 +1,127 @@
+"""Runs of main() that are small enough for a test: a generated demo, one frame a clip, encoders of few weights."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+
+import main as program
+from dataset.demo import Demo, generate
+from engine.parser import parse
+from models.encoders import Staged
+from models.multimodal import build_model
+
+CLIPS = 64  # 48 to train on, 16 to test on
+SETTING = dict(demo_clips=CLIPS, demo_sound_error=0.3, demo_picture_noise=30.0)
+STEPS = 3  # an epoch, of 16 samples each
+
+
+class SmallEncoder(Staged):
+    """Convolution, batch normalisation and pooling: a state of every kind that ResNet-18 has, in 16 channels."""
+
+    dim = 16
+    widths = (16, 16)
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16)
+
+    @property
+    def stages(self):
+        return self.conv, nn.Sequential(self.norm, nn.ReLU())
+
+    def fold(self, x):
+        return x.flatten(0, 1) if x.ndim == 5 else x
+
+
+SMALL = {"audio": partial(SmallEncoder, channels=1), "visual": partial(SmallEncoder, channels=3)}
+
+
+def make_demo(folder):
+    """The generated data set that `train` reads."""
+    generate(folder, **SETTING)
+    return folder
+
+
+def flags(data_root, out, *more):
+    """A command line for the demo; `more` comes last, so it wins."""
+    places = ["--dataset", "demo", "--data_root", str(data_root), "--out", str(out), "--tag", "test"]
+    small = "--frames 1 --image_size 32 --batch_size 16 --workers 0 --device cpu".split()
+    return [*places, *(f"--{name}={value}" for name, value in SETTING.items()), *small, *more]
+
+
+def train(data_root, out, *more, encoders=SMALL, figures=False):
+    """Run main() and return the run's folder. Without `encoders` the demo's own ResNet-18s are trained."""
+    if "g2d" in more and "--teachers" not in more:
+        more = (*more, "--teachers", *save_teachers(out, encoders or Demo.encoders(parse(flags(data_root, out)))))
+    argv = flags(data_root, out, *more)
+    with pytest.MonkeyPatch.context() as patch:
+        if encoders:
+            patch.setattr(Demo, "encoders", lambda args: encoders)
+        if not figures:
+            patch.setattr(program, "draw", lambda *_: None)
+        program.main(argv)
+    return folder_of(argv)
+
+
+def save_teachers(out, encoders, dataset="demo", classes=8):
+    """Checkpoints of a data set's unimodal models, untrained but always the same, as --teachers names them."""
+    words = []
+    for name, encoder in encoders.items():
+        path = out / "teachers" / f"{name}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        teacher = build_model({name: encoder}, "concat", classes, seed=7)
+        args = {"dataset": dataset, "method": "unimodal", "modality": name}
+        torch.save({"model": teacher.state_dict(), "args": args, "epoch": 0}, path)
+        words.append(f"{name}={path}")
+    return words
+
+
+def folder_of(argv):
+    args = parse(argv)
+    return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder, name="last.pt"):
+    return torch.load(folder / name, weights_only=True)
+
+
+def differing(one, other):
+    """Names of the tensors that are not bit for bit the same in two state dicts."""
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+# Windows that are always open, so that a resumed run has a regulation to get right.
+SETTINGS = {
+    "unimodal": ["--method", "unimodal", "--modality", "audio"],
+    "joint": ["--method", "joint"],
+    "joint with heads": ["--method", "joint", "--unimodal_loss", "heads", "--optimizer", "adamw"],
+    "ogm": ["--method", "ogm", "--modulation_starts", "1"],
+    "ogm_ge": ["--method", "ogm_ge"],
+    "greedy": ["--method", "greedy"],
+    "pmr": ["--method", "pmr", "--prototype_momentum", "0.5", "--per_epochs", "3"],
+    "agm": ["--method", "agm"],
+    "mmpareto": ["--method", "mmpareto"],
+    "opm": ["--method", "opm", "--warmup_epochs", "1"],
+    "opm_ogm": ["--method", "opm_ogm", "--warmup_epochs", "1"],
+    "dgl": ["--method", "dgl"],
+    "g2d": ["--method", "g2d", "--priority_epochs", "3"],
+    "tcmax": ["--method", "tcmax"],
+    "inforeg": ["--method", "inforeg", "--threshold", "-10"],
+    "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
+    "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],
+    "inforeg official": ["--method", "inforeg", "--variant", "official", "--val_fraction", "0.17"],
+    "gblending": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "2", "--estimate_epochs", "1"],
+    "gblending offline": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "9"],
+    "valuation": ["--method", "valuation", "--warmup", "2"],
+    "valuation modality": ["--method", "valuation", "--warmup", "2", "--level", "modality", "--alpha", "9"],
+    "relearning": ["--method", "relearning", "--every", "1", "--held_out", "0.17"],
+}

@@ -1,0 +1,10 @@
+"""The public code's sound recipe, written out."""
+
+import librosa
+import numpy as np
+
+
+def spectrogram(wave):
+    """The public code's recipe, written out: three seconds at 22050 Hz, clipped, log-magnitude."""
+    wave = np.clip(wave, -1, 1)
+    return np.log(np.abs(librosa.stft(wave, n_fft=512, hop_length=353)) + 1e-7)[None]

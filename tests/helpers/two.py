@@ -1,0 +1,74 @@
+"""What test_distributed.py starts in several processes, as torchrun would: runs of main() in float64, one by one.
+
+python tests/helpers/two.py JOBS [--stop-after EPOCHS] [--die RANK] [--term RANK]     JOBS: a JSON list of command lines
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+from functools import partial
+
+import torch
+from helpers.runs import SmallEncoder
+
+import main as program
+from dataset.demo import Demo
+from methods import METHODS
+from utils.runs.folder import Record
+
+torch.set_num_threads(1)
+
+
+class Encoder(SmallEncoder):
+    def fold(self, x):
+        return super().fold(x.to(self.conv.weight))  # the data are float32
+
+
+ENCODERS = {"audio": partial(Encoder, channels=1), "visual": partial(Encoder, channels=3)}
+
+
+class Stopped(Exception):
+    pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("jobs", type=json.loads)
+    parser.add_argument("--stop-after", type=int)
+    parser.add_argument("--die", type=int)
+    parser.add_argument("--term", type=int)
+    args = parser.parse_args()
+    torch.set_default_dtype(torch.float64)
+    Demo.encoders = classmethod(lambda cls, _: ENCODERS)
+    program.draw = lambda *_: None
+    save, losses = Record.save, METHODS["joint"].losses
+
+    def stop(record, name, state):
+        save(record, name, state)
+        if state["epoch"] + 1 == args.stop_after:
+            raise Stopped
+
+    steps = []
+
+    def die(method, output):
+        steps.append(output)
+        if args.die == int(os.environ["RANK"]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if args.term == int(os.environ["RANK"]) and len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses(method, output)
+
+    if args.stop_after:
+        Record.save = stop
+    if args.die is not None or args.term is not None:
+        METHODS["joint"].losses = die
+    join, program.processes = program.processes, contextlib.nullcontext  # once for all jobs
+    with contextlib.suppress(Stopped), join():
+        for argv in args.jobs:
+            program.main(argv)
+
+
+if __name__ == "__main__":
+    main()

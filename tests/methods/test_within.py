@@ -1,0 +1,330 @@
+"""Checkpoints within an epoch: by the clock or by a signal, and bit for bit as if there had been none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from helpers.contract import BATCH, EPOCHS, N, epoch_of
+from helpers.places import ROOT
+from helpers.runs import SETTINGS, STEPS, checkpoint, flags, folder_of, rows_of, train
+
+import main as program
+from dataset.demo import Demo
+from dataset.loader import make_loader
+from engine import snapshot
+from engine.train import train_epoch
+from methods import METHODS
+from methods.base import Method
+from scripts.kill import differences
+from utils.errors import RunError
+from utils.runs.folder import Record
+from utils.runs.generators import random_states, restore_random_states
+
+# --- Every method, stopped after every step of an epoch
+
+
+def state_of(method, run):
+    states = {"model": run.model.state_dict(), "method": method.state_dict(), "optimizer": run.optimizer.state_dict()}
+    return states | {"random": random_states()}
+
+
+def load(state, method, run):
+    """As `fit` does it, after `on_fit_start`."""
+    run.model.load_state_dict(state["model"])
+    method.load_state_dict(state["method"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    restore_random_states(state["random"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stop_after_any_step_changes_nothing(begin, tmp_path, name):
+    """The second epoch is left after each of its steps, later ones after one; what goes on knows the file alone."""
+    method, run = begin(name)
+    torch.manual_seed(0)
+    records = [epoch_of(method, run, 0)]
+    files = {}
+    for epoch in range(1, EPOCHS):
+
+        def keep(totals, watch, epoch=epoch):
+            files[epoch, run.step] = tmp_path / f"{epoch} {run.step}.pt"
+            within = {"step": run.step, "totals": totals.state_dict(), "method": snapshot.take(method)}
+            torch.save(state_of(method, run) | {"begun": within}, files[epoch, run.step])
+
+        run.epoch = epoch
+        records.append((train_epoch(run, method, after_step=keep), method.on_epoch_end(run)))
+    expected = run.model.state_dict()
+    assert len(files) >= (EPOCHS - 1) * N // BATCH
+    for (epoch, step), file in files.items():
+        if step > 5 or epoch > 1 and step != 2:  # valuation has longer epochs
+            continue
+        state = torch.load(file, weights_only=True)
+        again, resumed = begin(name)
+        load(state, again, resumed)
+        resumed.epoch = epoch
+        found = [(train_epoch(resumed, again, state["begun"]), again.on_epoch_end(resumed))]
+        found += [epoch_of(again, resumed, later) for later in range(epoch + 1, EPOCHS)]
+        assert found == records[epoch:], (epoch, step)
+        assert all(torch.equal(value, expected[key]) for key, value in resumed.model.state_dict().items())
+
+
+class Part:
+    def __init__(self, history):
+        self.history, self.steps, self.other = history, 0, None
+
+
+class Thing:
+    """An object with everything that an author may write."""
+
+    def __init__(self):
+        self.args, self.model = Namespace(a=1), nn.Linear(2, 2)
+        self.history = {"a": [], "b": []}
+        self.part, self.same = Part(self.history), None
+        self.same = self.part
+        self.weights = list(self.model.parameters())
+        self.mixed = [self.model.weight, 0]
+        self.sum, self.none, self.function, self.flags = 0, None, torch.relu, ()
+
+
+def test_what_a_snapshot_holds(tmp_path):
+    one, two = Thing(), Thing()
+    one.history["a"] += [1.0, float("inf")]
+    one.history["c"] = [torch.ones(2), {"deep": (1, [True, None, "x"])}]
+    one.part.steps, one.sum, one.none, one.flags = 5, torch.arange(3.0), {2: np.float64(0.1)}, ("a", "b")
+    one.mixed[1] = 7
+    torch.save(snapshot.take(one), tmp_path / "x.pt")
+    held = (two.history, two.weights, two.model, two.args)
+    lists = [two.history["a"], two.weights, two.mixed]
+    snapshot.put(two, torch.load(tmp_path / "x.pt", weights_only=True), torch.device("cpu"))
+    assert (two.history, two.weights, two.model, two.args) == held and two.history is held[0]
+    assert two.part.history is two.history and two.same is two.part and two.part.steps == 5  # as one reads the other
+    assert all(one is two for one, two in zip(lists, [two.history["a"], two.weights, two.mixed], strict=True))
+    assert two.history["a"] == [1.0, float("inf")] and two.history["b"] == []
+    assert torch.equal(two.history["c"][0], torch.ones(2)) and two.history["c"][1] == {"deep": (1, [True, None, "x"])}
+    assert torch.equal(two.sum, torch.arange(3.0)) and two.none == {2: 0.1} and two.flags == ("a", "b")
+    assert two.mixed == [two.model.weight, 7] and two.function is torch.relu
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), {1, 2}, [torch.Generator()], Path("x")], ids=lambda v: type(v).__name__)
+def test_what_cannot_be_kept_is_refused_before_the_first_step(demo, tmp_path, monkeypatch, value):
+    start = Method.on_fit_start
+    monkeypatch.setattr(
+        METHODS["joint"], "on_fit_start", lambda self, run: setattr(self, "odd", value) or start(self, run)
+    )
+    with pytest.raises(RunError) as refused:
+        train(demo, tmp_path, "--method", "joint", "--epochs", "1")
+    said = str(refused.value)
+    assert said.startswith("Joint.odd") and "--checkpoint_minutes 0" in said and "\n" not in said
+    more = ["--method", "joint", "--epochs", "2", "--tag", "whole epochs", "--checkpoint_minutes", "0"]
+    message = train_stopped(demo, tmp_path, *more, after=STEPS + 1)
+    assert message.startswith("stopped by SIGTERM in epoch 2, step 1, and this epoch's steps are lost (Joint.odd")
+    assert message.endswith(": go on with --resume")
+    assert "begun" not in checkpoint(train(demo, tmp_path, *more, "--resume"))
+
+
+def test_the_loader_begins_at_a_batch_without_reading_those_before(tiny_run, tiny_model, make_args):
+    data, read = tiny_run(tiny_model(), make_args()).train, []
+
+    class Watched(type(data)):
+        def __getitem__(self, i):
+            read.append(i)
+            return super().__getitem__(i)
+
+    data.__class__ = Watched
+    whole = [batch.index.tolist() for batch in make_loader(data, 4, 0, seed=1, epoch=2, shuffle=True)]
+    for first in range(4):
+        read.clear()
+        loader = make_loader(data, 4, 0, seed=1, epoch=2, shuffle=True, first=first)
+        assert [batch.index.tolist() for batch in loader] == whole[first:] and len(loader) == len(whole[first:])
+        assert read == sum(whole[first:], [])
+
+
+# --- Runs
+
+
+def train_stopped(demo, out, *more, after, number=signal.SIGTERM):
+    """A run that is sent the signal after so many steps; what it says."""
+    method = more[1]
+    real, steps = METHODS[method].after_backward, []
+
+    def send(self, output):
+        real(self, output)
+        steps.append(output)
+        if len(steps) == after:
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as stopped:
+        patch.setattr(METHODS[method], "after_backward", send)
+        train(demo, out, *more)
+    assert len(steps) == after
+    assert stopped.value.status == 128 + number and stopped.value.label == ""
+    return str(stopped.value)
+
+
+@pytest.mark.parametrize("setting", ["inforeg lr", "inforeg official", "mmpareto", "valuation"])
+def test_a_stopped_run_goes_on_within_the_epoch(demo, tmp_path, setting):
+    more = [*SETTINGS[setting], "--epochs", "4", "--lr_step", "3"]
+    whole = train(demo, tmp_path / "whole", *more)
+    said = train_stopped(demo, tmp_path, *more, after=2 * STEPS + 2)
+    assert said == "stopped by SIGTERM in epoch 3, step 2: go on with --resume"
+    folder = tmp_path / "demo" / more[1] / "test" / "seed0"
+    assert checkpoint(folder)["begun"]["step"] == 2 and len(rows_of(folder)) == 2
+    assert checkpoint(folder, "previous.pt").get("begun") is None
+    said = train_stopped(demo, tmp_path, *more, "--resume", after=1)
+    assert said == "stopped by SIGTERM in epoch 3, step 3: go on with --resume"
+    train(demo, tmp_path, *more, "--resume")
+    assert differences(whole, folder) == []
+
+
+def test_a_run_that_is_stopped_while_it_is_evaluated_does_not_train_the_epoch_again(demo, tmp_path, monkeypatch):
+    more = ["--method", "inforeg", "--threshold", "-10", "--epochs", "3", "--val_fraction", "0.17"]
+    whole = train(demo, tmp_path / "whole", *more)
+    get = Demo.__getitem__
+
+    def send(self, position):
+        if not self.train and rows == 1:
+            signal.raise_signal(signal.SIGINT)
+        return get(self, position)
+
+    append, rows = Record.append, 0
+
+    def count(self, row):
+        nonlocal rows
+        append(self, row)
+        rows = len(self.rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Demo, "__getitem__", send)
+        patch.setattr(Record, "append", count)
+        exits = []
+        patch.setattr("os._exit", exits.append)
+        with pytest.raises(
+            RunError, match="^stopped by SIGINT in epoch 2, which is trained but not evaluated: "
+        ) as stop:
+            train(demo, tmp_path, *more)
+    assert stop.value.status == 130 and set(exits) == {130}  # by each signal after the first
+    folder = folder_of(flags(demo, tmp_path, *more))
+    steps, after = [], METHODS["inforeg"].after_backward
+    monkeypatch.setattr(METHODS["inforeg"], "after_backward", lambda *a: (after(*a), steps.append(1)))
+    train(demo, tmp_path, *more, "--resume")
+    assert len(steps) == STEPS and differences(whole, folder) == []
+
+
+def test_a_run_that_is_stopped_between_epochs_goes_on_from_the_last(demo, tmp_path, monkeypatch):
+    """In what a method does before its first step: a diagnosis, an estimate."""
+    more = [*SETTINGS["gblending"], "--epochs", "3"]
+    whole = train(demo, tmp_path / "whole", *more)
+    measure, calls = METHODS["gblending"].measure, []
+
+    def send(self, run, tasks):
+        calls.append(tasks)
+        if run.epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return measure(self, run, tasks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS["gblending"], "measure", send)
+        with pytest.raises(RunError, match="^stopped by SIGTERM: go on with --resume$"):
+            train(demo, tmp_path, *more)
+    folder = folder_of(flags(demo, tmp_path, *more))
+    assert checkpoint(folder)["epoch"] == 1
+    train(demo, tmp_path, *more, "--resume")
+    assert differences(whole, folder) == []
+
+
+def test_by_the_clock(demo, tmp_path, monkeypatch):
+    more = ["--method", "inforeg", "--threshold", "-10", "--epochs", "3"]
+    whole = train(demo, tmp_path / "whole", *more, "--checkpoint_minutes", "0")
+    saved, save = [], Record.save
+
+    def note(self, name, state):
+        saved.append((name, state["epoch"], state.get("begun", {}).get("step")))
+        save(self, name, state)
+
+    class Killed(Exception):
+        pass
+
+    after, steps = METHODS["inforeg"].after_backward, []
+
+    def die(self, output):
+        after(self, output)
+        steps.append(1)
+        if len(steps) == STEPS + 3:
+            raise Killed
+
+    monkeypatch.setattr(Record, "save", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS["inforeg"], "after_backward", die)
+        with pytest.raises(Killed):
+            train(demo, tmp_path, *more, "--checkpoint_minutes", "1e-9")
+    assert saved == [("last.pt", e, s) for e, s in [(-1, 1), (-1, 2), (-1, 3), (0, None), (0, 1), (0, 2)]]
+    steps.clear()
+    monkeypatch.setattr(METHODS["inforeg"], "after_backward", lambda *a: (after(*a), steps.append(1)))
+    folder = train(demo, tmp_path, *more, "--resume", "--checkpoint_minutes", "1e9")
+    assert len(steps) == 1 + STEPS and differences(whole, folder) == []
+    assert saved[6:] == [("last.pt", 1, None), ("last.pt", 2, None)]
+
+
+def test_numbers_that_are_not_finite_are_not_saved(demo, tmp_path, monkeypatch):
+    losses, calls = METHODS["joint"].losses, []
+
+    def rotten(self, output):
+        calls.append(output)
+        found = losses(self, output)
+        return found | {"loss": found["loss"] / 0} if len(calls) == 2 else found
+
+    monkeypatch.setattr(METHODS["joint"], "losses", rotten)
+    with pytest.raises(RunError, match="train loss became NaN or infinite in epoch 1, step 2"):
+        train(demo, tmp_path, "--method", "joint", "--checkpoint_minutes", "1e-9")
+    folder = folder_of(flags(demo, tmp_path, "--method", "joint"))
+    assert checkpoint(folder)["begun"]["step"] == 1
+
+
+def test_a_checkpoint_within_an_epoch_stays_on_its_kind_of_device(demo, tmp_path):
+    more = ["--method", "joint", "--epochs", "2"]
+    train_stopped(demo, tmp_path, *more, after=2)
+    folder = folder_of(flags(demo, tmp_path, *more))
+    state = checkpoint(folder)
+    state["begun"]["device"] = "cuda"
+    torch.save(state, folder / "last.pt")
+    (folder / "checksums.txt").unlink()
+    with pytest.raises(RunError, match="written within an epoch on cuda: go on with --device cuda"):
+        train(demo, tmp_path, *more, "--resume")
+
+
+def test_the_handlers_are_those_of_before_when_a_run_has_ended(demo, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train_stopped(demo, tmp_path, "--method", "joint", "--epochs", "1", after=2)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    train(demo, tmp_path, "--method", "joint", "--epochs", "1", "--resume")
+
+
+def test_the_program_ends_in_one_line(demo, tmp_path):
+    """The whole process group is sent the signal, as schedulers do it: loaders' workers, too."""
+    argv = flags(demo, tmp_path, "--method", "joint", "--epochs", "999", "--encoder", "convnet", "--workers", "2")
+    command = [sys.executable, str(ROOT / "main.py"), *argv]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        folder = folder_of(argv)
+        while not (folder / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, said
+    last = said.splitlines()[-1]
+    assert last.startswith("stopped by SIGTERM in epoch ") and last.endswith(": go on with --resume"), said
+    assert "Traceback" not in said and not (folder / "lock").exists()
+
+
+def test_before_its_first_step_a_run_stops_at_once(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "build", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(RunError, match="^stopped by SIGTERM: go on with --resume$"):
+        train(demo, tmp_path, "--method", "joint")
+    assert not (tmp_path / "demo").exists()

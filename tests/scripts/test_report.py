@@ -1,0 +1,368 @@
+"""The HTML page: what stands in it, that it stands alone, and how it looks in a real browser."""
+
+import html
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from helpers.results import N, fill, rows_of
+
+from scripts import collect, report
+from scripts.drawing.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whole_step
+from scripts.experiments.paper import EXPERIMENTS, cells
+from scripts.results.folder import find_runs, make_table
+from utils.errors import RunError
+from utils.runs.plots import COLOURS
+
+EPOCHS = 8
+SEEDS = (0, 1)
+EVIL = "<script>alert('x')<&quot;"
+VOID = {"meta", "input", "img"}
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360f8cf500f0003860180"
+    "5a349d530000000049454e44ae426082"
+)
+
+
+def trace(name, seed, epoch):
+    return (100 if name == "audio" else 10) / (1 + epoch) + seed
+
+
+def write_metrics(folder, seed, names=("audio", "visual"), epochs=EPOCHS):
+    rows = []
+    for epoch in range(epochs):
+        accuracies = {name: (epoch + seed + k) / 20 for k, name in enumerate(("accuracy", *names))}
+        rows.append(
+            {
+                "epoch": epoch,
+                "test": accuracies,
+                "fisher_trace": {name: trace(name, seed, epoch) for name in names},
+                # audio: the first three epochs, in both seeds; then the sixth, in one
+                "prime_window": {name: name == "audio" and (epoch < 3 or (epoch == 5 and seed == 1)) for name in names},
+            }
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Table 2 on demo with two seeds, its files in tables/, a run whose tag is markup, an unfinished one, pictures."""
+    out = tmp_path_factory.mktemp("results") / "my <results>"
+    found = cells(EXPERIMENTS["table2"], "demo", SEEDS, out)
+    for cell in found:
+        if cell.row.program == "main.py" and cell.row.label != "AGM":
+            fill(cell, 10 + cell.seed + len(cell.row.label), rules=("last", "val", "oracle"))
+            write_metrics(cell.folder, cell.seed, [name] if (name := only(cell)) else ("audio", "visual"))
+    joint = next(cell for cell in found if (cell.row.label, cell.seed) == ("Joint training", 0)).folder
+    shutil.copytree(joint, joint.parents[1] / EVIL / "seed0")
+    (joint / "figures").mkdir()
+    (joint / "figures" / "tsne_visual.png").write_bytes(PNG)
+    (joint / "figures" / "accuracy.png").write_bytes(b"not for the page")
+    unfinished = shutil.copytree(joint, joint.parents[1] / "broken" / "seed0")
+    (unfinished / "done").unlink()
+    for rule in ("oracle", "last"):
+        collect.write_experiment("table2", "demo", SEEDS, out, rule=rule)
+    return out
+
+
+def only(cell):
+    return next((name for name in ("audio", "visual") if f"--modality {name}" in cell.row.flags), None)
+
+
+@pytest.fixture(scope="module")
+def page(results):
+    return report.main([str(results)]).read_text()
+
+
+class Reader(HTMLParser):
+    """The elements of a page: (tag, attributes, text); insists that every element is closed in order."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.stack = [], []
+        self.feed(text)
+        self.close()
+        assert not self.stack
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names))
+        self.elements.append([tag, dict(attributes), ""])
+        if tag not in VOID:
+            self.stack.append(self.elements[-1])
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append([tag, dict(attributes), ""])
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop()[0] == tag
+
+    def handle_data(self, data):
+        for element in self.stack:
+            element[2] += data
+
+    def all(self, tag):
+        return [(attributes, text) for name, attributes, text in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def read(page):
+    return Reader(page)
+
+
+def grids(read):
+    """The rows of every table, as lists of texts."""
+    found = []
+    for tag, _, text in read.elements:
+        if tag == "table":
+            found.append([])
+        elif tag == "tr":
+            found[-1].append([])
+        elif tag in ("th", "td"):
+            found[-1][-1].append(text)
+    return found
+
+
+def test_the_page_stands_alone(read, page):
+    assert page.startswith("<!DOCTYPE html>") and "<script" not in page
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _, _ in read.elements}
+    for tag, attributes, _ in read.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in {"src", "href", "xlink:href", "action", "data", "poster"} & attributes.keys():
+            value = attributes[name]
+            assert value.startswith("data:image/") if tag == "img" else value.startswith("#"), value
+    assert "url(" not in page and "@import" not in page
+    policy = next(a["content"] for a, _ in read.all("meta") if a.get("http-equiv"))
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_names_are_text_wherever_they_stand(read, page, results):
+    assert EVIL not in page and "my <results>" not in page
+    assert any(text == f"joint, {EVIL}" for _, text in read.all("h3"))
+    assert any(row[0] == f"joint, {EVIL}" for grid in grids(read) for row in grid)
+    assert read.all("title")[0][1] == read.all("h1")[0][1] == "Results in my <results>"
+    svg = chart([Curve(EVIL, "red", [1.0], [1.0], [1.0])], EVIL, f'"{EVIL}"')
+    assert Reader(svg).all("svg")[0][0]["aria-label"] == f'"{EVIL}"' and "<script" not in svg
+
+
+def test_a_reader_who_does_not_see_finds_the_way(read):
+    assert read.all("html")[0][0]["lang"] == "en"
+    assert any(a.get("name") == "viewport" and "width=device-width" in a["content"] for a, _ in read.all("meta"))
+    identities = [a["id"] for _, a, _ in read.elements if "id" in a]
+    assert len(identities) == len(set(identities))
+    links = [a["href"][1:] for a, _ in read.all("a")]
+    assert links and set(links) <= set(identities)
+    labelled = [a["for"] for a, _ in read.all("label")]
+    assert sorted(labelled) == sorted(a["id"] for a, _ in read.all("input"))
+    pictures = read.all("svg")
+    assert len(pictures) == 2 * 8 and all(a["role"] == "img" and len(a["aria-label"]) > 20 for a, _ in pictures)
+    assert [a["alt"] for a, _ in read.all("img")] == ["t-SNE of features, tsne_visual, seed0"]
+    for attributes, _ in read.all("th"):
+        assert attributes["scope"] in ("col", "row")
+    for attributes, _ in read.all("table"):
+        assert attributes["aria-label"].startswith("Rule ")
+
+
+def test_the_tables_are_those_of_collect_by_every_rule(read, results, page):
+    found = grids(read)
+    rules = ["last", "oracle", "last", "val", "oracle"]
+    assert [a["aria-label"] for a, _ in read.all("section")] == [f"rule {rule}" for rule in rules]
+    for grid, rule in zip(found, ("last", "oracle"), strict=False):
+        wanted = rows_of((results / "tables" / f"table2_demo{'' if rule == 'last' else '_oracle'}.md").read_text())
+        assert len(grid) == 1 + len(wanted)
+        for row in grid[1:]:
+            cells = dict(zip(grid[0], row, strict=True))
+            plain = {name: re.sub(r"\*\*|</?u>", "", cell).replace("+-", "±") for name, cell in wanted[row[0]].items()}
+            shared = {name for name in cells if name in plain and name != "seeds"}
+            assert {"accuracy", "audio", "visual", "95% interval", "p (seeds)", "p (samples)"} == shared
+            wanted_cells = {name: plain[name].replace("not run", "no run") for name in shared}
+            assert {name: cells[name] for name in shared} == wanted_cells
+    bold = [text for a, text in read.all("td") if a.get("class") == "best"]
+    assert bold and all("±" in text for text in bold)
+    runs, _ = find_runs(results)
+    for grid, rule in zip(found[2:], ("last", "val", "oracle"), strict=True):
+        lines = [line for line in make_table(runs, rule).splitlines() if line[:1] == "|"]
+        markdown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+        assert grid[0] == ["setting", "seeds", "accuracy", "macro_f1", "majority", "audio", "visual"]
+        for row, wanted in zip(grid[1:], markdown[2:], strict=True):
+            by_name = dict(zip(markdown[0], wanted, strict=True))
+            assert row == [f"{wanted[1]}, {wanted[2]}", *(by_name[name].replace("+-", "±") for name in grid[0][1:])]
+    assert f"{N} test samples" in page and "broken/seed0" in page and "1 not finished" in page
+
+
+def points(text):
+    return [tuple(map(float, point.split(","))) for point in text.split()]
+
+
+def test_curves_go_through_the_values():
+    curve = Curve("audio", "red", [10.0, 100.0, None, 50.0], [0.0, 90.0, None, 50.0], [20.0, 100.0, None, 50.0])
+    read = Reader(chart([curve], "accuracy", "words"))
+    width = (RIGHT - LEFT) / 4
+    first, second = (points(a["points"]) for a, _ in read.all("polyline"))  # parted by the gap
+    height = lambda value: BOTTOM - (BOTTOM - TOP) * value / 100  # noqa: E731
+    assert first == [pytest.approx((LEFT + width * (k + 0.5), height(v)), abs=0.06) for k, v in enumerate((10, 100))]
+    assert second == [pytest.approx((LEFT + 3.5 * width, height(50)), abs=0.06)]
+    (band,) = (points(a["points"]) for a, _ in read.all("polygon"))
+    assert [y for _, y in band] == pytest.approx([height(v) for v in (0, 90, 100, 20)], abs=0.06)
+    assert len(read.all("circle")) == 1  # a point alone is seen, too
+
+
+def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
+    one = Curve("audio", "red", [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], open=[1.0, 0.5, 0.0])
+    other = Curve("visual", "blue", [0.1, 0.1, 0.1], [0.1] * 3, [0.1] * 3, open=[0.0, 0.0, 1.0])
+    read = Reader(chart([one, other], "trace", "words", log=True))
+    lines = [points(a["points"]) for a, _ in read.all("polyline")]
+    height = lambda value: BOTTOM - (BOTTOM - TOP) * (math.log10(value) + 1) / 3  # noqa: E731
+    assert [[y for _, y in line] for line in lines] == [
+        pytest.approx([height(100), height(1)], abs=0.06), pytest.approx([BOTTOM] * 3, abs=0.06),
+    ]  # fmt: skip
+    width, strip = (RIGHT - LEFT) / 3, (BOTTOM - TOP) / 2
+    rects = [[float(a[k]) for k in ("x", "y", "width", "height", "opacity")] for a, _ in read.all("rect")]
+    assert rects == [
+        pytest.approx([LEFT, TOP, width, strip, 0.3], abs=0.06),
+        pytest.approx([LEFT + width, TOP, width, strip, 0.15], abs=0.06),
+        pytest.approx([LEFT + 2 * width, TOP + strip, width, strip, 0.3], abs=0.06),
+    ]
+    assert [a["fill"] for a, _ in read.all("rect")] == ["red", "red", "blue"]
+    assert {"0.1", "1", "10", "100"} <= {text for _, text in read.all("text")}
+
+
+@pytest.mark.parametrize(
+    "values, low, high, labels",
+    [
+        ([0.3, 42.0], -1, 2, ["0.1", "1", "10", "100"]),
+        ([100.0], 2, 3, ["100", "1000"]),
+        ([], 0, 1, ["1", "10"]),
+        ([1e-9, 1e9], -9, 9, ["1e-09", "1e-06", "0.001", "1", "1000", "1e+06", "1e+09"]),
+    ],
+)
+def test_decades(values, low, high, labels):
+    assert decades(values)[:2] == (low, high) and [label for _, label in decades(values)[2]] == labels
+
+
+def test_at_most_ten_epochs_are_numbered():
+    assert [whole_step(count) for count in (1, 10, 11, 20, 21, 50, 51, 1000)] == [1, 1, 2, 2, 5, 5, 10, 100]
+
+
+def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
+    runs, _ = find_runs(results)
+    accuracy, fisher, tsne = report.figures(runs["demo", "joint", "default"])
+    assert accuracy["key"] == [("fused", "currentColor"), ("audio", COLOURS[0]), ("visual", COLOURS[1])]
+    assert "fused 37.5, audio 42.5, visual 47.5." in accuracy["picture"]  # of 7 and 8, 8 and 9, 9 and 10 twentieths
+    assert "(audio: 1-3, 6; visual: never)" in fisher["caption"]
+    read = Reader(fisher["picture"])
+    assert [float(a["opacity"]) for a, _ in read.all("rect")] == [0.3, 0.3, 0.3, 0.15]
+    line = points(read.all("polyline")[0][0]["points"])
+    means = [(trace("audio", 0, e) + trace("audio", 1, e)) / 2 for e in range(EPOCHS)]
+    low, high, _ = decades([trace("audio", 0, 0) + 1, trace("visual", 0, EPOCHS - 1)])
+    assert [y for _, y in line] == pytest.approx(
+        [BOTTOM - (BOTTOM - TOP) * (math.log10(mean) - low) / (high - low) for mean in means], abs=0.06
+    )
+    assert "data:image/png;base64,iVBOR" in tsne["picture"] and tsne["caption"] == "t-SNE: tsne_visual, seed0."
+
+
+@pytest.mark.parametrize("shares, words", [([], "never"), ([1, 0, 1, 1, 0.5, 0], "1, 3-5"), ([0, 0], "never")])
+def test_epochs_in_words(shares, words):
+    assert report.epochs_of(shares) == words
+
+
+def test_a_value_that_is_none_is_a_gap():
+    seeds = [[{"x": 1.0}, {"x": None}], [{"x": 3.0}, {"x": 2.0}]]
+    curve = report.curve("x", "red", seeds, lambda row: row["x"])
+    assert (curve.mean, curve.low, curve.high) == ([2.0, None], [1.0, None], [3.0, None])
+
+
+def test_fifty_runs_make_a_page_of_less_than_three_megabytes(tmp_path):
+    found = cells(EXPERIMENTS["table2"], "demo", range(7), tmp_path)
+    found = [cell for cell in found if cell.row.program == "main.py"]
+    for cell in found:
+        fill(cell, 10)
+        write_metrics(cell.folder, cell.seed, [name] if (name := only(cell)) else ("audio", "visual"), epochs=100)
+    assert len(found) >= 50 and len(report.page(tmp_path).encode()) < 3e6
+
+
+def test_runs_that_are_not_alike_are_told_on_the_page(results, tmp_path):
+    copy = shutil.copytree(results, tmp_path / "copy")
+    path = copy / "demo" / "ogm" / "default" / "seed1" / "args.json"
+    path.write_text(path.read_text().replace("a" * 40, "b" * 40))
+    (warning,) = [text for a, text in Reader(report.page(copy)).all("p") if a.get("class") == "warning"]
+    assert warning.startswith("Warning: demo: code, commit: aaaaaaaaaa in") and "ogm/default/seed1" in warning
+
+
+def test_a_folder_without_runs_and_a_page_that_goes_elsewhere(results, page, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write to .*file"):
+        report.main([str(results), "--out", str(tmp_path / "file" / "page.html")])
+    with pytest.raises(RunError, match="no finished run below"):
+        report.main([str(tmp_path)])
+    out = report.main([str(results), "--out", str(tmp_path / "new" / "page.html")])
+    assert out.read_text() == page
+
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Looks at the page in a frame of a phone's or a desk's width, and says what is seen of it.
+PROBE = """<!DOCTYPE html><meta charset="utf-8"><body><script>
+const frame = document.createElement("iframe");
+frame.style = "border: 0; width: %dpx; height: 800px";
+frame.srcdoc = %s;
+frame.onload = () => {
+  const page = frame.contentDocument, shown = element => element.getClientRects().length > 0;
+  const sections = () => [...page.querySelectorAll("section")].map(shown);
+  const seen = {
+    width: page.documentElement.scrollWidth, heading: page.querySelector("h1").textContent, before: sections(),
+    boxes: [...page.querySelectorAll(".scroll")].filter(shown).map(box => [box.clientWidth, box.scrollWidth]),
+    pictures: [...page.querySelectorAll("svg, img")].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height]),
+    labels: [...page.querySelectorAll("label")].filter(shown).length,
+  };
+  page.querySelector("label[for='d1-oracle']").click();
+  seen.after = sections();
+  const mark = page.createElement("pre");
+  mark.id = "seen"; mark.textContent = JSON.stringify(seen);
+  document.body.replaceChildren(document.importNode(mark, true));
+};
+document.body.append(frame);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """browse(text, width): what is seen of a page that is so many pixels wide, in a real browser."""
+    browser = next(filter(None, map(shutil.which, [os.environ.get("BROWSER", ""), *BROWSERS])), None)
+    if browser is None:
+        pytest.skip("no Chromium (Debian: apt-get install chromium-headless-shell; or BROWSER=its path)")
+    folder = tmp_path_factory.mktemp("browser")
+
+    def run(text, width):
+        probe = folder / "probe.html"
+        probe.write_text(PROBE % (width, json.dumps(text).replace("</", "<\\/")))
+        fixed = "--headless --no-sandbox --disable-gpu --hide-scrollbars --virtual-time-budget=5000 --dump-dom".split()
+        size, home = f"--window-size={max(width, 500)},900", f"--user-data-dir={folder}"
+        command = [browser, *fixed, size, home, probe.as_uri()]
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        return json.loads(html.unescape(re.search(r'<pre id="seen">(.*?)</pre>', printed, re.S)[1]))
+
+    return run
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_it_on_a_phone_and_on_a_desk(browse, page, width):
+    seen = browse(page, width)
+    assert seen["heading"] == "Results in my <results>"
+    assert seen["width"] == width  # nothing but the tables' own boxes scrolls sideways
+    assert all(inside <= width - 16 for inside, _ in seen["boxes"]) and len(seen["boxes"]) == 2
+    assert any(whole > inside for inside, whole in seen["boxes"]) == (width == 390)
+    assert len(seen["pictures"]) == 17 and all(100 < w < width and h > 50 for w, h in seen["pictures"])
+    # Of each table one rule is shown, the first; a click on another changes that one alone.
+    assert seen["before"] == [True, False, True, False, False] and seen["after"] == [True, False, False, False, True]
+    assert seen["labels"] == 5
+
+
+def test_a_browser_prints_every_rule(browse, page):
+    seen = browse(page.replace("@media print", "@media all"), 700)  # the width of A4, less its margins
+    assert seen["before"] == seen["after"] == [True] * 5 and seen["labels"] == 0
+    assert seen["width"] == 700 and all(whole <= inside for inside, whole in seen["boxes"])

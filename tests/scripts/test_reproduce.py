@@ -1,0 +1,531 @@
+"""Tables and figures from one command each: which runs they are, that each is run once, and what survives what."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.instances import make_series, save_series
+from helpers.places import ROOT
+from helpers.runs import SETTING, SMALL, rows_of
+
+import main as program
+import scripts
+from dataset.demo import Demo
+from engine import train
+from engine.parser import parse
+from methods import METHODS
+from scripts import collect, ensemble, linear_probe, reproduce
+from scripts.experiments.cells import LOG, Row, cells, folder_of, last_words, setting_of
+from scripts.experiments.paper import EXPERIMENTS
+from utils import lock
+from utils.errors import RunError, stop
+
+CONTEXT = multiprocessing.get_context("fork")
+POPEN = subprocess.Popen
+PROGRAMS = {"main.py": program, "scripts/ensemble.py": ensemble, "scripts/linear_probe.py": linear_probe}
+EXTRA = "--frames 1 --image_size 32 --batch_size 16 --workers 0 --device cpu --epochs 1 "
+EXTRA += " ".join(f"--{name} {value}" for name, value in SETTING.items())
+
+
+def run_program(command):
+    python, path, *words = command
+    assert python == sys.executable
+    try:
+        PROGRAMS[str(Path(path).relative_to(ROOT))].main(words)
+    except RunError as error:
+        stop(error)
+
+
+class Inline:
+    """A run in this very process, over before it is looked at."""
+
+    def __init__(self, command, stdout, **_):
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
+            run_program(command)
+        self.returncode = 0
+
+    def poll(self):
+        return self.returncode
+
+
+class Forked:
+    """A run in a fork of this process instead of a new Python, which takes many times as long to start."""
+
+    def __init__(self, command, env, stdout, **_):
+        self.process = CONTEXT.Process(target=self.run, args=(command, env, stdout))
+        self.process.start()
+
+    @staticmethod
+    def run(command, env, stdout):
+        subprocess.Popen = POPEN  # a run asks git where its code comes from
+        os.environ.update(env)
+        sys.stdout = sys.stderr = os.fdopen(os.dup(stdout.fileno()), "w", buffering=1)
+        run_program(command)
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self):
+        self.process.join()
+
+    def terminate(self):
+        self.process.terminate()
+
+
+class Desk:
+    """Where scripts are run: an environment, what they started, and the tables and figures that they asked for."""
+
+    def __init__(self, monkeypatch, demo, out, process=Forked):
+        self.monkeypatch, self.out, self.process = monkeypatch, out, process
+        self.commands, self.tables, self.figures = [], [], []
+        monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
+        # A tenth of so few clips has not one of each class.
+        withheld = dict.fromkeys(("gblending", "relearning"), {"held_out": 0.17})
+        monkeypatch.setattr(Demo, "method_defaults", Demo.method_defaults | withheld)
+        monkeypatch.setattr(program, "draw", lambda *_: None)
+        fake = SimpleNamespace(Popen=self.open, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+        monkeypatch.setattr(reproduce, "subprocess", fake)
+        monkeypatch.setattr(collect, "write_experiment", lambda *told: self.tables.append(told), raising=False)
+        figures = SimpleNamespace(draw=lambda *told: self.figures.append(told))
+        monkeypatch.setitem(sys.modules, "scripts.figures", figures)
+        monkeypatch.setattr(scripts, "figures", figures, raising=False)
+        self.say(SEEDS="0", DATASET="demo", DATA_ROOT=demo, OUT=out, EXTRA=EXTRA, JOBS="2")
+
+    def say(self, **environment):
+        for name, value in environment.items():
+            self.monkeypatch.setenv(name, str(value))
+
+    def open(self, command, **more):
+        self.commands.append(shlex.join(command))
+        return self.process(command, **more)
+
+    def run(self, *words):
+        """Its exit status."""
+        self.commands.clear()
+        try:
+            reproduce.main(list(words))
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    def cells(self, name):
+        extra = shlex.split(os.environ["EXTRA"])
+        seeds = [int(seed) for seed in os.environ["SEEDS"].split()]
+        return cells(EXPERIMENTS[name], "demo", seeds, os.environ["OUT"], os.environ["DATA_ROOT"], extra)
+
+
+@pytest.fixture
+def desk(monkeypatch, demo, tmp_path):
+    return Desk(monkeypatch, demo, tmp_path / "out")
+
+
+def listed(capsys, desk, *words):
+    capsys.readouterr()
+    assert desk.run(*words, "--list") == 0 and not desk.commands
+    return capsys.readouterr().out.splitlines()
+
+
+def count_trainings(monkeypatch, file):
+    """A line in `file` for each run that begins to train."""
+    fit = program.fit
+
+    def counted(run, method, test, record):
+        with file.open("a") as lines:
+            print(record.folder, file=lines)
+        return fit(run, method, test, record)
+
+    monkeypatch.setattr(program, "fit", counted)
+
+
+def test_every_script_on_the_demo(desk, capsys, monkeypatch, tmp_path):
+    """All of them into one folder, so that what two share is trained once; what is listed is what is run."""
+    desk.process = Inline
+    count_trainings(monkeypatch, tmp_path / "trained")
+    for name, experiment in EXPERIMENTS.items():
+        found = desk.cells(name)
+        wanted = {cell.folder: not cell.done for cell in found}
+        commands = listed(capsys, desk, name)
+        assert len(commands) == len(set(commands)) == len(found)
+        assert desk.run(name) == 0, capsys.readouterr().out
+        assert set(desk.commands) <= set(commands) and len(desk.commands) == sum(wanted.values())
+        assert all(cell.done for cell in found), name
+        said = capsys.readouterr().out
+        assert f"{len(found)} to do, {len(found) - len(desk.commands)} done before, 2 at a time" in said
+        told = ("demo", [0], str(desk.out), os.environ["DATA_ROOT"], EXTRA.split())
+        assert desk.tables.pop() == (name, *told, "last") and not desk.tables
+        assert (desk.figures.pop() == (name, *told) if name.startswith("figure") else True) and not desk.figures
+        setting = setting_of(experiment, *told[:1], *told[2:])
+        columns = experiment.columns_of(setting)
+        assert len(columns) == len(set(columns)) and "{modalities}" not in columns
+        for cell in found:
+            figures = json.loads((cell.folder / "result.json").read_text())["last"]
+            absent = [column for column in columns if column not in figures]
+            assert not absent or (cell.row.control and len(absent) == 1), (name, cell.row.label)
+    trained = (tmp_path / "trained").read_text().splitlines()
+    assert len(trained) == len(set(trained)) == len(list(desk.out.glob("demo/*/*/seed0/last.pt")))
+    assert not list(desk.out.rglob("*lock"))
+    capsys.readouterr()
+    # A probe of every run, by the loader of its run; the average of models has no encoder to look at.
+    commands = listed(capsys, desk, "table1", "--probe")
+    assert desk.run("table1", "--probe") == 0 and len(desk.commands) == 3 and set(desk.commands) < set(commands)
+    probed = [json.loads((cell.folder / "probe.json").read_text()) for cell in desk.cells("table1")]
+    assert all(probe.keys() == {"audio", "visual"} for probe in probed)
+    assert all("--workers 0" in command and "linear_probe.py" in command for command in desk.commands)
+    assert desk.run("table1", "--probe") == 0 and not desk.commands
+
+
+def test_each_has_its_shell_script():
+    found = {path.stem for path in (ROOT / "scripts").glob("*.sh")} - {"setup", "test", "demo", "robustness"}
+    assert found == set(EXPERIMENTS)
+    for name in found:
+        path = ROOT / "scripts" / f"{name}.sh"
+        assert f'\nexec .venv/bin/python scripts/reproduce.py {name} "$@"\n' in path.read_text()
+        assert os.access(path, os.X_OK)
+        assert f"{name}.sh`" in (ROOT / "docs" / "REPRODUCTION.md").read_text()
+
+
+def test_a_shell_script_as_it_is_called(demo, tmp_path):
+    told = dict(SEEDS="3", DATASET="demo", DATA_ROOT=demo, OUT=tmp_path / "out", EXTRA=f"{EXTRA} --encoder convnet")
+    environment = os.environ | {name: str(value) for name, value in told.items()}
+    done = subprocess.run(
+        ["bash", ROOT / "scripts" / "figure3.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    (folder,) = (tmp_path / "out" / "demo" / "joint").glob("*/seed3")
+    assert (folder / "done").exists(), done
+    assert "[1/1] Joint training on demo, seed 3: " in done.stdout
+    log = (folder / LOG).read_text().splitlines()
+    assert log[0].startswith("$ ") and "main.py --dataset demo" in log[0] and log[-1].startswith("written to ")
+    assert done.returncode == 0, done
+    assert (tmp_path / "out" / "tables" / "figure3_demo.md").exists()
+    assert (tmp_path / "out" / "figures" / "figure3_demo.svg").exists()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_commands_are_those_of_the_papers_data_sets(name, monkeypatch, tmp_path):
+    """No flag is mistyped, no two rows are the same run, and every modality is there alone where there are controls."""
+    save_series(tmp_path / "MOSI", make_series())
+    monkeypatch.chdir(tmp_path)
+    experiment = EXPERIMENTS[name]
+    for dataset in experiment.datasets:
+        root = tmp_path / "MOSI" if dataset == "MOSI" else None
+        found = cells(experiment, dataset, [0, 5], tmp_path, root)
+        assert not [cell.refusal for cell in found if cell.refusal]
+        assert len({cell.folder for cell in found}) == len(found)
+        assert [cell.row.label for cell in found[: len(found) // 2]] == [
+            cell.row.label for cell in found[len(found) // 2 :]
+        ]
+        for cell in found:
+            if cell.row.program == "main.py":
+                args = parse(list(cell.argv[1:]))
+                assert (args.dataset, args.seed, args.resume) == (dataset, cell.seed, True)
+                assert Path(args.out) == tmp_path and folder_of(cell.argv[1:]) == cell.folder
+        if any(cell.row.control for cell in found):
+            alone = [cell for cell in found if "unimodal" in cell.argv]
+            setting = setting_of(experiment, dataset, tmp_path, root)
+            assert [cell.row.label for cell in alone if cell.seed == 5] == [f"{m} alone" for m in setting.modalities]
+            assert all(cell.row.control and not cell.row.paper for cell in alone)
+        if name.startswith("table"):
+            columns = set(experiment.columns_of(setting_of(experiment, dataset, tmp_path, root)))
+            assert any(cell.row.paper.get(dataset, {}).keys() <= columns for cell in found if cell.row.paper)
+    if name in ("table2", "table3", "table5", "table6", "table7"):
+        assert any(cell.row.program == "scripts/ensemble.py" for cell in found)
+
+
+def values(name, dataset, column):
+    rows = EXPERIMENTS[name].rows(SimpleNamespace(modalities=("audio", "visual"), args=parse(["--method", "joint"])))
+    return {row.label: row.paper[dataset][column] for row in rows if column in row.paper.get(dataset, {})}
+
+
+def test_the_papers_values():
+    """Those of every table, typed a second time."""
+    assert list(values("table1", "CREMAD", "visual").values()) == [35.14, 35.36, 49.65]
+    assert list(values("table1", "CREMAD", "visual"))[1] == "Joint training, 100 epochs"
+    assert values("table2", "CREMAD", "accuracy") == {
+        "Joint training": 66.61, "OGM": 68.70, "Greedy": 67.82, "PMR": 66.92, "AGM": 69.71, "InfoReg": 71.90,
+    }  # fmt: skip
+    assert list(values("table2", "CREMAD", "visual").values()) == [35.14, 39.52, 40.17, 38.91, 43.72, 49.65]
+    assert list(values("table2", "KineticsSounds", "audio").values()) == [53.13, 53.39, 53.15, 53.42, 53.12, 54.16]
+    assert values("table3", "CREMAD", "audio") == {
+        "Joint training": 58.99, "Joint training*": 60.52, "G-Blending": 60.14, "MMPareto": 60.83, "InfoReg*": 61.63,
+    }  # fmt: skip
+    assert list(values("table3", "KineticsSounds", "accuracy").values()) == [65.67, 68.71, 68.33, 71.11, 72.03]
+    assert values("table3", "KineticsSounds", "audio")["Joint training"] == 54.13  # 53.13 in Table 2
+    table4 = values("table4", "CREMAD", "accuracy")
+    assert table4["Joint training"] == 66.61 and table4["InfoReg, whole training"] == 69.03
+    assert list(table4.values())[1:] == [
+        68.70, 68.76, 67.13, 69.71, 69.54, 67.41, 66.92, 66.99, 66.57, 69.03, 71.90, 67.22,
+    ]  # fmt: skip
+    assert values("table5", "CREMAD", "accuracy") == {
+        "Joint training, gated": 65.32, "Joint training, sum": 64.38, "Joint training, film": 66.67,
+        "Joint training, concat": 66.61, "InfoReg, gated": 69.18, "InfoReg, sum": 70.12, "InfoReg, film": 70.23,
+        "InfoReg, concat": 71.90,
+    }  # fmt: skip
+    assert list(values("table6", "MOSI", "accuracy").values()) == [61.09, 61.88, 61.47, 61.39, 62.31]
+    assert list(values("table6", "MOSI", "macro_f1").values()) == [60.74, 61.32, 60.98, 60.43, 62.03]
+    assert list(values("table7", "folder", "accuracy").values()) == [89.21, 90.56]
+    assert list(values("table7", "HatefulMemes", "accuracy").values()) == [55.00, 56.20]
+    for name, best in (("figure7", "InfoReg, beta 0.9"), ("figure8", "InfoReg, threshold 0.04")):
+        assert values(name, "CREMAD", "accuracy") == {"Joint training": 66.61, best: 71.90}
+
+
+def test_what_makes_a_row_wins_over_extra_and_follows_from_it(desk):
+    desk.say(EXTRA=f"{EXTRA} --fusion sum --epochs 4 --threshold 0.08")
+    assert [parse(list(cell.argv[1:])).epochs for cell in desk.cells("table1")] == [4, 8, 4]
+    assert desk.cells("table1")[1].row.label == "Joint training, 8 epochs"
+    fusions = [parse(list(cell.argv[1:])).fusion for cell in desk.cells("table5") if cell.row.program == "main.py"]
+    assert fusions == ["concat", "concat", *("gated", "sum", "film", "concat") * 2]
+    grid = [parse(list(cell.argv[1:])).threshold for cell in desk.cells("figure8")]
+    assert grid == [0.08, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1]
+    sizes = [parse(list(cell.argv[1:])).batch_size for cell in desk.cells("ablation_batch_size")]
+    assert sizes == [4, 8, 16, 32] * 2
+
+
+def test_a_row_whose_flags_mean_nothing_says_so(desk, capsys, monkeypatch):
+    def refuse(self, args, model):
+        raise ValueError("OGM acts on weight matrices, and here are none")
+
+    monkeypatch.setattr(METHODS["ogm"], "__init__", refuse)
+    desk.say(EXTRA=f"{EXTRA} --unimodal_loss heads")
+    by_label = {cell.row.label: cell for cell in desk.cells("table2")}
+    refused = "--unimodal_loss does not apply: greedy defines its own losses"
+    assert by_label["Greedy"].missing() == refused and by_label["Greedy"].folder is None
+    monkeypatch.setitem(EXPERIMENTS, "table2", small_experiment("greedy", "ogm", "joint"))
+    assert desk.run("table2", "--list") == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == 2 and shown.err == f"left out: greedy on demo, seed 0: {refused}\n"
+    assert desk.run("table2") == 0
+    said = capsys.readouterr().out
+    assert f"left out: greedy on demo, seed 0: {refused}\n" in said
+    assert "ogm on demo, seed 0: left out: OGM acts on weight matrices, and here are none" in said
+    assert by_label["OGM"].missing() == "OGM acts on weight matrices, and here are none"
+    assert by_label["Joint training"].done and desk.tables
+
+
+def small_experiment(*methods):
+    rows = tuple(Row(method, f"--method {method}") for method in methods)
+    return reproduce.Experiment("table2", "", ("CREMAD",), ("accuracy",), lambda setting: rows)
+
+
+def test_two_processes_on_one_folder_train_each_cell_once(desk, tmp_path, monkeypatch):
+    count_trainings(monkeypatch, tmp_path / "trained")
+    desk.say(SEEDS="0 1", JOBS="1")
+    team = [CONTEXT.Process(target=reproduce.main, args=(["table7"],)) for _ in range(2)]
+    for process in team:
+        process.start()
+    for process in team:
+        process.join()
+    assert [process.exitcode for process in team] == [0, 0]
+    assert all(cell.done for cell in desk.cells("table7"))
+    trained = (tmp_path / "trained").read_text().splitlines()
+    runs = [str(cell.folder) for cell in desk.cells("table7") if cell.row.program == "main.py"]
+    assert sorted(trained) == sorted(runs)
+    assert not list(desk.out.rglob("*lock*"))
+
+
+def test_a_script_that_was_killed_goes_on(desk, tmp_path, capsys):
+    desk.say(EXTRA=f"{EXTRA} --epochs 4")
+    predict = train.predict
+
+    def slow(*more):
+        time.sleep(1)
+        return predict(*more)
+
+    def alone():
+        os.setsid()
+        train.predict = slow
+        reproduce.main(["figure5"])
+
+    script = CONTEXT.Process(target=alone)
+    script.start()
+    folders = [cell.folder for cell in desk.cells("figure5")]
+    while not all((folder / "last.pt").exists() for folder in folders):
+        assert script.is_alive()
+        time.sleep(0.005)
+    os.killpg(script.pid, signal.SIGKILL)
+    script.join()
+    assert not any((folder / "done").exists() for folder in folders)
+    deadline = time.monotonic() + 20
+    while any(lock.owner(folder) for folder in folders):  # nobody waits for the runs of a dead script
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    before = [len(rows_of(folder)) for folder in folders]
+    assert 0 < min(before) <= max(before) < 4 and all((folder / "lock").exists() for folder in folders)
+    assert desk.run("figure5") == 0
+    assert all((folder / LOG).read_text().count("$ ") == 2 for folder in folders)
+
+    whole = Desk(desk.monkeypatch, os.environ["DATA_ROOT"], tmp_path / "whole")
+    whole.say(EXTRA=os.environ["EXTRA"] + " --epochs 4")
+    assert whole.run("figure5") == 0
+    for one, other in zip(desk.cells("figure5"), folders, strict=True):
+        assert one.folder != other and one.folder.parent.name == other.parent.name
+        for name in ("metrics.jsonl", "result.json"):
+            assert (one.folder / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_script_that_is_ended_ends_its_runs(desk, monkeypatch):
+    """Called as a program; the fork's own subprocess module is replaced."""
+
+    def alone():
+        subprocess.Popen = Forked
+        sys.argv = ["reproduce.py", "figure5"]
+        runpy.run_path(str(ROOT / "scripts" / "reproduce.py"), run_name="__main__")
+
+    desk.say(EXTRA=f"{EXTRA} --epochs 500")
+    script = CONTEXT.Process(target=alone)
+    script.start()
+    folders = [cell.folder for cell in desk.cells("figure5")]
+    while not all((folder / "last.pt").exists() for folder in folders):
+        assert script.is_alive()
+        time.sleep(0.01)
+    runs = [json.loads((folder / "lock").read_text())["pid"] for folder in folders]
+    script.terminate()
+    script.join()
+    assert script.exitcode == 128 + signal.SIGTERM
+    assert not any(Path(f"/proc/{pid}").exists() for pid in runs)
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(desk, capsys, monkeypatch):
+    losses = METHODS["unimodal"].losses
+
+    def broken(self, output):
+        if self.args.modality == "audio":
+            raise ArithmeticError("no such luck")
+        return losses(self, output)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS["unimodal"], "losses", broken)
+        assert desk.run("table7") == 1
+    audio, visual, average, joint, inforeg = desk.cells("table7")
+    assert [cell.done for cell in (audio, visual, average, joint, inforeg)] == [False, True, False, True, True]
+    *_, skipped, failed = capsys.readouterr().out.splitlines()
+    log = audio.folder / LOG
+    assert failed == f"failed: audio alone on demo, seed 0: ArithmeticError: no such luck ({log})"
+    assert skipped == f"not run: average of these on demo, seed 0: it needs {audio.folder / 'last.pt'}"
+    assert "Traceback" in log.read_text() and audio.missing() == "ArithmeticError: no such luck"
+    assert average.missing() == "not run" and joint.missing() == ""
+    assert len(desk.tables) == 1
+    assert desk.run("table7") == 0 and audio.done and average.done and len(desk.commands) == 2
+    assert log.read_text().count("$ ") == 2
+
+
+def test_a_run_that_is_killed_is_named_with_its_signal(desk, capsys, monkeypatch):
+    monkeypatch.setattr(METHODS["joint"], "losses", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert desk.run("figure3") == 1
+    failed = capsys.readouterr().out.splitlines()[-1]
+    assert failed.startswith(
+        "failed: Joint training on demo, seed 0: killed by signal 9, at: joint on demo: 48 training"
+    )
+    assert not desk.figures and desk.tables
+
+
+def test_what_another_machine_is_at_is_left_to_it(desk, capsys):
+    joint, inforeg = desk.cells("figure5")
+    claim = lock.this_process() | {"place": ["faraway", "", ""], "pid": 12}
+    joint.folder.mkdir(parents=True)
+    (joint.folder / "lock").write_text(json.dumps(claim))
+    assert desk.run("figure5") == 0 and inforeg.done and not joint.done and len(desk.commands) == 1
+    said = capsys.readouterr().out
+    assert f"not run: Joint training on demo, seed 0: process 12 on faraway since {claim['since']} is at it" in said
+    assert joint.missing() == f"running: process 12 on faraway since {claim['since']}"
+    assert desk.tables and not desk.figures
+    os.utime(joint.folder / "lock", (0, 0))
+    assert desk.run("figure5") == 0 and joint.done and len(desk.commands) == 1 and desk.figures
+
+
+def test_a_machine_that_was_slower_takes_up_something_else(desk, monkeypatch, tmp_path):
+    """It finds the folder free, and in use once its run has started."""
+    count_trainings(monkeypatch, tmp_path / "trained")
+    joint, _ = desk.cells("figure5")
+    claim = lock.this_process() | {"place": ["faraway", "", ""], "pid": 12}
+    start = reproduce.start
+
+    def slower(job, environment):
+        if job.folder == joint.folder and not joint.folder.exists():
+            joint.folder.mkdir(parents=True)
+            (joint.folder / "lock").write_text(json.dumps(claim))
+        return start(job, environment)
+
+    monkeypatch.setattr(reproduce, "start", slower)
+    desk.say(JOBS="1")
+    assert desk.run("figure5") == 0
+    assert len(desk.commands) == 2 and len((tmp_path / "trained").read_text().splitlines()) == 1
+    assert last_words(joint.folder / LOG) == ""
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        (dict(SEEDS="0 x"), "SEEDS=0 x: 'x' is not a whole number from 0 on"),
+        (dict(SEEDS="-1"), "SEEDS=-1: '-1' is not a whole number from 0 on"),
+        (dict(JOBS="0"), "JOBS=0: '0' is not a whole number from 1 on"),
+        (dict(DATASET="demo CREMA"), "DATASET=demo CREMA: CREMA is none of CREMAD, "),
+        (dict(EXTRA="--tag 'x"), "EXTRA=--tag 'x: No closing quotation"),
+        (dict(EXTRA="--epochs 1 --tag=mine"), "EXTRA=--epochs 1 --tag=mine: --tag=mine is for the script to say"),
+        (dict(EXTRA="--seed 4"), "EXTRA=--seed 4: --seed is for the script to say"),
+        (dict(EXTRA="--beta 1"), "table2 on demo: --beta is a flag of --method inforeg, not of joint"),
+        (dict(EXTRA="--epoch 1"), "table2 on demo: unknown argument --epoch; did you mean --epochs?"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused_by_name(desk, said, words):
+    desk.say(**said)
+    with pytest.raises(RunError, match=re.escape(words)) as refused:
+        desk.run("table2")
+    assert "\n" not in str(refused.value) and not desk.out.exists()
+
+
+def test_folders_of_several_data_sets_lie_in_one(desk, capsys):
+    desk.say(DATASET="", EXTRA="", DATA_ROOT="/data")
+    roots = {re.search("--dataset (\\w+).* --data_root (\\S+) --out", line).groups()
+             for line in listed(capsys, desk, "table7") if "main.py" in line}  # fmt: skip
+    assert roots == {("folder", "/data/ViolentFlows"), ("HatefulMemes", "/data/HatefulMemes")}
+    desk.say(DATASET="HatefulMemes")
+    assert all("--data_root /data " in line for line in listed(capsys, desk, "table7"))
+    desk.say(DATASET="CREMAD", DATA_ROOT="", SEEDS="1 1 2")
+    lines = listed(capsys, desk, "table1")
+    assert len(lines) == 6 and not any("--data_root" in line for line in lines)
+    desk.say(SEEDS="", JOBS="")
+    assert len(listed(capsys, desk, "table1")) == 9
+
+
+def test_jobs_share_the_machine(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    log = {"PYTHONUNBUFFERED": "1"}
+    assert reproduce.environments(1) == [log]
+    one_thread = log | {"OMP_NUM_THREADS": "1"}
+    assert reproduce.environments(3) == [one_thread | {"CUDA_VISIBLE_DEVICES": gpu} for gpu in "010"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8a1")
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in reproduce.environments(4)] == ["5", "GPU-8a1"] * 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert reproduce.environments(2) == [log | {"OMP_NUM_THREADS": "4"}] * 2
+
+
+def test_the_last_words_of_a_log(tmp_path):
+    log = tmp_path / "log.txt"
+    assert last_words(log) == ""
+    log.write_text("$ python main.py\nepoch 1\n\n")
+    assert last_words(log) == "epoch 1"
+    log.write_text("$ python main.py\nwarning\nerror: no disk\nwritten\n$ python main.py\nerror: x is in use by y\n")
+    assert last_words(log) == "no disk"
+    log.write_text("$ python main.py\nerror: no disk\n$ python main.py\nepoch 2\n")
+    assert last_words(log) == "epoch 2"
+    assert [reproduce.duration(seconds) for seconds in (5.4, 90, 5400)] == ["5 s", "1.5 min", "1.5 h"]

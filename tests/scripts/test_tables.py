@@ -1,0 +1,421 @@
+"""The tables of experiments, on results that are made by hand: values, order, marks, empty cells, formats."""
+
+import csv
+import io
+import json
+import re
+import statistics
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.results import PROVENANCE, TARGET, N, fill, rows_of, write
+from scipy.stats import ttest_rel
+
+from scripts import collect
+from scripts.experiments.paper import EXPERIMENTS, cells
+from scripts.results import tables
+from scripts.results.consistency import Origin, differences
+from scripts.results.folder import make_grid
+from scripts.results.significance import interval, samples_test
+from scripts.results.tables import Line, Table
+from utils.errors import RunError
+from utils.lock import Lock
+from utils.runs.files import write_predictions
+
+SEEDS = (0, 1, 2)
+# The number of right samples of 20 by row, seed by seed: 5 points each. PMR and AGM tie on their means.
+RIGHT = {
+    "audio alone": (20, 20, 20),
+    "visual alone": (8, 9, 10),
+    "Joint training": (10, 11, 12),
+    "OGM": (12, 12, 15),
+    "Greedy": (9, 9, 9),
+    "PMR": (15, 16, 17),
+    "AGM": (17, 16, 15),
+    "InfoReg": (16, 18, 17),
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results of Table 2 on demo, complete but for those of "average of these"."""
+    out = tmp_path / "results"
+    found = {(cell.row.label, cell.seed): cell for cell in all_cells(out)}
+    for label, counts in RIGHT.items():
+        for seed, right in zip(SEEDS, counts, strict=True):
+            fill(found[label, seed], right)
+
+    def folder(label, seed):
+        return found[label, seed].folder
+
+    return SimpleNamespace(out=out, folder=folder, cell=lambda label, seed: found[label, seed])
+
+
+def all_cells(out, name="table2", seeds=SEEDS):
+    return cells(EXPERIMENTS[name], "demo", seeds, out)
+
+
+def correct(label, seeds=SEEDS):
+    return np.stack([(np.arange(N) + seed) % N < RIGHT[label][seed] for seed in seeds])
+
+
+def table2(results, rule="last", seeds=SEEDS):
+    return collect.of_experiment("table2", "demo", seeds, results.out, rule=rule)
+
+
+def test_values_order_and_paper(results):
+    table = table2(results)
+    text = tables.markdown(table)
+    rows = rows_of(text)
+    assert list(rows) == [
+        "audio alone", "visual alone", "average of these", "Joint training", "OGM", "Greedy", "PMR", "AGM", "InfoReg",
+    ]  # fmt: skip
+    # By hand: 10, 11 and 12 of 20 are 50, 55 and 60%; mean 55, deviation 5. Visual: 6, 7, 8 of 20.
+    assert rows["Joint training"]["accuracy"] == "55.0 +- 5.0" and rows["Joint training"]["visual"] == "35.0 +- 5.0"
+    assert rows["OGM"]["accuracy"] == "65.0 +- 8.7" and rows["Greedy"]["accuracy"] == "45.0 +- 0.0"
+    assert rows["audio alone"]["visual"] == "-" and rows["audio alone"]["audio"] == "100.0 +- 0.0"
+    assert "rule last: the last epoch" in text and "3 seeds (0, 1, 2)" in text and f"{N} test samples" in text
+    assert "paper has no figures for these rows on demo" in text and not any("paper" in name for name in rows["OGM"])
+    oracle = rows_of(tables.markdown(table2(results, "oracle")))
+    assert oracle["Joint training"]["accuracy"] == "60.0 +- 5.0"
+    assert "rule oracle: the best test epoch" in tables.markdown(table2(results, "oracle"))
+
+
+def test_the_papers_value_stands_beside_ours_with_the_difference():
+    lines = (
+        Line("OGM", {0: {"accuracy": 70.0}, 1: {"accuracy": 71.0}}, paper={"accuracy": 68.7}),
+        Line("AGM", {}, {0: "not run", 1: "running: process 7"}, paper={"accuracy": 69.71}),
+        Line("alone", {0: {"accuracy": 60.0}, 1: {"accuracy": 60.0}}, control=True),
+    )
+    table = Table("table2", "Table 2", "CREMAD", "last", (0, 1), ("accuracy",), lines)
+    rows = rows_of(tables.markdown(table))
+    assert [row["accuracy, paper"] for row in rows.values()] == ["68.70 (+1.8)", "69.71", "-"]
+    assert rows["AGM"]["accuracy"] == "not run, running" and rows["AGM"]["seeds"] == "0 of 2"
+    assert "running: process 7; rows (seeds): AGM (1)" in tables.markdown(table)
+    assert "oracle" in tables.markdown(table)  # the paper's rule is named beside ours
+
+
+def test_best_and_second_best_are_marked_among_comparable_rows_and_ties_alike(results):
+    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
+    assert shown["InfoReg"] == "**85.0 +- 5.0**"
+    assert shown["PMR"] == "<u>80.0 +- 5.0</u>" and shown["AGM"] == "<u>80.0 +- 5.0</u>"
+    assert shown["audio alone"] == "100.0 +- 0.0"  # a control
+    assert sum("**" in cell or "<u>" in cell for cell in shown.values()) == 3
+    (results.folder("InfoReg", 1) / "done").unlink()  # now incomplete: no longer comparable
+    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
+    assert shown["PMR"] == shown["AGM"] == "**80.0 +- 5.0**" and shown["OGM"] == "<u>65.0 +- 8.7</u>"
+    assert shown["InfoReg"] == "82.5 +- 3.5"
+
+
+def test_a_row_alone_is_not_the_best():
+    lines = (Line("a", {0: {"accuracy": 1.0}}), Line("b", {0: {"accuracy": 2.0}}, control=True))
+    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == ["", ""]
+
+
+@pytest.mark.parametrize(
+    "values, marks",
+    [
+        ((1.01, 1.04, 9.96, 9.5), ["", "", "best", "second"]),
+        ((9.96, 10.04, 10.0, 9.5), ["best", "best", "best", "second"]),
+        ((9.96, 10.06, 2.0, 10.0), ["second", "best", "", "second"]),
+    ],
+)
+def test_values_that_are_shown_alike_are_ties(values, marks):
+    lines = tuple(Line(str(value), {0: {"accuracy": value}}) for value in values)
+    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == marks
+
+
+def test_tests_and_intervals_are_against_joint_training_on_the_same_seeds_and_samples(results):
+    table = table2(results)
+    line = {line.label: line for line in table.lines}
+    assert table.references == ["Joint training"] and line["Joint training"].against is None
+    for label in ("InfoReg", "OGM", "audio alone"):
+        ours, theirs = ([5.0 * right for right in RIGHT[name]] for name in (label, "Joint training"))
+        assert line[label].p_seeds("accuracy") == pytest.approx(ttest_rel(ours, theirs).pvalue)
+        assert line[label].p_samples == samples_test(correct(label), correct("Joint training"))
+        assert line[label].interval == pytest.approx(tuple(100 * end for end in interval(correct(label))))
+    shown = rows_of(tables.markdown(table))
+    assert shown["Joint training"]["p (seeds)"] == shown["Joint training"]["p (samples)"] == "-"
+    assert shown["InfoReg"]["p (samples)"] == tables.probability(line["InfoReg"].p_samples) != "-"
+    assert re.fullmatch(r"\d+\.\d to \d+\.\d", shown["InfoReg"]["95% interval"])
+    # Without seed 0 of InfoReg, joint training's seed 0 stays out, too.
+    (results.folder("InfoReg", 0) / "done").unlink()
+    line = {line.label: line for line in table2(results).lines}
+    assert line["InfoReg"].p_seeds("accuracy") == pytest.approx(ttest_rel([90.0, 85], [55.0, 60]).pvalue)
+    assert line["InfoReg"].p_samples == samples_test(correct("InfoReg", (1, 2)), correct("Joint training", (1, 2)))
+    # And the other way round: OGM's seed 0 without joint training's.
+    (results.folder("Joint training", 0) / "done").unlink()
+    line = {line.label: line for line in table2(results).lines}
+    assert line["OGM"].p_seeds("accuracy") == pytest.approx(ttest_rel([60.0, 75], [55.0, 60]).pvalue)
+    assert line["OGM"].p_samples == samples_test(correct("OGM", (1, 2)), correct("Joint training", (1, 2)))
+
+
+def test_runs_without_predictions_have_figures_but_no_test_over_samples(results):
+    (results.folder("InfoReg", 1) / "predictions.npz").unlink()
+    write_predictions(results.folder("OGM", 2), {"target": TARGET[::-1], "last": TARGET})
+    rows = rows_of(tables.markdown(table2(results)))
+    for label in ("InfoReg", "OGM"):
+        assert rows[label]["p (samples)"] == rows[label]["95% interval"] == "-" != rows[label]["p (seeds)"]
+    assert rows["PMR"]["p (samples)"] != "-"
+
+
+def test_a_single_seed_has_no_deviation_and_no_test_over_seeds(results):
+    text = tables.markdown(table2(results, seeds=(1,)))
+    row = rows_of(text)["InfoReg"]
+    assert row["accuracy"] == "**90.0**" and row["p (seeds)"] == "-" and row["p (samples)"] != "-"
+    assert "1 seed (1), so without a standard deviation and a test over seeds" in text
+    assert "bootstrap over test samples." in text and "+-" not in text
+
+
+def test_an_empty_cell_says_why(results):
+    for seed in SEEDS:
+        (results.folder("OGM", seed) / "done").unlink()
+        (results.folder("PMR", seed) / "done").unlink()
+        (results.folder("Greedy", seed) / "done").unlink()
+        for label in ("OGM", "PMR", "Greedy"):
+            (results.folder(label, seed) / "metrics.jsonl").unlink()
+    (results.folder("OGM", 0) / "log.txt").write_text("$ python main.py\nerror: train loss became NaN | lower --lr\n")
+    metrics = "".join(json.dumps({"epoch": epoch}) + "\n" for epoch in range(3))
+    (results.folder("Greedy", 1) / "metrics.jsonl").write_text(metrics)
+    with Lock(results.folder("PMR", 2)):
+        text = tables.markdown(table2(results))
+    rows = rows_of(text)
+    assert rows["OGM"]["accuracy"] == "failed, not run" and rows["OGM"]["seeds"] == "0 of 3"
+    assert rows["PMR"]["accuracy"] == rows["PMR"]["audio"] == "not run, running"
+    assert rows["Greedy"]["accuracy"] == "not run, stopped"
+    assert "failed: train loss became NaN \\| lower --lr; rows (seeds): OGM (0)" in text
+    assert "stopped: after epoch 3; rows (seeds): Greedy (1)" in text
+    assert re.search(r"running: process \d+ on .*; rows \(seeds\): PMR \(2\)", text)
+    assert "not run; rows (seeds): average of these (0, 1, 2), OGM (1, 2), Greedy (0, 2), PMR (0, 1)" in text
+
+
+def test_rows_that_do_not_apply_and_rules_that_a_run_has_not(tmp_path):
+    out = tmp_path / "results"
+    found = cells(EXPERIMENTS["table3"], "demo", (0,), out)
+    by_label = {cell.row.label: cell for cell in found}
+    fill(by_label["Joint training"], 10, rules=("last", "val", "oracle"))
+    fill(by_label["InfoReg*"], 10)
+    table = collect.of_experiment("table3", "demo", (0,), out, rule="val")
+    line = {line.label: line for line in table.lines}
+    assert line["InfoReg*"].empty == {0: "no val: the run chose by last, oracle only"}
+    assert not line["Joint training"].empty
+    table = collect.of_experiment("table3", "demo", (0,), out, extra=["--unimodal_loss", "heads"])
+    line = {line.label: line for line in table.lines}
+    assert line["MMPareto"].empty[0].startswith("does not apply: --unimodal_loss does not apply: mmpareto")
+    assert rows_of(tables.markdown(table))["MMPareto"]["accuracy"] == "does not apply"
+    assert line["InfoReg*"].empty == {}  # what makes the row wins
+
+
+@pytest.mark.parametrize(
+    "flags, number, wanted",
+    [
+        (["--method joint", "--method ogm", "--method inforeg"], 2, 0),
+        (["--method joint", "--method ogm"], 0, None),
+        (["--method ogm", "--method inforeg"], 1, None),
+        (["--method joint", "--method joint --unimodal_loss split", "--method inforeg --unimodal_loss split"], 2, 1),
+        (["--method joint", "--method joint --unimodal_loss split", "--method gblending"], 2, 0),
+        (["--method joint", "--method joint --unimodal_loss split"], 1, 0),
+        (["--method joint --fusion sum", "--method joint --fusion film", "--method ogm --fusion film"], 2, 1),
+        (["--method joint --fusion sum", "--method joint --fusion film", "{audio} {visual}"], 1, None),
+        (["--method joint --fusion sum", "--method joint --fusion film", "{audio} {visual}"], 2, None),
+        (["--method joint --epochs 1", "--method joint", "{audio} {visual}"], 0, 1),
+        (["--method joint --epochs 1", "--method joint", "{audio} {visual}"], 2, 1),
+        (["--method joint --unimodal_loss split", "--method joint", "--method inforeg --unimodal_loss none"], 2, 1),
+    ],
+)
+def test_a_row_is_compared_with_the_joint_training_most_like_it(flags, number, wanted):
+    assert collect.joint_for(number, [SimpleNamespace(flags=words) for words in flags]) == wanted
+
+
+def test_rows_with_several_references_name_theirs(tmp_path):
+    for cell in cells(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path):
+        if cell.row.program == "main.py":
+            fill(cell, 10 + cell.seed + ("*" in cell.row.label))
+    rows = rows_of(tables.markdown(collect.of_experiment("table3", "demo", SEEDS, tmp_path)))
+    assert rows["InfoReg\\*"]["against"] == "Joint training\\*" and rows["MMPareto"]["against"] == "Joint training"
+    assert rows["Joint training\\*"]["against"] == "Joint training" and rows["Joint training"]["against"] == "-"
+    assert rows["Joint training\\*"]["p (seeds)"] == "-"  # one more in every seed: no spread
+
+
+def parsed_csv(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_csv_holds_the_same_numbers_in_full(results):
+    table = table2(results)
+    found = parsed_csv(tables.as_csv(table))
+    assert len(found) == len(table.lines) * 3
+    for entry in found:
+        line = next(line for line in table.lines if line.label == entry["row"])
+        values = [float(value) for value in entry["values"].split()]
+        assert values == line.values(entry["column"]) and entry["control"] == str(int(line.control))
+        if values:
+            assert float(entry["mean"]) == statistics.fmean(values)
+            assert float(entry["deviation"]) == statistics.stdev(values)
+        else:
+            assert entry["mean"] == entry["deviation"] == entry["p_seeds"] == ""
+    (inforeg,) = [e for e in found if (e["row"], e["column"]) == ("InfoReg", "accuracy")]
+    line = next(line for line in table.lines if line.label == "InfoReg")
+    assert (float(inforeg["low"]), float(inforeg["high"])) == line.interval
+    assert float(inforeg["p_samples"]) == line.p_samples and inforeg["against"] == "Joint training"
+    assert inforeg["mark"] == "best" and inforeg["seeds"] == "0 1 2" and inforeg["rule"] == "last"
+    (average,) = [e for e in found if (e["row"], e["column"]) == ("average of these", "accuracy")]
+    assert average["empty"] == "seed 0: not run; seed 1: not run; seed 2: not run"
+
+
+SPECIAL = r"a_b & 50% of #1 {x} ~ ^ \ $ <c>"
+
+
+def check_latex(text, columns, rows):
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert body.count(r"\begin{") == body.count(r"\end{") == 2 and body.count(r"\toprule") == 1
+    spec = re.search(r"\\begin\{tabular\}\{(\w+)\}", body)[1]
+    assert len(spec) == columns
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(lines) == rows + 1
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {columns - 1}
+    plain = re.sub(r"\\[\\&%$#_{}]", "", body)
+    depth = 0
+    for sign in plain:
+        depth += (sign == "{") - (sign == "}")
+        assert depth >= 0
+    assert depth == 0 and plain.count("$") % 2 == 0
+    for line in lines:  # outside commands, no sign that LaTeX would take for its own
+        assert not re.search(r"[_#^~%]", re.sub(r"\\[\\&%$#_{}]", "", line))
+    return lines
+
+
+def test_latex_is_balanced_and_escaped(results):
+    table = table2(results)
+    header, rows = tables.grid(table)
+    lines = check_latex(tables.latex(table), len(header), len(rows))
+    assert r"\textbf{85.0 $\pm$ 5.0}" in lines[-1] and r"\underline{80.0 $\pm$ 5.0}" in lines[-2]
+    odd = Line(SPECIAL, {0: {"macro_f1": 50.0}})
+    table = Table("t_1", "T_1: 50%", "demo_set", "last", (0,), ("macro_f1",), (odd, Line("b", {}, {0: "not_run: $x"})))
+    lines = check_latex(tables.latex(table), 3, 2)
+    wanted = r"a\_b \& 50\% of \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$ $<$c$>$ & 1 & 50.0 \\"
+    assert lines[1] == wanted and r"macro\_f1" in lines[0]
+    markdown = tables.markdown(table)
+    assert r"| a\_b & 50% of #1 {x} ~ ^ \\ $ \<c> |" in markdown
+
+
+def test_the_files_and_their_names(results, capsys):
+    text = collect.write_experiment("table2", "demo", SEEDS, results.out)
+    folder = results.out / "tables"
+    assert {path.name for path in folder.iterdir()} == {f"table2_demo.{ending}" for ending in ("md", "tex", "csv")}
+    assert (folder / "table2_demo.md").read_text() == text and text in capsys.readouterr().out
+    collect.main(["--experiment", "table2", "--dataset", "demo", "--out", str(results.out), "--rule", "oracle"])
+    assert (folder / "table2_demo_oracle.csv").exists() and (folder / "table2_demo.md").read_text() == text
+    assert {row["rule"] for row in parsed_csv((folder / "table2_demo_oracle.csv").read_text())} == {"oracle"}
+
+
+def change(path, **changes):
+    args = json.loads(path.read_text())
+    (entry,) = args["provenance"]
+    own = {name: value for name, value in changes.items() if name in entry}
+    write(path, args | {k: v for k, v in changes.items() if k not in own} | {"provenance": [entry | own]})
+
+
+MIXTURES = {
+    "data": (dict(data={"train.csv": "2" * 64}), "data, train.csv: 11111111... in", "22222222... in 1: OGM seed 1"),
+    "commit": (dict(commit="b" * 40), "code, commit: aaaaaaaaaa in", "bbbbbbbbbb in 1: OGM seed 1"),
+    "dirty": (dict(dirty=True, changes="c" * 64), "code, commit", "aaaaaaaaaa with changes cccccccc in 1: OGM seed 1"),
+    "no commit": (dict(commit=None), "code, commit", "not recorded in 1: OGM seed 1"),
+    "library": (dict(versions={"torch": "3"}), "code, torch: 2 in", "3 in 1: OGM seed 1"),
+    "flag of all": (dict(epochs=99), "recipe, --epochs: 8 in 2: OGM seed 0, OGM seed 2", "99 in 1: OGM seed 1"),
+    "own flag": (dict(alpha=9.0), "recipe, --alpha", "9.0 in 1: OGM seed 1"),
+}
+
+
+@pytest.mark.parametrize("what", MIXTURES)
+def test_mixed_runs_are_warned_of_and_refused(results, what):
+    assert table2(results).warnings == ()
+    collect.write_experiment("table2", "demo", SEEDS, results.out, check=True)
+    changes, *said = MIXTURES[what]
+    change(results.folder("OGM", 1) / "args.json", **changes)
+    (warning,) = table2(results).warnings
+    assert all(words in warning for words in said), warning
+    text = collect.write_experiment("table2", "demo", SEEDS, results.out)
+    assert f"Warning: {tables.markdown_text(warning)}" in text
+    before = (results.out / "tables" / "table2_demo.md").read_text()
+    with pytest.raises(RunError, match="not alike") as refused:
+        collect.main(["--experiment", "table2", "--dataset", "demo", "--out", str(results.out), "--check"])
+    assert warning in str(refused.value)
+    assert (results.out / "tables" / "table2_demo.md").read_text() == before
+
+
+def test_rows_of_another_recipe_are_told_but_not_what_makes_the_row_or_its_method(results):
+    for seed in SEEDS:
+        change(results.folder("OGM", seed) / "args.json", epochs=99)
+    (warning,) = table2(results).warnings
+    assert warning.startswith("recipe, --epochs: 8 in 21") and "99 in 3: OGM seed 0, OGM seed 1, OGM seed 2" in warning
+    # Greedy sums by its own default, InfoReg modulates in the prime window, each has an alpha of its own.
+    values = {json.loads((results.folder(r, 0) / "args.json").read_text())["fusion"] for r in ("Greedy", "OGM")}
+    assert values == {"sum", "concat"}
+
+
+def test_a_run_that_two_commits_have_worked_on(results):
+    path = results.folder("OGM", 1) / "args.json"
+    args = json.loads(path.read_text())
+    (entry,) = args["provenance"]
+    write(path, args | {"provenance": [entry, entry | {"commit": "b" * 40}]})
+    (warning,) = table2(results).warnings
+    assert "aaaaaaaaaa, then bbbbbbbbbb in 1: OGM seed 1" in warning
+
+
+def test_runs_that_tell_nothing_cannot_be_vouched_for(results):
+    for path in results.out.rglob("args.json"):
+        write(path, {name: value for name, value in json.loads(path.read_text()).items() if name != "provenance"})
+    data, code = table2(results).warnings
+    assert data.startswith("checksums of the data: not recorded in 24") and "code, commit: not recorded in 24" in code
+
+
+@pytest.mark.parametrize("other, alike", [("joint/seed1/last.pt", True), ("sum/seed1/last.pt", False)])
+def test_each_seed_may_have_teachers_of_its_own(other, alike):
+    args = {"dataset": "demo", "method": "g2d", "epochs": 3, "provenance": [PROVENANCE], "priority_epochs": 1}
+    seeds = enumerate(("joint/seed0/last.pt", other))
+    runs = [Origin(f"seed {k}", "g2d", args | {"seed": k, "teachers": [f"audio={path}"]}) for k, path in seeds]
+    assert (differences(runs) == []) == alike
+
+
+def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
+    root = str(results.out)
+    text = collect.main([root, "--check"])
+    assert "Warning" not in text and "| demo | inforeg | default | 3 |" in text
+    found = parsed_csv(collect.main([root, "--format", "csv"]))
+    (entry,) = [e for e in found if (e["method"], e["column"]) == ("ogm", "accuracy")]
+    assert (entry["values"], float(entry["mean"]), entry["seeds"]) == ("60.0 60.0 75.0", 65.0, "0 1 2")
+    assert float(entry["deviation"]) == statistics.stdev([60, 60, 75])
+    header, rows, _ = make_grid(collect.find_runs(results.out)[0], "last")
+    check_latex(collect.main([root, "--format", "tex"]), len(header), len(rows))
+    change(results.folder("OGM", 1) / "args.json", commit="b" * 40)
+    assert "Warning: demo: code, commit" in collect.main([root])
+    capsys.readouterr()
+    assert "Warning" not in collect.main([root, "--format", "csv"]) and "Warning" in capsys.readouterr().err
+    with pytest.raises(RunError, match="ogm/default/seed1"):
+        collect.main([root, "--check"])
+
+
+def test_a_flag_that_the_tag_names_makes_the_row(results):
+    for seed in SEEDS:
+        path = results.folder("OGM", seed)
+        change(path / "args.json", epochs=99)
+        target = path.parent.with_name("epochs=99") / path.name
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+    assert "Warning" not in collect.main([str(results.out), "--check"])
+
+
+def test_a_place_that_cannot_be_written_to(results, tmp_path):
+    (results.out / "tables").write_text("")
+    with pytest.raises(RunError, match="tables .*choose --out"):
+        collect.write_experiment("table2", "demo", SEEDS, results.out)
+
+
+def test_flags_that_are_none_and_requests_without_a_subject(tmp_path):
+    with pytest.raises(RunError, match="--epoch;"):
+        collect.write_experiment("table2", "demo", (0,), tmp_path, extra=["--epoch", "2"])
+    for words in ([], [str(tmp_path), "--experiment", "table2"]):
+        with pytest.raises(SystemExit):
+            collect.main(words)

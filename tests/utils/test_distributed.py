@@ -1,0 +1,161 @@
+"""Several processes are one: with synchronised batch norm the weights, traces and figures of a run are the same."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+
+import pack_shards
+import pytest
+import torch
+from helpers.places import ROOT, TESTS
+from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers
+from helpers.two import ENCODERS
+
+from methods import METHODS
+from utils.distributed import gather as distributed
+
+TOLERANCE = 1e-6  # of numbers in float64, after six steps
+MORE = {
+    "unimodal": ["--modality", "visual"],
+    "gblending": ["--held_out", "0.17", "--estimate_epochs", "1"],
+    "relearning": ["--held_out", "0.17", "--every", "1"],
+    "valuation": ["--warmup", "1"],
+    "opm": ["--warmup_epochs", "1"],
+    "opm_ogm": ["--warmup_epochs", "1"],
+    "inforeg": ["--threshold", "-10"],
+}
+
+
+def start(count, jobs, *more):
+    """As torchrun: `count` processes that know of one another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(TESTS / "helpers" / "two.py"), json.dumps(jobs), *more], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | place | {"RANK": str(number)},
+        )
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def finish(processes):
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return said
+
+
+def job(demo, out, method, *more):
+    # 48 samples are batches of 17, 17 and 14: shares of 9 and 8, then of 7.
+    argv = flags(demo, out, "--method", method, *MORE.get(method, []))
+    argv += ["--epochs", "2", "--batch_size", "17", "--sync_bn"]
+    if method == "g2d":
+        with torch.random.fork_rng():
+            argv += ["--teachers", *save_teachers(out, ENCODERS)]
+    return [*argv, *more]
+
+
+@pytest.fixture(scope="module")
+def shards(demo, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed") / "demo"
+    pack_shards.main(["--data_root", str(demo), "--out", str(out), "--samples", "10"])
+    return f"{out}/{{000..006}}.tar"
+
+
+@pytest.fixture(scope="module")
+def runs(demo, shards, tmp_path_factory):
+    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips."""
+    found = {}
+    for count in (1, 2):
+        out = tmp_path_factory.mktemp(f"of{count}")
+        jobs = {method: job(demo, out, method) for method in METHODS}
+        jobs["shards"] = job(shards, out / "shards", "joint", "--shuffle_buffer", "16")
+        finish(start(count, list(jobs.values())))
+        found[count] = {method: folder_of(argv) for method, argv in jobs.items()}
+    return found
+
+
+@pytest.mark.parametrize("method", [*METHODS, "shards"])
+def test_two_processes_are_one(runs, method):
+    one, two = (runs[count][method] for count in (1, 2))
+    for alone, shared in zip(rows_of(one), rows_of(two), strict=True):
+        same(alone, shared)
+    alone, shared = (checkpoint(folder)["model"] for folder in (one, two))
+    assert alone.keys() == shared.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, rtol=TOLERANCE, atol=TOLERANCE)
+    assert json.loads((two / "result.json").read_text()).keys() == json.loads((one / "result.json").read_text()).keys()
+
+
+def same(one, two):
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name in one:
+            same(one[name], two[name])
+    elif isinstance(one, float) and not math.isnan(one):
+        assert two == pytest.approx(one, rel=TOLERANCE, abs=TOLERANCE)
+    else:
+        assert one == two
+
+
+def test_another_number_of_processes_goes_on(demo, tmp_path):
+    whole, cut = (job(demo, tmp_path / name, "inforeg", "--epochs", "3", "--resume") for name in ("whole", "cut"))
+    finish(start(1, [whole]))
+    finish(start(2, [job(demo, tmp_path / "cut", "inforeg", "--epochs", "3", "--resume")], "--stop-after", "2"))
+    finish(start(1, [cut]))
+    for one, other in zip(rows_of(folder_of(whole)), rows_of(folder_of(cut)), strict=True):
+        same(one, other)
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(demo, tmp_path):
+    whole, cut = (job(demo, tmp_path / name, "joint", "--resume") for name in ("whole", "cut"))
+    finish(start(1, [whole]))
+    for process in start(2, [cut], "--term", "1"):
+        assert "stopped by SIGTERM in epoch 1, step 2: go on with --resume" in process.communicate(timeout=300)[0]
+    assert checkpoint(folder_of(cut))["begun"]["step"] == 2
+    finish(start(2, [cut]))
+    for one, other in zip(rows_of(folder_of(whole)), rows_of(folder_of(cut)), strict=True):
+        same(one, other)
+
+
+def test_one_process_that_dies_takes_the_others_with_it(demo, tmp_path):
+    """By torchrun itself, which watches them."""
+    argv = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "tests/helpers/two.py",
+    ]
+    words = [json.dumps([job(demo, tmp_path, "joint")]), "--die", "1"]
+    done = subprocess.run([*argv, *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "exitcode  : -9" in done.stderr and "rank      : 1" in done.stderr
+    assert not (folder_of(job(demo, tmp_path, "joint")) / "done").exists()
+
+
+def test_fewer_samples_than_processes_and_uneven_shares():
+    samples = {"a": torch.arange(7.0).view(7, 1)}
+    for count in range(1, 8):
+        for processes in range(1, 5):
+            parts = [part_of(count, processes, number) for number in range(processes)]
+            if count < processes:
+                assert parts == [slice(0, count)] * processes
+            else:
+                taken = [samples["a"][:count][part] for part in parts]
+                assert torch.equal(torch.cat(taken), samples["a"][:count])
+                assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def part_of(count, processes, number):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "world", lambda: processes)
+        patch.setattr(distributed, "rank", lambda: number)
+        return distributed.share(count)
