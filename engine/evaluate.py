@@ -9,30 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataset.base import Batch
+from methods.run import collect
 from models.multimodal import Output
-from utils.stopping import stop_if_asked
-
-
-@torch.no_grad()
-def collect(
-    model: torch.nn.Module, loader: DataLoader, device: torch.device, fn: Callable[[Batch], dict[str, Tensor]]
-) -> dict[str, Tensor]:
-    """`fn` of every batch in evaluation mode, concatenated over the samples, on the CPU.
-
-    Leaves the model in the mode that it was in. One synchronisation, at the end.
-
-    Raises:
-        Stopped: if the run has been sent a signal meanwhile.
-    """
-    was_training, parts = model.training, []
-    model.eval()
-    try:
-        for batch in loader:
-            parts.append(fn(batch.to(device)))
-            stop_if_asked()
-    finally:
-        model.train(was_training)
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
 def evaluate(
