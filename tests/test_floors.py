@@ -11,7 +11,7 @@ from helpers.places import ROOT
 # From the ground up; README.md shows the same table.
 FLOORS = {
     "inforeg": "the method as a library: regulation, Fisher trace, prime learning window, scores; needs torch alone",
-    "utils": "the ground: errors, files, locks, signals; `distributed/`: several processes; `runs/`: the folder of a run",
+    "utils": "the ground: errors, files, locks, signals; `distributed/`: processes; `runs/`: the folder of a run",
     "models": "encoders, fusions with their unimodal read-outs, the multimodal model",
     "dataset": "one data set per file; `recipes/`: what a clip becomes; `storage/`: caches and shards; "
     "`prepare/`: what the preparations share",
