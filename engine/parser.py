@@ -11,7 +11,7 @@ from methods import METHODS
 from models.fusion import FUSIONS
 from utils.files import packed
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
-from utils.runs.setting import MACHINE_FLAGS
+from utils.runs.setting import flags_added, flags_of, folder_name, make_tag
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -40,9 +40,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.out.isprintable():  # TensorBoard takes no others
         parser.error(f"--out {args.out!r} has characters that cannot be printed")
     if args.tag is None:
-        args.tag = _tag(args, parser)
-    elif not args.tag.isprintable() or not args.tag or args.tag != args.tag.replace("/", "").lstrip("."):
-        parser.error(f"--tag {args.tag!r} is not a folder name")
+        args.tag = make_tag(vars(args), {flag: parser.get_default(flag) for flag in vars(args)})
+    elif not args.tag or args.tag != folder_name(args.tag).lstrip("."):
+        parser.error(f'--tag {args.tag!r} is not a folder name: no more than 255 bytes, none of / \\ : * ? " < > |')
     return args
 
 
@@ -150,28 +150,11 @@ def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, 
     flag = unknown[0].split("=")[0]
     for kind, table, chosen in (("method", METHODS, method), ("dataset", DATASETS, dataset)):
         for name, other in table.items():
-            group = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-            other.add_args(group)
-            if flag in group._option_string_actions:
+            if flag in flags_added(other.add_args):
                 return f"{flag} is a flag of --{kind} {name}, not of {chosen}"
     if flag == "--modulate_during":
         return f"--modulate_during does not apply: {method} modulates nothing"
     if flag == "--unimodal_loss":
         return f"--unimodal_loss does not apply: {method} defines its own losses"
-    close = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
+    close = difflib.get_close_matches(flag, flags_of(parser), n=1)
     return f"unknown argument {unknown[0]}" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def _tag(args: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """`default`, or the recipe's flags that differ from their defaults, as in `epochs=12_fusion=sum`."""
-    changed = [
-        f"{name}={_word(value)}"
-        for name, value in sorted(vars(args).items())
-        if name not in (*MACHINE_FLAGS, "dataset", "method") and value != parser.get_default(name)
-    ]
-    return "_".join(changed) or "default"
-
-
-def _word(value: object) -> str:
-    """A flag's value in the name of a folder: a list without brackets, without the colons that some systems refuse."""
-    return "+".join(map(str, value)).replace(":", ".") if isinstance(value, list) else str(value)

@@ -37,7 +37,7 @@ from utils.lock import Lock
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json, read_predictions, write_predictions
 from utils.runs.provenance import provenance
-from utils.runs.setting import MACHINE_FLAGS, run_folder
+from utils.runs.setting import MACHINE_FLAGS, differing, flags_added, folder_name, run_folder
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -158,15 +158,15 @@ def check_together(runs: list[dict], moved: bool) -> None:
         raise RunError(f"{', '.join(twice)} more than once: an ensemble has one model per modality")
     shared = ["dataset"]
     if len({args["dataset"] for args in runs}) == 1:  # otherwise their flags are not the same either
-        group = argparse.ArgumentParser(add_help=False)
-        DATASETS[runs[0]["dataset"]].add_args(group)
-        shared += [flag for flag in vars(group.parse_args([])) if flag not in MACHINE_FLAGS]
+        shared += [
+            flag for flag in flags_added(DATASETS[runs[0]["dataset"]].add_args).values() if flag not in MACHINE_FLAGS
+        ]
         shared += ["train_noise", "val_fraction", "seed", *([] if moved else ["data_root"])]
-    differences = []
-    for flag in shared:
-        values = {name: args.get(flag) for name, args in zip(names, runs, strict=True)}
-        if len(set(map(str, values.values()))) > 1:
-            differences.append(f"--{flag} is " + ", ".join(f"{value} for {name}" for name, value in values.items()))
+    settings = {name: {flag: args.get(flag) for flag in shared} for name, args in zip(names, runs, strict=True)}
+    differences = [
+        f"--{flag} is " + ", ".join(f"{value} for {name}" for name, value in values.items())
+        for flag, values in differing(settings).items()
+    ]
     if differences:
         raise RunError(f"{'; '.join(differences)}: an ensemble is of models of the same data and seed")
 
@@ -177,7 +177,7 @@ def tag_of(tags: Mapping[str, str], average: str) -> str:
     words = ["+".join(dict.fromkeys(bare))]
     if average != "probabilities":
         words = [word for word in words if word != "default"] + [f"average={average}"]
-    return "_".join(words)
+    return folder_name("_".join(words))
 
 
 def folder_of_ensemble(runs: Mapping[str, argparse.Namespace], out, average: str = "probabilities") -> Path:

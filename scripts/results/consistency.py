@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataset import DATASETS
 from methods import METHODS
 from utils.errors import list_names
-from utils.runs.setting import MACHINE_FLAGS
+from utils.runs.setting import differing, flags_added, setting
 
 UNKNOWN = "not recorded"
 
@@ -60,30 +60,24 @@ def recipe(origins: list[Origin]) -> Iterable[str]:
     by_row: dict[str, list[Origin]] = defaultdict(list)
     for origin in origins:
         by_row[origin.row].append(origin)
-    odd = set()
+    odd = {"seed"}
     for seeds in by_row.values():
-        for flag in flags_of(seeds):
-            if sentences := told(f"recipe, --{flag}", values(flag, seeds)):
+        for flag, values in differing({origin.name: flags_of(origin) for origin in seeds}).items():
+            if flag != "seed":
                 odd.add(flag)
-                yield from sentences
-    own = {origin.name: {*origin.chosen, *flags_of_method(origin.args)} for origin in origins}
-    for flag in flags_of(origins):
+                yield from told(f"recipe, --{flag}", values)
+    shared = {}
+    for origin in origins:
+        own = {*origin.chosen, *flags_of_method(origin.args)}
+        shared[origin.name] = {flag: value for flag, value in flags_of(origin).items() if flag not in own}
+    for flag, values in differing(shared).items():
         if flag not in odd:
-            yield from told(f"recipe, --{flag}", values(flag, [o for o in origins if flag not in own[o.name]]))
+            yield from told(f"recipe, --{flag}", values)
 
 
-def flags_of(origins: list[Origin]) -> Iterable[str]:
-    besides = (*MACHINE_FLAGS, "dataset", "method", "provenance", "versions")
-    return dict.fromkeys(flag for origin in origins for flag in origin.args if flag not in besides)
-
-
-def values(flag: str, origins: list[Origin]) -> dict[str, str]:
-    """{run: the flag's value} of those that have it; in a path to another run, of the same seed, that is left out."""
-    return {
-        origin.name: str(origin.args[flag]).replace(f"seed{origin.args.get('seed')}", "seed*")
-        for origin in origins
-        if flag in origin.args
-    }
+def flags_of(origin: Origin) -> dict:
+    """The flags of a run's setting, without its data set and method."""
+    return {flag: value for flag, value in setting(origin.args).items() if flag not in ("dataset", "method")}
 
 
 def flags_of_method(args: Mapping) -> set[str]:
@@ -91,17 +85,15 @@ def flags_of_method(args: Mapping) -> set[str]:
     method = METHODS.get(args.get("method"))
     if method is None:  # an ensemble
         return set()
-    group = argparse.ArgumentParser(add_help=False)
-    method.add_args(group)
     published = DATASETS[args["dataset"]].method_defaults.get(args["method"], {})
-    return {*(action.dest for action in group._actions), *method.defaults(argparse.Namespace(**args)), *published}
+    return {*flags_added(method.add_args).values(), *method.defaults(argparse.Namespace(**args)), *published}
 
 
-def told(what: str, found: Mapping[str, str]) -> list[str]:
+def told(what: str, found: Mapping[str, object]) -> list[str]:
     """[a sentence about who has which value], most frequent first; [] if all have the same and know it."""
     names: dict[str, list[str]] = defaultdict(list)
     for name, value in found.items():
-        names[value].append(name)
+        names[str(value)].append(name)
     if len(names) < 2 and UNKNOWN not in names:
         return []
     groups = sorted(names.items(), key=lambda item: -len(item[1]))

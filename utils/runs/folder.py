@@ -22,7 +22,6 @@ from utils.files import (
     discard,
     flush,
     make_folder,
-    packed,
     read_checked,
     remove_parts,
     write_atomically,
@@ -31,7 +30,7 @@ from utils.files import (
 from utils.lock import Lock, owner
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json, read_metrics, write_predictions
-from utils.runs.setting import MACHINE_FLAGS, run_folder
+from utils.runs.setting import changes, plain_args, run_folder
 
 
 class Record:
@@ -104,7 +103,7 @@ class Record:
         path = self.folder / "args.json"
         if not path.exists():
             self._load_newest()  # a checkpoint may be there without it, and must be this run's
-        written = read_json(path) if path.exists() else vars(self.args)
+        written = read_json(path) if path.exists() else plain_args(self.args)
         history = [*written.get("provenance", []), provenance]
         write_checked(path, json.dumps(written | {"provenance": history}, indent=2) + "\n")
 
@@ -135,7 +134,7 @@ class Record:
         path = self.folder / name
         temporary = aside(path)
         try:
-            own = {"args": vars(self.args), "seconds": self.seconds, "rows": self._lines()}
+            own = {"args": plain_args(self.args), "seconds": self.seconds, "rows": self._lines()}
             torch.save(state | own, temporary)
             with temporary.open("rb+") as file:
                 found = digest(file)
@@ -227,14 +226,7 @@ class Record:
         return "".join(json.dumps(_finite(row)) + "\n" for row in self.rows)
 
     def _check_same_setting(self, before: Mapping, what: str) -> None:
-        now = json.loads(json.dumps(vars(self.args)))
-        changed = [
-            f"--{name} was {before.get(name)}, is {now[name]}"
-            for name in now
-            if (name == "seed" or name not in MACHINE_FLAGS) and before.get(name) != now[name]
-        ]
-        if packed(before.get("data_root")) != packed(now["data_root"]):  # the order of training is another
-            changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
+        changed = changes(before, vars(self.args))
         if changed:
             raise RunError(f"{what} of another setting ({'; '.join(changed)}): choose --tag")
 

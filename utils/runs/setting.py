@@ -1,13 +1,100 @@
-"""What names a run: the flags of its setting, and its folder."""
+"""What names a run: its setting, the flags in which settings differ, and the folder.
 
+A setting is every flag that says what is trained, and how. Two runs of one setting and seed give the same numbers.
+"""
+
+import argparse
+import hashlib
+import json
+import re
 from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# What may change between a run and its continuation, and does not name a setting.
+from utils.files import packed
+
+# Flags that may change between a run and its continuation: they name no setting.
 MACHINE_FLAGS = (
-    "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume", "seed",
+    "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume",
 )  # fmt: skip
+PATH_FLAGS = ("dataset", "method", "seed")  # folders of a run's path are named after them
+LONGEST_NAME = 255  # bytes; the file systems in use allow no longer name of a folder
+
+
+def plain_args(args: Namespace) -> dict:
+    """The arguments as args.json and checkpoints hold them: lists for tuples, text for paths."""
+    return json.loads(json.dumps(vars(args), default=str))
+
+
+def setting(args: Mapping) -> dict:
+    """The flags of `args` (a run's arguments, by flag) that name its setting, seed included."""
+    return {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
+
+
+def differing(settings: Mapping[str, Mapping]) -> dict[str, dict[str, object]]:
+    """{flag: {run: value}} for each flag whose value is not the same in all runs that have it.
+
+    `settings` holds the flags by run. A path that names the run's own seed is the same in every seed: `seed0` of one
+    run and `seed1` of another are both given as `seed*`.
+    """
+    found = {}
+    for flag in dict.fromkeys(flag for flags in settings.values() for flag in flags):
+        values = {run: json.dumps(flags[flag], default=str) for run, flags in settings.items() if flag in flags}
+        if len(set(values.values())) > 1:
+            values = {run: re.sub(rf"\bseed{settings[run].get('seed')}\b", "seed*", v) for run, v in values.items()}
+        plain = {run: json.loads(value) for run, value in values.items()}
+        if any(value != next(iter(plain.values())) for value in plain.values()):
+            found[flag] = plain
+    return found
+
+
+def changes(before: Mapping, now: Mapping) -> list[str]:
+    """What keeps a run that began with `before` from going on with `now`, a sentence a flag; [] if nothing does."""
+    new = setting(now)
+    old = {flag: before.get(flag) for flag in new}
+    changed = [f"--{flag} was {old[flag]}, is {new[flag]}" for flag in differing({"old": old, "new": new})]
+    if packed(before.get("data_root")) != packed(now["data_root"]):  # shards are read in another order
+        changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
+    return changed
+
+
+def make_tag(args: Mapping, defaults: Mapping) -> str:
+    """`default`, or the flags of the setting that differ from their defaults, as in `epochs=12_fusion=sum`."""
+    flags = differing({"run": setting(args), "default": setting(defaults)})
+    words = [f"{flag}={_word(args[flag])}" for flag in sorted(flags) if flag not in PATH_FLAGS]
+    return folder_name("_".join(words) or "default")
+
+
+def _word(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def folder_name(text: str) -> str:
+    """`text` as the name of one folder, on every file system.
+
+    Separators and other signs that a file system refuses become `-`, colons become `.`. A name longer than 255 bytes is
+    cut, and ends with `~` and the first 16 digits of the whole name's sha256.
+    """
+    name = "".join("-" if sign in '/\\<>"|?*' or not sign.isprintable() else sign for sign in text.replace(":", "."))
+    name = name.rstrip(". ")
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    mark = "~" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return name.encode()[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
 
 
 def run_folder(args: Namespace) -> Path:
+    """Where the run of these arguments is written."""
     return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
+
+
+def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """{"--flag": its name in the arguments} of all flags of a parser."""
+    return {option: action.dest for action in parser._actions for option in action.option_strings}
+
+
+def flags_added(add_args: Callable) -> dict[str, str]:
+    """`flags_of` what `add_args`, of a method or a data set, adds to a parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_args(parser)
+    return flags_of(parser)
