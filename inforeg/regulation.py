@@ -18,18 +18,19 @@ trained with the unimodal losses.
 (`gradient`), or its learning rate of that step by 1/alpha (`lr`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from inforeg.scores import confidence, log_likelihood
-from inforeg.window import DURING, VARIANTS, FisherTrace, PrimeWindow
+from inforeg.window import DURING, VARIANTS, FisherTrace, Metrics, PrimeWindow
 
 REGULATIONS = ("proximal", "gradient", "lr")
 # beta of Fig. 7, K of Fig. 8, the start of Algorithm 1; and the literals of the public code.
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "paper": dict(beta=0.9, threshold=0.04, smoothing=1, start_epoch=2),
     "official": dict(beta=1.0, threshold=0.05, smoothing=10, start_epoch=0),
 }
@@ -37,12 +38,12 @@ OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
 
 
 def scores(unimodal_logits: Mapping[str, Tensor], target: Tensor, variant: str = "paper") -> Tensor:
-    """(M,) performance of each modality on the batch, larger is better (Eq. 8)."""
+    """(M,) performance of each modality on the batch, larger is better (Eq. 8), from logits (B, C) and classes (B,)."""
     return {"paper": log_likelihood, "official": confidence}[variant](unimodal_logits, target)
 
 
 def leads(score: Tensor) -> Tensor:
-    """(M,) Delta_m: the mean lead of m over the modalities behind it, 0 for the last (Eq. 9-10)."""
+    """(M,) Delta_m of the scores (M,): the mean lead of m over the modalities behind it, 0 for the last (Eq. 9-10)."""
     gaps = (score.unsqueeze(1) - score.unsqueeze(0)).clamp(min=0)
     return gaps.sum(dim=1) / (gaps > 0).sum(dim=1).clamp(min=1)
 
@@ -62,6 +63,9 @@ class InfoReg:
     encoders: {modality: module}; unimodal_logits: {modality: (B, C)} in the same names; target: (B,). A parameter left
     as None takes the variant's value (DEFAULTS). With `regulation="lr"` call `attach(optimizer)` first.
 
+    It reads and edits gradients (`lr`: the step that the optimizer has made), keeps one copy of the encoders' weights,
+    and reads nothing back from the device before `end_epoch`.
+
     Raises:
         ValueError: for an unknown variant, regulation or `during`, a combination that is not defined, or an encoder
             without parameters.
@@ -77,26 +81,23 @@ class InfoReg:
         regulation: str = "proximal",
         variant: str = "paper",
         during: str = "prime",
-    ):
-        for value, allowed in ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING)):
-            if value not in allowed:
-                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
-        if variant == "official" and regulation != "proximal":
-            raise ValueError("the official variant's constants are below 1, so it regulates by the proximal term only")
-        given = dict(beta=beta, threshold=threshold, smoothing=smoothing, start_epoch=start_epoch)
-        chosen = DEFAULTS[variant] | {name: value for name, value in given.items() if value is not None}
-        self.beta, self.regulation, self.variant, self.during = chosen.pop("beta"), regulation, variant, during
-        self.trace = FisherTrace(encoders, variant)
-        self.window = PrimeWindow(self.trace.history, variant=variant, **chosen)
+    ) -> None:
+        _check(encoders, regulation, variant, during)
+        given = {"beta": beta, "threshold": threshold, "smoothing": smoothing, "start_epoch": start_epoch}
+        constants = DEFAULTS[variant] | {name: value for name, value in given.items() if value is not None}
+        self.beta: float = constants.pop("beta")
+        self.regulation, self.variant, self.during = regulation, variant, during
         self.modalities = tuple(encoders)
-        self._parameters = {name: list(encoder.parameters()) for name, encoder in encoders.items()}
-        if empty := [name for name, parameters in self._parameters.items() if not parameters]:
-            raise ValueError(f"nothing to regulate: {', '.join(empty)} has no parameters")
+        self.trace = FisherTrace(encoders, variant)
+        self.window = PrimeWindow(self.trace.history, variant=variant, **constants)
+        self._parameters: dict[str, list[Tensor]] = {
+            name: list(encoder.parameters()) for name, encoder in encoders.items()
+        }
         self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
         self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
-        self._active: tuple[str, ...] = ()
+        self._active: tuple[str, ...] = ()  # the encoders that may be regulated in this epoch
         self._attached = False
-        self._sums: Tensor | int = 0
+        self._sums = torch.zeros(())  # (4, M) over the epoch's steps: score, lead, alpha of the leaders, who led
         self._steps = 0
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -106,7 +107,11 @@ class InfoReg:
         self._attached = True
 
     def start_epoch(self) -> None:
-        """Decide which encoders may be regulated in this epoch, and keep their weights w^{t-1}."""
+        """Decide which encoders may be regulated in this epoch, and keep their weights w^{t-1}.
+
+        Raises:
+            ValueError: for `regulation="lr"` without an optimizer.
+        """
         begun = self.window.epoch >= self.window.start_epoch
         self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
         if self._active and self.regulation == "lr" and not self._attached:
@@ -116,38 +121,36 @@ class InfoReg:
 
     @torch.no_grad()
     def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:
-        """Between backward and `optimizer.step()`: measure the gradients, then regulate the encoder that is ahead."""
+        """Between backward and `optimizer.step()`: measure the gradients, then regulate the encoder that is ahead.
+
+        unimodal_logits: {modality: (B, C)}; target: (B,) class numbers.
+        """
         if self.variant == "paper":
             self.trace.update()
         score = scores({name: unimodal_logits[name] for name in self.modalities}, target, self.variant)
         lead = leads(score)
-        alpha = torch.exp(self.beta * torch.tanh(lead))
-        if self.variant == "official":
-            alpha = torch.cat([OFFICIAL_SCALE[0] * alpha[:1], OFFICIAL_SCALE[1] * alpha[1:]])
+        alpha = self._alpha_of(lead)
         ahead = (lead > 0).to(alpha.dtype)
         strength = alpha * ahead
-        strengths, alphas = (dict(zip(self.modalities, values.unbind(), strict=True)) for values in (strength, alpha))
-        self._alpha = {name: alphas[name] for name in self._active}
-        for name in self._active:
-            if self.regulation == "proximal":
-                self._pull_back(name, strengths[name])
-            elif self.regulation == "gradient" and (grads := self._gradients(name)):
-                torch._foreach_mul_(grads, 1 / alphas[name])
+        self._regulate(alpha, strength)
         if self.variant == "official":
             self.trace.update()
         self._sums = self._sums + torch.stack([score, lead, strength, ahead])
         self._steps += 1
 
-    def end_epoch(self) -> dict[str, dict[str, float | bool | None]]:
-        """The epoch's figures by name and modality; appends the traces, on which the next windows depend.
+    def end_epoch(self) -> Metrics:
+        """The epoch's metrics by name and modality; appends the traces, on which the next windows depend.
 
         `fisher_trace` and `gradient_norm`; `relative_change` and `prime_window` as they were in this epoch; `score` and
         `lead`, means over the steps; `regulated`, the share of steps in which the encoder was; `alpha`, its mean over
         those steps.
+
+        Raises:
+            ValueError: if there was no step since the last epoch's end.
         """
-        sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
         record = self.window.record()
         record["fisher_trace"], record["gradient_norm"] = self.trace.end_epoch(), self.trace.gradient_norm
+        sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
         for name in ("score", "lead", "alpha", "regulated"):
             record[name] = {}
         for i, modality in enumerate(self.modalities):
@@ -156,21 +159,41 @@ class InfoReg:
             regulated = sums["ahead"][i] if modality in self._active else 0
             record["regulated"][modality] = regulated / self._steps
             record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
-        self._sums, self._steps = 0, 0
+        self._sums, self._steps = torch.zeros(()), 0
         return record
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint between two epochs keeps: the traces so far."""
         return self.trace.state_dict()
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
         self.trace.load_state_dict(state)
 
+    def _alpha_of(self, lead: Tensor) -> Tensor:
+        """(M,) alpha of the leads (M,) (Eq. 14-15), or what the public code has for it."""
+        alpha = torch.exp(self.beta * torch.tanh(lead))
+        if self.variant == "official":
+            alpha = torch.cat([OFFICIAL_SCALE[0] * alpha[:1], OFFICIAL_SCALE[1] * alpha[1:]])
+        return alpha
+
+    def _regulate(self, alpha: Tensor, strength: Tensor) -> None:
+        """Slow the encoders that may be regulated; alpha: (M,); strength: (M,) alpha of the leaders, else 0."""
+        alphas, strengths = (dict(zip(self.modalities, values.unbind(), strict=True)) for values in (alpha, strength))
+        self._alpha = {name: alphas[name] for name in self._active}
+        for name in self._active:
+            if self.regulation == "proximal":
+                self._pull_back(name, strengths[name])
+            elif self.regulation == "gradient" and (grads := self._gradients(name)):
+                torch._foreach_mul_(grads, 1 / alphas[name])
+
     def _gradients(self, name: str) -> list[Tensor]:
-        """Those that the encoder holds: a frozen one holds none and is left alone."""
+        """The gradients that the encoder holds; a frozen one holds none and is left alone."""
         return [p.grad for p in self._parameters[name] if p.grad is not None]
 
     @torch.no_grad()
-    def _keep(self, names) -> None:
+    def _keep(self, names: Iterable[str]) -> None:
+        """Copy the weights that these encoders have now."""
         for name in names:
             if name not in self._kept:
                 self._kept[name] = [torch.empty_like(p) for p in self._parameters[name]]
@@ -187,7 +210,19 @@ class InfoReg:
 
     @torch.no_grad()
     def _shorten_step(self) -> None:
+        """Take back 1 - 1/alpha of the step that the optimizer has made."""
         for name, alpha in self._alpha.items():
             back = torch._foreach_sub(self._kept[name], self._parameters[name])
             torch._foreach_mul_(back, 1 - 1 / alpha)
             torch._foreach_add_(self._parameters[name], back)
+
+
+def _check(encoders: Mapping[str, nn.Module], regulation: str, variant: str, during: str) -> None:
+    """Raises ValueError for what `InfoReg` does not define."""
+    for value, allowed in ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING)):
+        if value not in allowed:
+            raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    if variant == "official" and regulation != "proximal":
+        raise ValueError("the official variant's constants are below 1, so it regulates by the proximal term only")
+    if empty := [name for name, encoder in encoders.items() if not list(encoder.parameters())]:
+        raise ValueError(f"nothing to regulate: {', '.join(empty)} has no parameters")

@@ -6,6 +6,7 @@ Equation numbers are those of the InfoReg paper (CVPR 2025).
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -13,6 +14,7 @@ from torch import Tensor
 
 VARIANTS = ("paper", "official")
 DURING = ("prime", "all", "outside")
+Metrics = dict[str, dict[str, Any]]  # {name of a metric: {modality: number, truth or None}}
 
 
 class FisherTrace:
@@ -28,7 +30,7 @@ class FisherTrace:
     Call `update()` after each backward pass and `end_epoch()` after the last; the sums stay on the device until then.
     """
 
-    def __init__(self, encoders: Mapping[str, nn.Module], variant: str = "paper"):
+    def __init__(self, encoders: Mapping[str, nn.Module], variant: str = "paper") -> None:
         self.variant = variant
         self.history: dict[str, list[float]] = {name: [] for name in encoders}
         self.gradient_norm: dict[str, float] = {}
@@ -40,12 +42,12 @@ class FisherTrace:
     def update(self) -> None:
         """Add the gradients that the encoders hold now. A frozen encoder (no gradients) acquires nothing."""
         for name, parameters in self._parameters.items():
-            held = [p for p in parameters if p.grad is not None]
-            if held:
-                norms = torch._foreach_norm([p.grad for p in held])
+            grads = [p.grad for p in parameters if p.grad is not None]
+            if grads:
+                norms = torch._foreach_norm(grads)
                 size = root = torch.stack(norms).norm()
                 if self.variant == "official":
-                    root = torch.stack(torch._foreach_div(norms, [p.numel() ** 0.5 for p in held])).norm()
+                    root = torch.stack(torch._foreach_div(norms, [g.numel() ** 0.5 for g in grads])).norm()
                 self._sums[name] = self._sums.get(name, 0) + torch.stack([root.square(), size])
         self._steps += 1
 
@@ -71,16 +73,19 @@ class FisherTrace:
         self._sums, self._steps = {}, 0
         return traces
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint between two epochs keeps: a copy of the traces so far."""
         return {"history": {name: list(traces) for name, traces in self.history.items()}}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` has returned."""
         # In place: a PrimeWindow reads these very lists.
         for name, traces in state["history"].items():
             self.history[name][:] = traces
 
 
-def _traced(encoder: nn.Module, variant: str) -> list[nn.Parameter]:
+def _traced(encoder: nn.Module, variant: str) -> list[Tensor]:
+    """The parameters whose gradients the variant's trace is made of."""
     if variant == "paper":
         return list(encoder.parameters())
     return [
@@ -108,7 +113,7 @@ class PrimeWindow:
         smoothing: int = 1,
         start_epoch: int = 2,
         variant: str = "paper",
-    ):
+    ) -> None:
         self.history, self.threshold, self.smoothing = history, threshold, smoothing
         self.start_epoch, self.variant = start_epoch, variant
 
@@ -136,10 +141,11 @@ class PrimeWindow:
         return max((newest - before) / newest, -sys.float_info.max) if newest > 0 else 0.0
 
     def is_open(self, modality: str) -> bool:
+        """Whether the coming epoch is one of the prime window of `modality`."""
         change = self.change(modality)
         return self.epoch >= self.start_epoch and change is not None and change > self.threshold
 
-    def record(self) -> dict[str, dict[str, float | bool | None]]:
+    def record(self) -> Metrics:
         """{"relative_change": {modality: ...}, "prime_window": {modality: ...}} of the epoch that comes next."""
         return {
             "relative_change": {name: self.change(name) for name in self.history},

@@ -9,46 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-import torch.nn as nn
 from common import PrepareError
 from helpers.places import ROOT
 
 README = (ROOT / "README.md").read_text()
-
-
-class TwoEncoders(nn.Module):
-    """A stranger's model: attributes `audio` and `visual`, and its own way to make unimodal logits."""
-
-    def __init__(self):
-        super().__init__()
-        self.audio, self.visual, self.head = nn.Linear(4, 3), nn.Linear(5, 3), nn.Linear(6, 2)
-
-    def forward(self, inputs):
-        audio, visual = self.audio(inputs[0]), self.visual(inputs[1])
-        unimodal = {
-            "audio": audio @ self.head.weight[:, :3].T + self.head.bias / 2,
-            "visual": visual @ self.head.weight[:, 3:].T + self.head.bias / 2,
-        }
-        return self.head(torch.cat([audio, visual], dim=1)), unimodal
-
-
-def test_the_readmes_own_loop_runs_as_printed(capsys):
-    block = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "InfoReg(" in code)
-    torch.manual_seed(0)
-    model = TwoEncoders()
-    before = [p.detach().clone() for p in model.parameters()]
-    scope = {
-        "torch": torch,
-        "model": model,
-        "epochs": 4,
-        "loader": [((torch.randn(8, 4), torch.randn(8, 5)), torch.randint(2, (8,))) for _ in range(3)],
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
-    }
-    exec(compile(block, "README.md", "exec"), scope)
-    assert len(scope["regulation"].trace.history["audio"]) == 4
-    assert capsys.readouterr().out.count("prime_window") == 4
-    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
 def test_every_file_that_the_documents_name_exists():

@@ -255,6 +255,10 @@ def test_what_is_not_defined_raises():
     for regulation in ("gradient", "lr"):
         with pytest.raises(ValueError, match="official"):
             InfoReg(encoders, variant="official", regulation=regulation)
+    with pytest.raises(ValueError, match="without a step"):
+        InfoReg(encoders).end_epoch()
+    with pytest.raises(ValueError, match="audio has no parameters"):
+        InfoReg({"audio": nn.Identity()})
     for unknown in ({"variant": "papers"}, {"regulation": "prox"}, {"during": "never"}):
         with pytest.raises(ValueError, match=f"'{next(iter(unknown.values()))}' is not one of"):
             InfoReg(encoders, **unknown)
