@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -44,6 +43,8 @@ def figures(found: Mapping[str, Tensor]) -> dict[str, float]:
     `found`: what `predict` returns. `majority` is the share of the most frequent class: the accuracy of a prediction
     that looks at nothing.
     """
+    from sklearn.metrics import f1_score  # here, since it takes seconds to load
+
     found = dict(found)
     target, loss = found.pop("target"), found.pop("loss")
     accuracies = {name: (predicted == target).double().mean().item() for name, predicted in found.items()}

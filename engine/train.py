@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dataset.base import Batch, Dataset
@@ -35,6 +34,8 @@ def fit(run: Run, method: Method, test: Dataset, record: Record) -> dict:
         RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite;
             Stopped if the run has been sent a signal.
     """
+    from torch.utils.tensorboard import SummaryWriter  # here, since it takes a second to load
+
     schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, run.args.lr_step, run.args.lr_gamma)
     checkpoints = Checkpoints(run, method, schedule, record)
     begun = checkpoints.restore()
@@ -200,7 +201,7 @@ def summarise(rows: list[dict]) -> dict:
     return {rule: {"epoch": epoch} | rows[epoch]["test"] for rule, epoch in chosen.items()}
 
 
-def write_scalars(writer: SummaryWriter, row: dict, seconds: float) -> None:
+def write_scalars(writer, row: dict, seconds: float) -> None:
     for group, values in row.items():
         for name, value in values.items() if isinstance(values, dict) else [("", values)]:
             if value is not None and group != "epoch":

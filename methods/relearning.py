@@ -21,8 +21,6 @@ Where the public code does something else:
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -33,6 +31,9 @@ from utils.numbers import count, not_negative, positive, proper_share
 
 def purity(features: Tensor, target: Tensor, classes: int) -> float:
     """Share of the samples (N, dim) that belong to the largest class of their cluster; one cluster per class."""
+    from sklearn.cluster import KMeans  # here, since it takes seconds to load
+    from sklearn.metrics.cluster import contingency_matrix
+
     points = features.double().numpy()
     low, high = points.min(axis=0), points.max(axis=0)
     points = 2 * (points - low) / np.where(high > low, high - low, 1) - 1

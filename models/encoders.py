@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import torch.nn as nn
 from torch import Tensor
-from torchvision.models.resnet import BasicBlock, ResNet
 
 
 class Staged(nn.Module):
@@ -31,7 +30,7 @@ class Staged(nn.Module):
         return self.pool(maps, len(x))
 
 
-class ResNet18(Staged, ResNet):
+class ResNet18(Staged):
     """torchvision's ResNet-18 from scratch, with the given number of input channels and without its classifier.
 
     (B, channels, H, W) -> (B, 512). Frames (B, T, channels, H, W) are folded into the batch and their features averaged
@@ -42,9 +41,13 @@ class ResNet18(Staged, ResNet):
     widths = (64, 128, 256, 512)
 
     def __init__(self, channels: int):
-        super().__init__(BasicBlock, [2, 2, 2, 2])
-        self.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.fc = nn.Identity()
+        from torchvision.models.resnet import BasicBlock, ResNet  # here, since it takes seconds to load
+
+        super().__init__()
+        parts = dict(ResNet(BasicBlock, [2, 2, 2, 2]).named_children())
+        parts["conv1"] = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, parts[name])
         self.apply(initialise)
 
     @property

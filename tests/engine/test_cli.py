@@ -197,3 +197,15 @@ def test_the_program_prints_one_error_line_and_fails(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_that_only_training_needs():
+    """A bound on what is loaded, since a clock would tell of the machine."""
+    program = (
+        "import sys, main\ntry:\n    main.main(['--help'])\nfinally:\n    print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    loaded = {name.split(".")[0] for name in done.stderr.split()}
+    assert "--fusion" in done.stdout and "torch" in loaded
+    heavy = {"av", "cv2", "librosa", "matplotlib", "numba", "scipy", "sklearn", "tensorboard", "torchvision"}
+    assert not heavy & loaded and "torch._dynamo" not in done.stderr.split()

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.utils.tensorboard
 from helpers.runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, rows_of, train
 from helpers.three import Three
 
@@ -276,7 +277,7 @@ def test_neither_workers_nor_folders_nor_what_is_shown_change_a_result(demo, tmp
         other = train(demo, tmp_path / workers, *argv, "--workers", workers)
         assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     shown = train(demo, tmp_path / "shown", *argv, figures=True)
-    monkeypatch.setattr(loop, "SummaryWriter", Silent)
+    monkeypatch.setattr(torch.utils.tensorboard, "SummaryWriter", Silent)
     monkeypatch.setattr(loop, "tqdm", partial(loop.tqdm, disable=True))
     loop.tqdm.write = lambda text: None
     silent = train(demo, tmp_path / "silent", *argv)

@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: a cluster node has no display
-import matplotlib.pyplot as plt
-
 # Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Beside the colours, so that no curve is known by its colour alone.
@@ -23,17 +18,19 @@ def style(place: int) -> dict:
 
 def draw(rows: list[dict], folder: Path, title: str) -> None:
     """Write fisher_trace.png, accuracy.png and, for a method that regulates, alpha.png into `folder`."""
+    from matplotlib.figure import Figure  # here, since it takes seconds to load
+
     for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("alpha", alpha)):
         if name == "alpha" and "alpha" not in rows[0]:
             continue
-        figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        axes = figure.subplots()
         plot(axes, rows)
         axes.set(xlabel="epoch", title=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         figure.savefig(folder / f"{name}.png", dpi=150)
-        plt.close(figure)
 
 
 def fisher_trace(axes, rows: list[dict]) -> None:
