@@ -51,6 +51,7 @@ def train(argv: list[str], args, device: torch.device, method: Method, record: R
     splits = build(args, model.modalities, method.held_out)
     record.create(provenance("main.py", argv, device, checksums(args)))
     make_ready(args, model, device)
+    record.classes = list(splits.classes)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")

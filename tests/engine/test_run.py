@@ -132,6 +132,7 @@ def test_what_the_folder_of_a_run_holds(demo, tmp_path):
     assert [row["lr"] for row in rows_of(folder)] == pytest.approx([0.02, 0.002], rel=1e-12)
     state = checkpoint(folder)
     assert state["epoch"] == 1 and {"model", "method", "optimizer", "schedule", "random", "args"} <= state.keys()
+    assert state["classes"] == list(Demo.classes)
     done = json.loads((folder / "done").read_text())
     assert done["seconds"] > done["median_seconds_per_epoch"] > 0
 

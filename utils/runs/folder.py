@@ -63,6 +63,7 @@ class Record:
         self.sound = True  # whether last.pt, where there is one, may become previous.pt
         self.folder = run_folder(args)
         self.lock = Lock(self.folder)
+        self.classes: list[str] = []  # by their numbers
         self.rows: list[dict] = []
         self.seconds: list[float] = []  # of each epoch; not in the metrics, which a resumed run repeats bit for bit
         self.predictions: dict[int | str, torch.Tensor] = {}  # of the test samples: (N,) by epoch, and `target`
@@ -134,7 +135,8 @@ class Record:
         path = self.folder / name
         temporary = aside(path)
         try:
-            own = {"args": plain_args(self.args), "seconds": self.seconds, "rows": self._lines()}
+            own = {"args": plain_args(self.args), "classes": self.classes}
+            own |= {"seconds": self.seconds, "rows": self._lines()}
             torch.save(state | own, temporary)
             with temporary.open("rb+") as file:
                 found = digest(file)
