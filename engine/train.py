@@ -9,7 +9,6 @@ from tqdm import tqdm
 
 from dataset.base import Batch, Dataset
 from dataset.loader import make_loader
-from engine import snapshot
 from engine.checkpoints import Checkpoints
 from engine.evaluate import figures, predict
 from engine.setup import autocast
@@ -119,7 +118,6 @@ def train_epoch(
         method.on_epoch_start(run)
     else:
         run.step = begun["step"]
-        snapshot.put(method, begun["method"], run.device)
         totals.load_state_dict(begun["totals"], run.device)
     loader = run.loader(method.train_data(run), first=run.step)
     run.model.train()

@@ -159,16 +159,27 @@ class InfoReg:
             regulated = sums["ahead"][i] if modality in self._active else 0
             record["regulated"][modality] = regulated / self._steps
             record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
-        self._sums, self._steps = torch.zeros(()), 0
+        self._sums, self._steps, self._active = torch.zeros(()), 0, ()
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint between two epochs keeps: the traces so far."""
-        return self.trace.state_dict()
+        """What a resumed training needs beside the encoders' weights, after any step or epoch.
 
+        Within an epoch `weights` holds w^{t-1} of the encoders that may be regulated, which the proximal term needs.
+        """
+        kept = {name: list(self._kept[name]) for name in self._active if self.regulation == "proximal"}
+        regulated = {"active": list(self._active), "weights": kept, "sums": self._sums, "steps": self._steps}
+        return {"trace": self.trace.state_dict()} | regulated
+
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` has returned."""
-        self.trace.load_state_dict(state)
+        """Go on from a state. Within an epoch `start_epoch()` is not called again; call `attach` for `lr`."""
+        self.trace.load_state_dict(state["trace"])
+        self._active, self._steps = tuple(state["active"]), state["steps"]
+        self._keep(state["weights"])
+        for name, weights in state["weights"].items():
+            torch._foreach_copy_(self._kept[name], weights)
+        self._sums = state["sums"].to(self._parameters[self.modalities[0]][0].device)
 
     def _alpha_of(self, lead: Tensor) -> Tensor:
         """(M,) alpha of the leads (M,) (Eq. 14-15), or what the public code has for it."""

@@ -74,14 +74,18 @@ class FisherTrace:
         return traces
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint between two epochs keeps: a copy of the traces so far."""
-        return {"history": {name: list(traces) for name, traces in self.history.items()}}
+        """The traces so far and this epoch's sums, after any step."""
+        history = {name: list(traces) for name, traces in self.history.items()}
+        return {"history": history, "sums": dict(self._sums), "steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` has returned."""
+        """Go on from a state, from which `sums` and `steps` may be missing: an epoch then begins."""
         # In place: a PrimeWindow reads these very lists.
         for name, traces in state["history"].items():
             self.history[name][:] = traces
+        sums = state.get("sums", {})
+        self._sums = {name: sums[name].to(self._parameters[name][0].device) for name in sums}
+        self._steps = state.get("steps", 0)
 
 
 def _traced(encoder: nn.Module, variant: str) -> list[Tensor]:

@@ -36,6 +36,7 @@ MAX_EXPONENT = 10.0  # public code
 
 class AGM(Method):
     modulates = True
+    columns = ("kappa",)
 
     @classmethod
     def add_args(cls, group) -> None:
@@ -52,8 +53,6 @@ class AGM(Method):
         self.shapley = shapley_weights(len(model.modalities))
         self.reference = torch.zeros(len(model.modalities))  # S_m
         self.steps = 0  # that the reference is the mean of
-        self._kappas: Tensor | int = 0
-        self._epoch_steps = 0
 
     def forward(self, batch):
         output = super().forward(batch)
@@ -97,8 +96,7 @@ class AGM(Method):
         kappa = torch.stack([k if self.in_force(m) else torch.ones_like(k) for m, k in zip(names, kappa, strict=True)])
         self.steps += 1
         self.reference = self.reference + (score - self.reference) / self.steps
-        self._kappas = self._kappas + kappa
-        self._epoch_steps += 1
+        self.note("kappa", kappa)
         return kappa
 
     @torch.no_grad()
@@ -111,12 +109,6 @@ class AGM(Method):
             norm = torch.stack(torch._foreach_norm(grads)).norm()
             shortened = (self.args.clip / norm).clamp(max=1)
             torch._foreach_mul_(grads, torch.where(largest > self.args.clip, shortened, 1.0))
-
-    def on_epoch_end(self, run) -> dict:
-        """Adds `kappa`, the mean factor over the epoch's steps."""
-        means = (self._kappas / self._epoch_steps).tolist()
-        self._kappas, self._epoch_steps = 0, 0
-        return super().on_epoch_end(run) | {"kappa": dict(zip(self.model.modalities, means, strict=True))}
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"reference": self.reference, "steps": self.steps}

@@ -23,6 +23,7 @@ class Method:
     held_out = 0.0  # the share of the training split that the method needs withheld for itself
     modulates = False  # whether --modulate_during means something to it (Table 4)
     takes_unimodal_loss = True  # whether it leaves the loss alone, so that --unimodal_loss may add to it
+    columns: tuple[str, ...] = ()  # of its record: the epoch's means of what `note` was given under these names
 
     @classmethod
     def add_args(cls, group) -> None:
@@ -44,10 +45,16 @@ class Method:
             model.add_heads()
         self.trace = FisherTrace(model.encoders)
         self.window = PrimeWindow(self.trace.history, args.threshold, args.window_smoothing)
+        self._notes: dict[str, list] = {}  # {column: [sum over the steps so far, their number]}
 
     def in_force(self, modality: str) -> bool:
         """Whether the method may modulate `modality` in this epoch, by --modulate_during."""
         return self.window.admits(modality, self.args.modulate_during)
+
+    def note(self, column: str, values: Tensor) -> None:
+        """Add a step's (M,) values, in the order of the modalities; they stay on the device until the epoch's end."""
+        total, steps = self._notes.get(column, (0, 0))
+        self._notes[column] = [total + values.detach(), steps + 1]
 
     def on_fit_start(self, run: Run) -> None:
         """Before the first epoch of this process, after a checkpoint has been loaded."""
@@ -87,13 +94,22 @@ class Method:
         self.trace.update()
 
     def on_epoch_end(self, run: Run) -> dict[str, Mapping[str, float | bool | None]]:
-        """What the epoch's record holds of the method, by name and modality."""
+        """What the epoch's record holds of the method, by name and modality; a column without notes holds None."""
         record = self.window.record()
-        return record | {"fisher_trace": self.trace.end_epoch(), "gradient_norm": self.trace.gradient_norm}
+        record |= {"fisher_trace": self.trace.end_epoch(), "gradient_norm": self.trace.gradient_norm}
+        names = self.model.modalities
+        for column in self.columns:
+            total, steps = self._notes.get(column, (None, 0))
+            means = (total / steps).tolist() if steps else [None] * len(names)
+            record[column] = dict(zip(names, means, strict=True))
+        self._notes = {}
+        return record
 
     def state_dict(self) -> dict:
-        """Whatever a resumed run needs beyond the model and the optimizer: tensors and plain values."""
-        return {"trace": self.trace.state_dict()}
+        """What a resumed run needs beyond the model and the optimizer, after any step: tensors and plain values."""
+        return {"trace": self.trace.state_dict(), "notes": dict(self._notes)}
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from a state whose tensors are on the model's device. Within an epoch no `on_epoch_start` follows."""
         self.trace.load_state_dict(state["trace"])
+        self._notes = dict(state["notes"])

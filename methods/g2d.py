@@ -39,6 +39,7 @@ class G2D(Method):
 
     modulates = True
     takes_unimodal_loss = False
+    columns = ("learning",)  # the share of the epoch's steps in which the encoder was not held
 
     @classmethod
     def add_args(cls, group) -> None:
@@ -72,8 +73,6 @@ class G2D(Method):
         if args.hold == "convolutions" and without:
             raise ValueError(f"--hold convolutions: the encoder of {', '.join(without)} has none; use --hold encoder")
         self._taught: dict[str, tuple[Tensor, Tensor]] = {}
-        self._learning: Tensor | int = 0
-        self._steps = 0
 
     def on_fit_start(self, run) -> None:
         for teacher in self.teachers.values():
@@ -103,8 +102,7 @@ class G2D(Method):
         for name, factor in learning.items():
             if grads := self._held(self.model.encoders[name]):
                 torch._foreach_mul_(grads, factor)
-        self._learning = self._learning + torch.stack(list(learning.values()))
-        self._steps += 1
+        self.note("learning", torch.stack(list(learning.values())))
 
     def learning(self, target: Tensor) -> dict[str, Tensor]:
         """1 for each modality that learns from this batch, 0 for one that is held."""
@@ -121,12 +119,6 @@ class G2D(Method):
     def _held(self, encoder: nn.Module) -> list[Tensor]:
         everything = self.args.hold == "encoder"
         return [p.grad for p in encoder.parameters() if p.grad is not None and (everything or p.ndim >= 4)]
-
-    def on_epoch_end(self, run) -> dict:
-        """Adds `learning`, the share of the epoch's steps in which the encoder was not held."""
-        shares = (self._learning / self._steps).tolist()
-        self._learning, self._steps = 0, 0
-        return super().on_epoch_end(run) | {"learning": dict(zip(self.teachers, shares, strict=True))}
 
 
 def teacher_paths(args, model: MultimodalModel) -> list[tuple[str, Path]]:

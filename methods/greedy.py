@@ -57,7 +57,7 @@ class Greedy(Modulation):
         self.branches = isinstance(model.fusion, Sum)
         self.speeds = torch.zeros(2, len(model.modalities))  # of main_m and of bypass_m
         self.steps_left = torch.tensor(0)  # of curation
-        self._admitted = torch.zeros(len(model.modalities), dtype=torch.bool)
+        self._admitted = torch.zeros(len(model.modalities), dtype=torch.bool)  # to curation, in this epoch
 
     def on_epoch_start(self, run) -> None:
         super().on_epoch_start(run)
@@ -122,11 +122,12 @@ class Greedy(Modulation):
         return super().on_epoch_end(run) | {"speed_ratio": ratio}
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"speeds": self.speeds, "steps_left": self.steps_left}
+        state = {"speeds": self.speeds, "steps_left": self.steps_left, "admitted": self._admitted}
+        return super().state_dict() | state
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.speeds, self.steps_left = state["speeds"], state["steps_left"]
+        self.speeds, self.steps_left, self._admitted = state["speeds"], state["steps_left"], state["admitted"]
 
 
 def speed(parameters: list[Tensor]) -> Tensor:

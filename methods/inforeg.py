@@ -59,3 +59,10 @@ class InfoRegMethod(Method):
 
     def on_epoch_end(self, run) -> dict:
         return self.regulation.end_epoch()
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | self.regulation.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.regulation.load_state_dict(state)

@@ -33,6 +33,7 @@ class MMPareto(Method):
     """
 
     takes_unimodal_loss = False
+    columns = ("conflict",)  # the share of the epoch's steps in which the encoder's two gradients disagreed
 
     @classmethod
     def add_args(cls, group) -> None:
@@ -43,8 +44,6 @@ class MMPareto(Method):
     def __init__(self, args, model):
         super().__init__(args, model)
         model.add_heads()
-        self._conflicts: Tensor | int = 0
-        self._steps = 0
 
     def losses(self, output) -> dict[str, Tensor]:
         joint = F.cross_entropy(output.logits, output.target)
@@ -71,14 +70,7 @@ class MMPareto(Method):
             conflicts.append(weight != 0.5)
             for p, grad in zip(parameters, grads, strict=True):
                 p.grad = grad
-        self._conflicts = self._conflicts + torch.stack(conflicts)
-        self._steps += 1
-
-    def on_epoch_end(self, run) -> dict:
-        """Adds `conflict`, the share of the epoch's steps in which the encoder's two gradients disagreed."""
-        shares = (self._conflicts / self._steps).tolist()
-        self._conflicts, self._steps = 0, 0
-        return super().on_epoch_end(run) | {"conflict": dict(zip(self.model.modalities, shares, strict=True))}
+        self.note("conflict", torch.stack(conflicts))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the methods share that weigh the modalities against each other: when they act, and what their record says."""
+"""What the methods share that weigh the modalities against each other: the epochs in which they act, and ratios."""
 
 import torch
 from torch import Tensor
@@ -8,21 +8,14 @@ from utils.numbers import count
 
 
 class Modulation(Method):
-    """A method that treats each modality by how it stands beside the others.
-
-    `columns` are the figures by modality that its record holds: the epoch's means of what `note` was given, or None
-    in an epoch without notes.
-    """
+    """A method that treats each modality by how it stands beside the others."""
 
     modulates = True
-    columns: tuple[str, ...] = ()
 
     def __init__(self, args, model):
         super().__init__(args, model)
         if len(model.modalities) < 2:
             raise ValueError(f"{type(self).__name__} weighs modalities against each other: it needs two or more")
-        self._sums: dict[str, Tensor] = {}
-        self._notes: dict[str, int] = {}
 
     @staticmethod
     def add_epochs(group, first: int, last: int, source: str) -> None:
@@ -32,21 +25,6 @@ class Modulation(Method):
     def in_epochs(self) -> bool:
         """Whether this epoch is one of --modulation_starts to --modulation_ends, both included, counted from 0."""
         return self.args.modulation_starts <= self.window.epoch <= self.args.modulation_ends
-
-    def note(self, column: str, values: Tensor) -> None:
-        """Add a step's (M,) values; they stay on the device until the epoch's end."""
-        self._sums[column] = self._sums.get(column, 0) + values.detach()
-        self._notes[column] = self._notes.get(column, 0) + 1
-
-    def on_epoch_end(self, run) -> dict:
-        record = super().on_epoch_end(run)
-        for column in self.columns:
-            means = [None] * len(self.model.modalities)
-            if column in self._sums:
-                means = (self._sums[column] / self._notes[column]).tolist()
-            record[column] = dict(zip(self.model.modalities, means, strict=True))
-        self._sums, self._notes = {}, {}
-        return record
 
 
 @torch.no_grad()

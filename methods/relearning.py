@@ -101,8 +101,8 @@ class Relearning(Method):
         return super().on_epoch_end(run) | figures
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"initial": self.initial}
+        return super().state_dict() | {"initial": self.initial, "diagnosis": self.diagnosis}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.initial = state["initial"]
+        self.initial, self.diagnosis = state["initial"], state["diagnosis"]

@@ -153,3 +153,10 @@ class Valuation(Method):
     def on_epoch_end(self, run) -> dict:
         none = dict.fromkeys(self.model.modalities)
         return super().on_epoch_end(run) | {name: self.figures.get(name, none) for name in ("value", "copies")}
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"positions": self.positions, "kept": self.kept, "figures": self.figures}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.positions, self.kept, self.figures = state["positions"], state["kept"], state["figures"]

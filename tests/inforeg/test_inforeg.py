@@ -43,7 +43,7 @@ def begun(encoders, history=GROWING, **settings):
     """A regulation at the start of epoch 2, after the traces `history` in every modality or by modality."""
     regulation = InfoReg(encoders, **settings)
     by_name = history if isinstance(history, dict) else {name: history for name in encoders}
-    regulation.load_state_dict({"history": by_name})
+    regulation.trace.load_state_dict({"history": by_name})
     regulation.start_epoch()
     return regulation
 
@@ -230,7 +230,7 @@ def test_leader_moves_by_one_alphath_of_the_unregulated_step(tiny_model, tiny_ba
     part = InfoReg(model.encoders, regulation=regulation)
     if regulation == "lr":
         part.attach(regulated)
-    part.load_state_dict({"history": {name: GROWING for name in model.modalities}})
+    part.trace.load_state_dict({"history": {name: GROWING for name in model.modalities}})
     part.start_epoch()
     for seed in range(4):
         batch = tiny_batch(seed=seed)
@@ -246,6 +246,73 @@ def test_leader_moves_by_one_alphath_of_the_unregulated_step(tiny_model, tiny_ba
         weaker = "visual" if leader == "audio" else "audio"
         assert torch.equal(weights_of(model.encoders[weaker]), weights_of(free.encoders[weaker]))
         assert torch.equal(weights_of(model.fusion), weights_of(free.fusion))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(start_epoch=1, during="all", regulation=name) for name in ("proximal", "gradient", "lr")]
+    + [dict(variant="official")],
+    ids=str,
+)
+def test_a_state_is_valid_after_any_step(tiny_model, tiny_batch, tmp_path, settings):
+    """Three epochs of three steps, left after each step and each epoch; what goes on knows the states alone."""
+
+    def make():
+        model = tiny_model()
+        optimizer, part = OPTIMIZERS["momentum"](model.parameters()), InfoReg(model.encoders, **settings)
+        if part.regulation == "lr":
+            part.attach(optimizer)
+        return model, optimizer, part
+
+    def go_on(model, optimizer, part, first=0):
+        """The epochs' records from a step on; a state is kept after each."""
+        records = []
+        for place in range(first, 9):
+            if place % 3 == 0:
+                part.start_epoch()
+            joint_step(model, tiny_batch(seed=place), optimizer, regulation=part)
+            keep(place, model, optimizer, part)
+            if place % 3 == 2:
+                records.append(part.end_epoch())
+                keep(f"end {place}", model, optimizer, part)
+        return records
+
+    def keep(place, *parts):
+        path = tmp_path / f"{place}.pt"
+        if not path.exists():
+            torch.save([part.state_dict() for part in parts], path)
+
+    model, *others = make()
+    whole = go_on(model, *others)
+    assert any(max(record["regulated"].values()) > 0 for record in whole)
+    for place in range(9):
+        for file in [f"{place}.pt"] + [f"end {place}.pt"] * (place % 3 == 2):
+            parts = make()
+            for part, state in zip(parts, torch.load(tmp_path / file, weights_only=True), strict=True):
+                part.load_state_dict(state)
+            if place % 3 == 2 and not file.startswith("end"):
+                assert parts[2].end_epoch() == whole[place // 3]
+            records = go_on(*parts, first=place + 1)
+            assert records == whole[len(whole) - len(records) :], file
+            assert all(torch.equal(p, q) for p, q in zip(model.parameters(), parts[0].parameters(), strict=True)), file
+
+
+def test_a_state_between_epochs_holds_no_weights(tiny_model, tiny_batch):
+    model = tiny_model()
+    part = InfoReg(model.encoders, start_epoch=0, during="all")
+    part.start_epoch()
+    within = part.state_dict()["weights"]
+    assert within.keys() == {"audio", "visual"}
+    for name, weights in within.items():
+        assert all(torch.equal(w, p) for w, p in zip(weights, model.encoders[name].parameters(), strict=True))
+    joint_step(model, tiny_batch(), OPTIMIZERS["sgd"](model.parameters()), regulation=part)
+    other = InfoReg(model.encoders, start_epoch=0, during="all")
+    other.load_state_dict(part.state_dict())
+    kept = part.state_dict()["weights"]["audio"][0].clone()
+    other.end_epoch(), other.start_epoch()  # must not reach into the state that it was given
+    assert torch.equal(part.state_dict()["weights"]["audio"][0], kept)
+    part.end_epoch()
+    assert part.state_dict()["weights"] == {}
 
 
 def test_what_is_not_defined_raises():
@@ -275,7 +342,7 @@ def test_step_reads_nothing_back_to_the_host(monkeypatch, variant, regulation):
     optimizer = torch.optim.SGD(encoders.parameters(), lr=0.1)
     part = InfoReg(encoders, variant=variant, regulation=regulation.replace("official", "proximal"))
     part.attach(optimizer)
-    part.load_state_dict({"history": {name: GROWING for name in encoders}})
+    part.trace.load_state_dict({"history": {name: GROWING for name in encoders}})
     part.start_epoch()
     reads = []
     for name in READS:

@@ -101,7 +101,7 @@ def taught(*probabilities):
 
 def at_epoch(method, epoch, traces=None):
     history = {name: (traces or {}).get(name, [1.0] * epoch) for name in method.model.modalities}
-    method.load_state_dict({"trace": {"history": history}})
+    method.trace.load_state_dict({"history": history})
     return method
 
 

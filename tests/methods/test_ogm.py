@@ -195,7 +195,7 @@ def test_modulate_during_gates_each_modality_by_its_window(tiny_model, tiny_batc
     model, batch = tiny_model(), tiny_batch()
     plain = one_step(Joint(make_args(), copy.deepcopy(model)), batch)
     method = OGM(make_args(**FLAGS, modulate_during=during), model)
-    method.load_state_dict({"trace": {"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}}})  # open, closed
+    method.trace.load_state_dict({"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}})  # open, closed
     acts = {"audio": audio_acts, "visual": during != "prime"}
     for leader, sums in (("audio", score(3.0, 2.0)), ("visual", score(2.0, 3.0))):
         method.performance = lambda output, sums=sums: sums

@@ -155,7 +155,7 @@ def test_modulate_during_gates_each_modality(
 ):
     fixed_rates(monkeypatch, 0.5, 0.25)
     method = method_class(make_args(**WITH_OGM, modulate_during=during), tiny_model())
-    method.load_state_dict({"trace": {"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}}})  # open, closed
+    method.trace.load_state_dict({"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}})  # open, closed
     one_step(method, tiny_batch())
     record = method.on_epoch_end(None)
     assert record["drop_rate"] == {"audio": 0.5 * acts[0], "visual": 0.25 * acts[1]}

@@ -245,9 +245,7 @@ def test_epochs_and_record(tiny_model, tiny_run, make_args):
 @pytest.mark.parametrize("during, acts", [("prime", (True, False)), ("outside", (False, True)), ("all", (True, True))])
 def test_modulate_during_gates_each_modality(tiny_model, make_args, during, acts):
     method = PMR(make_args(**FLAGS, modulate_during=during), tiny_model())
-    method.load_state_dict(
-        {"trace": {"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}}, "prototypes": {}}  # open, closed
-    )
+    method.trace.load_state_dict({"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}})  # open, closed
     assert method._admitted(score(0.5, 0.25)).tolist() == [0.5 * acts[0], 0.25 * acts[1]]
 
 
@@ -256,7 +254,7 @@ def test_the_gate_reaches_the_loss(tiny_model, tiny_batch, make_args, during):
     model, batch = tiny_model().train(), tiny_batch()
     method = started(make_args, model, **WITH_PER | {"per_epochs": 9}, modulate_during=during)
     history = {name: [1.0, 2.0] if during == "outside" else [2.0, 2.0] for name in model.modalities}
-    method.load_state_dict({"trace": {"history": history}, "prototypes": method.prototypes})
+    method.trace.load_state_dict({"history": history})
     output = method.forward(batch)
     assert torch.equal(method.losses(output)["loss"], F.cross_entropy(output.logits, batch.target))
 

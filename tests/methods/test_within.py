@@ -5,128 +5,109 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from helpers.contract import BATCH, EPOCHS, N, epoch_of
 from helpers.places import ROOT
+from helpers.resuming import assert_resumes_after_every_step
 from helpers.runs import SETTINGS, STEPS, checkpoint, flags, folder_of, rows_of, train
 
 import main as program
 from dataset.demo import Demo
 from dataset.loader import make_loader
-from engine import snapshot
-from engine.train import train_epoch
+from engine.checkpoints import check_state, on_device
 from methods import METHODS
 from methods.base import Method
+from methods.joint import Joint
 from scripts.kill import differences
 from utils.errors import RunError
 from utils.runs.folder import Record
-from utils.runs.generators import random_states, restore_random_states
 
 # --- Every method, stopped after every step of an epoch
 
 
-def state_of(method, run):
-    states = {"model": run.model.state_dict(), "method": method.state_dict(), "optimizer": run.optimizer.state_dict()}
-    return states | {"random": random_states()}
-
-
-def load(state, method, run):
-    """As `fit` does it, after `on_fit_start`."""
-    run.model.load_state_dict(state["model"])
-    method.load_state_dict(state["method"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    restore_random_states(state["random"])
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stop_after_any_step_changes_nothing(begin, tmp_path, name):
-    """The second epoch is left after each of its steps, later ones after one; what goes on knows the file alone."""
-    method, run = begin(name)
-    torch.manual_seed(0)
-    records = [epoch_of(method, run, 0)]
-    files = {}
-    for epoch in range(1, EPOCHS):
-
-        def keep(totals, watch, epoch=epoch):
-            files[epoch, run.step] = tmp_path / f"{epoch} {run.step}.pt"
-            within = {"step": run.step, "totals": totals.state_dict(), "method": snapshot.take(method)}
-            torch.save(state_of(method, run) | {"begun": within}, files[epoch, run.step])
-
-        run.epoch = epoch
-        records.append((train_epoch(run, method, after_step=keep), method.on_epoch_end(run)))
-    expected = run.model.state_dict()
-    assert len(files) >= (EPOCHS - 1) * N // BATCH
-    for (epoch, step), file in files.items():
-        if step > 5 or epoch > 1 and step != 2:  # valuation has longer epochs
-            continue
-        state = torch.load(file, weights_only=True)
-        again, resumed = begin(name)
-        load(state, again, resumed)
-        resumed.epoch = epoch
-        found = [(train_epoch(resumed, again, state["begun"]), again.on_epoch_end(resumed))]
-        found += [epoch_of(again, resumed, later) for later in range(epoch + 1, EPOCHS)]
-        assert found == records[epoch:], (epoch, step)
-        assert all(torch.equal(value, expected[key]) for key, value in resumed.model.state_dict().items())
+    assert_resumes_after_every_step(lambda: begin(name), tmp_path)
 
 
-class Part:
-    def __init__(self, history):
-        self.history, self.steps, self.other = history, 0, None
+class Forgetful(Joint):
+    """Scales the gradients by the running mean of the loss, which `state_dict` does not hold."""
+
+    mean, steps = 0.0, 0
+
+    def losses(self, output):
+        losses = super().losses(output)
+        self.steps += 1
+        self.mean = self.mean + (losses["loss"].detach() - self.mean) / self.steps
+        return losses
+
+    def after_backward(self, output):
+        super().after_backward(output)
+        torch._foreach_mul_([p.grad for p in self.model.parameters()], self.mean)
 
 
-class Thing:
-    """An object with everything that an author may write."""
+class ForgetfulWithin(Joint):
+    """Keeps the sums of the epoch to itself: its record is another after a stop within an epoch, and only then."""
 
-    def __init__(self):
-        self.args, self.model = Namespace(a=1), nn.Linear(2, 2)
-        self.history = {"a": [], "b": []}
-        self.part, self.same = Part(self.history), None
-        self.same = self.part
-        self.weights = list(self.model.parameters())
-        self.mixed = [self.model.weight, 0]
-        self.sum, self.none, self.function, self.flags = 0, None, torch.relu, ()
+    def on_epoch_start(self, run):
+        self.sum = 0
 
+    def after_backward(self, output):
+        super().after_backward(output)
+        self.sum = self.sum + output.logits.detach().mean()
 
-def test_what_a_snapshot_holds(tmp_path):
-    one, two = Thing(), Thing()
-    one.history["a"] += [1.0, float("inf")]
-    one.history["c"] = [torch.ones(2), {"deep": (1, [True, None, "x"])}]
-    one.part.steps, one.sum, one.none, one.flags = 5, torch.arange(3.0), {2: np.float64(0.1)}, ("a", "b")
-    one.mixed[1] = 7
-    torch.save(snapshot.take(one), tmp_path / "x.pt")
-    held = (two.history, two.weights, two.model, two.args)
-    lists = [two.history["a"], two.weights, two.mixed]
-    snapshot.put(two, torch.load(tmp_path / "x.pt", weights_only=True), torch.device("cpu"))
-    assert (two.history, two.weights, two.model, two.args) == held and two.history is held[0]
-    assert two.part.history is two.history and two.same is two.part and two.part.steps == 5  # as one reads the other
-    assert all(one is two for one, two in zip(lists, [two.history["a"], two.weights, two.mixed], strict=True))
-    assert two.history["a"] == [1.0, float("inf")] and two.history["b"] == []
-    assert torch.equal(two.history["c"][0], torch.ones(2)) and two.history["c"][1] == {"deep": (1, [True, None, "x"])}
-    assert torch.equal(two.sum, torch.arange(3.0)) and two.none == {2: 0.1} and two.flags == ("a", "b")
-    assert two.mixed == [two.model.weight, 7] and two.function is torch.relu
+    def on_epoch_end(self, run):
+        return super().on_epoch_end(run) | {"sum": {"audio": float(self.sum)}}
 
 
-@pytest.mark.parametrize("value", [np.zeros(3), {1, 2}, [torch.Generator()], Path("x")], ids=lambda v: type(v).__name__)
+class Remembering(Forgetful):
+    def state_dict(self):
+        return super().state_dict() | {"mean": self.mean, "steps": self.steps}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.mean, self.steps = state["mean"], state["steps"]
+
+
+@pytest.mark.parametrize("method, error", [(Forgetful, AssertionError), (ForgetfulWithin, AttributeError)])
+def test_a_method_that_forgets_is_found_out(begin, tmp_path, monkeypatch, method, error):
+    monkeypatch.setitem(METHODS, "joint", method)
+    with pytest.raises(error):
+        assert_resumes_after_every_step(lambda: begin("joint"), tmp_path)
+
+
+def test_a_method_that_remembers_is_not(begin, tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "joint", Remembering)
+    assert_resumes_after_every_step(lambda: begin("joint"), tmp_path)
+
+
+def test_what_a_checkpoint_can_hold():
+    check_state({"a": [1, 2.0, None, True, "x", (torch.ones(2), {"b": nn.Parameter(torch.ones(1))})]}, "it")
+    state = {"a": [torch.ones(2), (1, {"b": torch.zeros(1)})], "c": "x"}
+    moved = on_device(state, torch.device("meta"))
+    assert moved["a"][0].is_meta and moved["a"][1][1]["b"].is_meta
+    assert (moved["a"][1][0], moved["c"], state["a"][0].is_meta) == (1, "x", False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.zeros(3), np.float64(1), {1, 2}, [torch.Generator()], {"deep": (Path("x"),)}],
+    ids=lambda v: type(v).__name__,
+)
 def test_what_cannot_be_kept_is_refused_before_the_first_step(demo, tmp_path, monkeypatch, value):
-    start = Method.on_fit_start
-    monkeypatch.setattr(
-        METHODS["joint"], "on_fit_start", lambda self, run: setattr(self, "odd", value) or start(self, run)
-    )
+    steps, after = [], Method.after_backward
+    monkeypatch.setattr(Method, "after_backward", lambda *a: (after(*a), steps.append(1)))
+    real = Method.state_dict
+    monkeypatch.setattr(METHODS["joint"], "state_dict", lambda self: real(self) | {"odd": value})
     with pytest.raises(RunError) as refused:
         train(demo, tmp_path, "--method", "joint", "--epochs", "1")
     said = str(refused.value)
-    assert said.startswith("Joint.odd") and "--checkpoint_minutes 0" in said and "\n" not in said
-    more = ["--method", "joint", "--epochs", "2", "--tag", "whole epochs", "--checkpoint_minutes", "0"]
-    message = train_stopped(demo, tmp_path, *more, after=STEPS + 1)
-    assert message.startswith("stopped by SIGTERM in epoch 2, step 1, and this epoch's steps are lost (Joint.odd")
-    assert message.endswith(": go on with --resume")
-    assert "begun" not in checkpoint(train(demo, tmp_path, *more, "--resume"))
+    assert said.startswith("the state of Joint['odd']") and "state_dict()" in said and "\n" not in said
+    assert steps == []
 
 
 def test_the_loader_begins_at_a_batch_without_reading_those_before(tiny_run, tiny_model, make_args):
