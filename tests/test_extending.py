@@ -17,12 +17,10 @@ import torch
 from helpers.places import ROOT
 from helpers.steps import assert_evaluates_as_the_model, host_reads, step
 
-from engine.setup import make_method
-
 DOCUMENT = (ROOT / "docs" / "EXTENDING.md").read_text()
 BLOCKS = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", DOCUMENT, re.S | re.M)
 ENTRIES = re.findall(r"^\| `(\S+\.py)` \| (?:`(from [^`]+)` )?\| `([A-Z]+)` \| `([^`]+)` \|$", DOCUMENT, re.M)
-OURS = ("main", "dataset", "methods", "models", "utils", "scripts")
+OURS = ("main", "inforeg", "utils", "models", "dataset", "methods", "engine", "scripts")
 SENSORS = ("motion", "rotation", "pulse")
 SMALL = ["--dataset", "wearable", "--fusion", "lowrank", "--workers", "0", "--device", "cpu", "--tag", "test"]
 STEPS = 8  # an epoch, as the document says
@@ -95,6 +93,7 @@ def start(program):
         from dataset import build
         from dataset.loader import make_loader
         from engine.parser import parse
+        from engine.setup import make_method
 
         args = parse([*SMALL, "--method", "loss_share", *flags])
         method = make_method(args)
@@ -377,6 +376,7 @@ def test_ogm_scales_all_convolutions_of_the_encoder(program):
 
 def test_who_refuses_the_fusion(program):
     from engine.parser import parse
+    from engine.setup import make_method
     from utils.errors import RunError
 
     with pytest.raises(RunError) as refused:
@@ -405,7 +405,9 @@ def test_the_document_names_the_whole_contract(root):
 
 
 def test_what_the_documents_name_exists(root):
-    for name in re.findall(r"\b(?:scripts|docs|data|methods|models|utils|dataset|tests)/\w+\.(?:py|sh|md)", DOCUMENT):
+    for name in re.findall(
+        r"\b(?:scripts|docs|data|methods|models|utils|dataset|inforeg|engine|tests)(?:/\w+)+\.(?:py|sh|md)", DOCUMENT
+    ):
         assert (root / name).exists() or (ROOT / name).exists(), name
     for link in re.findall(r"\]\((?!http|#)([^)#]+)\)", DOCUMENT):
         assert (ROOT / "docs" / link).exists(), link
