@@ -14,30 +14,30 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import common
-from common import PrepareError
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from dataset.prepare.clips import read_json
+from dataset.prepare.run import alone, check_out, run
+from dataset.prepare.space import check_space
 from dataset.recipes.audio import wave_fault
 from dataset.recipes.frames import list_frames
 from dataset.splits import read_split
 from dataset.storage.shards import INDEX, Place
-from utils.errors import RunError, list_names
+from utils.errors import DataError, RunError, list_names
+from utils.files import aside, flush, remove_parts, write_atomically
 
 SETTINGS = ".settings.json"  # beside them .000.tar.json ...: what is packed, and of which files, for the next call
 
 
 def read_lists(root: Path) -> dict[str, list[str]]:
-    """{split file: its clips}, train.csv and test.csv first. Raises PrepareError for one that training would refuse."""
+    """{split file: its clips}, train.csv and test.csv first. Raises DataError for one that training would refuse."""
     lists = {}
     for path in (root / "train.csv", root / "test.csv", *sorted(root.glob("t*_by_*.csv"))):
         try:
@@ -45,21 +45,18 @@ def read_lists(root: Path) -> dict[str, list[str]]:
                 labels = {row[-1].strip() for row in csv.reader(file) if row}
         except (OSError, UnicodeDecodeError, csv.Error):
             labels = set()  # read_split says what is wrong
-        try:
-            lists[path.name] = [clip for clip, _ in read_split(path, sorted(labels))]
-        except RunError as error:
-            raise PrepareError(str(error)) from error
+        lists[path.name] = [clip for clip, _ in read_split(path, sorted(labels))]
     return lists
 
 
 def find_fps(root: Path, fps: int | None) -> int:
-    """The rate of the frames to pack. Raises PrepareError if there is none, or several to choose from."""
+    """The rate of the frames to pack. Raises DataError if there is none, or several to choose from."""
     named = (re.fullmatch(r"Image-([0-9]+)-FPS", path.name) for path in sorted(root.iterdir()))
     there = {int(found[1]): found[0] for found in named if found}
     if fps is None and len(there) == 1:
         return next(iter(there))
     if fps not in there:
-        raise PrepareError(f"{root} has {', '.join(there.values()) or 'no frames'}: choose with --fps, or prepare them")
+        raise DataError(f"{root} has {', '.join(there.values()) or 'no frames'}: choose with --fps, or prepare them")
     return fps
 
 
@@ -93,7 +90,7 @@ def key_of(clip: str) -> str:
 def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, str], int]:
     """{shard: hash of the names, sizes and times of what goes into it}, and the bytes of all.
 
-    Raises PrepareError, with all of them, for files that training would refuse.
+    Raises DataError, with all of them, for files that training would refuse.
     """
     faults: dict[str, list[str]] = defaultdict(list)
     stamps, total = {}, 0
@@ -112,13 +109,13 @@ def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, 
         stamps[shard] = hashlib.sha256(repr(found).encode()).hexdigest()
     if faults:
         found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
-        raise PrepareError(f"{root} is not complete: {found}. Prepare these again (data/README.md)")
+        raise DataError(f"{root} is not complete: {found}. Prepare these again (data/README.md)")
     return stamps, total
 
 
 def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str], stamp: str) -> None:
     """Write one shard, which appears when it is complete, and then what the index will say of it."""
-    part = out / f".{shard}.part"
+    part = aside(out / shard)
     ends, frames = [0], []
     with part.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:
         for clip in clips:
@@ -126,6 +123,7 @@ def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str], stam
             writer.write({"__key__": key_of(clip)} | members)
             ends.append(writer.tarstream.offset)
             frames.append(len(members) - 1)
+        flush(file)
     digest, rows = hashlib.sha256(), {}
     with part.open("rb") as file:
         for clip, begin, end, count in zip(clips, ends, ends[1:], frames, strict=False):
@@ -134,31 +132,30 @@ def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str], stam
             rows[clip] = Place(0, begin, len(raw), zlib.crc32(raw), count)[1:]
         digest.update(file.read())
         size = file.tell()
-    part.replace(out / shard)
+    os.replace(part, out / shard)
     entry = {"bytes": size, "sha256": digest.hexdigest(), "clips": rows}
-    common.write_atomic(record_of(out, shard), json.dumps({"stamp": stamp, "entry": entry}) + "\n")
+    write_atomically(record_of(out, shard), json.dumps({"stamp": stamp, "entry": entry}) + "\n")
 
 
 def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], shards: dict[str, list[str]]) -> None:
-    """Pack what is not packed yet. Raises PrepareError if --out holds anything else."""
+    """Pack what is not packed yet. Raises DataError if --out holds anything else."""
     root, out = args.data_root, args.out
     stamps, size = look(root, fps, shards)
     texts = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in lists}
     settings = {"fps": fps, "samples": args.samples, "lists": texts}
-    before = common.read_json(out / SETTINGS)
+    before = read_json(out / SETTINGS)
     if before is None and (files := [path.name for path in sorted(out.glob("[!.]*"))]):
-        raise PrepareError(f"{out} holds files that were not packed here, {list_names(files)}: choose another --out")
-    done = {shard: record for shard in shards if (record := common.read_json(record_of(out, shard)))}
+        raise DataError(f"{out} holds files that were not packed here, {list_names(files)}: choose another --out")
+    done = {shard: record for shard in shards if (record := read_json(record_of(out, shard)))}
     if before not in (None, settings) or any(record["stamp"] != stamps[shard] for shard, record in done.items()):
-        raise PrepareError(f"{out} was packed from other files or lists, or with other flags: choose another --out")
+        raise DataError(f"{out} was packed from other files or lists, or with other flags: choose another --out")
     # Before the first shard, so that a killed run is known for what it is.
-    common.write_atomic(out / SETTINGS, json.dumps(settings) + "\n")
-    for part in out.glob(".*.part"):
-        part.unlink()
+    write_atomically(out / SETTINGS, json.dumps(settings) + "\n")
+    remove_parts(out)
     todo = [shard for shard in shards if shard not in done or not same_size(out / shard, done[shard]["entry"])]
     print(f"{out}: {len(shards)} shards, {len(shards) - len(todo)} already there, {len(todo)} to do")
     if todo:
-        common.check_space(out, size * len(todo) / len(shards), f"{len(todo)} shards need about {{}}")
+        check_space(out, size * len(todo) / len(shards), f"{len(todo)} shards need about {{}}")
     pool = ThreadPoolExecutor(args.workers)
     try:
         futures = {pool.submit(pack, root, out, fps, shard, shards[shard], stamps[shard]): shard for shard in todo}
@@ -170,10 +167,9 @@ def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], sh
         pool.shutdown(cancel_futures=True)
     # What is beside the clips: split files, class names, manifest. The index last: it says that all is there.
     for path in sorted(path for suffix in ("csv", "txt", "json") for path in root.glob(f"[!.]*.{suffix}")):
-        shutil.copyfile(path, out / f".{path.name}.part")
-        (out / f".{path.name}.part").replace(out / path.name)
-    index = {shard: common.read_json(record_of(out, shard))["entry"] for shard in shards}
-    common.write_atomic(out / INDEX, json.dumps({"fps": fps, "shards": index}) + "\n")
+        write_atomically(out / path.name, path.read_bytes())
+    index = {shard: read_json(record_of(out, shard))["entry"] for shard in shards}
+    write_atomically(out / INDEX, json.dumps({"fps": fps, "shards": index}) + "\n")
 
 
 def record_of(out: Path, shard: str) -> Path:
@@ -196,17 +192,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in ("samples", "workers"):
         if getattr(args, name) < 1:
-            raise PrepareError(f"--{name} {getattr(args, name)}: must be at least 1")
-    common.check_out(args.out)
+            raise DataError(f"--{name} {getattr(args, name)}: must be at least 1")
+    check_out(args.out)
     if not args.data_root.is_dir():
-        raise PrepareError(f"--data_root {args.data_root} is not a folder: prepare the data as data/README.md says")
+        raise RunError(f"--data_root {args.data_root} is not a folder: prepare the data as data/README.md says")
     lists, fps = read_lists(args.data_root), find_fps(args.data_root, args.fps)
     shards = divide(lists, args.samples)
-    with common.alone(args.out):
+    with alone(args.out):
         pack_all(args, fps, lists, shards)
     first, last = min(shards)[:-4], max(shards)[:-4]
     print(f"done: {sum(map(len, shards.values()))} clips; train with --data_root '{args.out}/{{{first}..{last}}}.tar'")
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

@@ -2,7 +2,7 @@
 
     python data/prepare_cremad.py --raw raw/CREMA-D --out data/CREMAD --fps 3 --train_csv train.csv --test_csv test.csv
 
-Reads `<raw>/AudioWAV/<clip>.wav` and `<raw>/VideoFlash/<clip>.flv`; the layout written is that of `common.py`.
+Reads `<raw>/AudioWAV/<clip>.wav` and `<raw>/VideoFlash/<clip>.flv`; the layout written is that of dataset/prepare/.
 
 Sound: the wav as it is (hard link, or copy where the file system cannot link).
 Frames: those on the screen at times i/fps, i = 0, 1, 2, ..., while i/fps is smaller than the duration. On the screen at
@@ -14,68 +14,69 @@ one beside it, because every actor of the published lists is in both parts.
 
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import common
 import soundfile
-from common import Clip, ClipError, PrepareError
-from media import Media
 
-LABELS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+from dataset.classes import EMOTIONS
+from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.media import Media
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.splits import check_unseen
+from utils.errors import DataError, RunError
 
 
 def find_clips(raw: Path) -> list[Clip]:
-    """All clips of which there is a wav or an flv, sorted by name. Raises PrepareError for any other file name."""
+    """All clips of which there is a wav or an flv, sorted by name. Raises DataError for any other file name."""
     folders = raw / "AudioWAV", raw / "VideoFlash"
     for folder in folders:
         if not folder.is_dir():
-            raise PrepareError(f"{folder} is not there: --raw must be the folder of CREMA-D that holds it")
+            raise DataError(f"{folder} is not there: --raw must be the folder of CREMA-D that holds it")
     names = {path.stem for folder in folders for path in folder.glob("[!.]*") if path.suffix in (".wav", ".flv")}
     clips = []
     for name in sorted(names):
         fields = name.split("_")
-        if len(fields) != 4 or fields[2] not in LABELS:
-            raise PrepareError(f"{name} in {raw} is not a CREMA-D name, as 1001_DFA_ANG_XX is: remove it from there")
+        if len(fields) != 4 or fields[2] not in EMOTIONS:
+            raise DataError(f"{name} in {raw} is not a CREMA-D name, as 1001_DFA_ANG_XX is: remove it from there")
         clips.append(Clip(name, fields[2], fields[0], (folders[0] / f"{name}.wav", folders[1] / f"{name}.flv")))
     return clips
 
 
 def read_list(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[Clip]:
-    """The clips of a published list, rows `clip,label`, in its order. Raises PrepareError naming the line.
+    """The clips of a published list, rows `clip,label`, in its order. Raises DataError naming the line.
 
     A clip of which there is no raw file stops the run too, unless clips may be missing: it then fails like any other.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
+        raise DataError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
     clips: dict[str, Clip] = {}
     for number, line in enumerate(lines, 1):
         where, fields = f"{path}, line {number}", line.split(",")
         if len(fields) != 2:
-            raise PrepareError(f"{where}: expected `clip,label`, found {line!r}")
+            raise DataError(f"{where}: expected `clip,label`, found {line!r}")
         name, label = fields
-        if label not in LABELS:
-            raise PrepareError(f"{where}: label {label!r} is none of {', '.join(LABELS)}")
+        if label not in EMOTIONS:
+            raise DataError(f"{where}: label {label!r} is none of {', '.join(EMOTIONS)}")
         parts = name.split("_")
         if len(parts) != 4 or parts[2] != label:
-            raise PrepareError(f"{where}: the name of {name!r} does not say {label}")
+            raise DataError(f"{where}: the name of {name!r} does not say {label}")
         if name in clips:
-            raise PrepareError(f"{where}: {name} is there twice")
+            raise DataError(f"{where}: {name} is there twice")
         if name not in known and not allow_missing:
-            raise PrepareError(f"{where}: no raw file of {name}; complete the download, or pass --allow_missing")
+            raise DataError(f"{where}: no raw file of {name}; complete the download, or pass --allow_missing")
         clips[name] = known.get(name) or Clip(name, label, parts[0], (Path("AudioWAV", f"{name}.wav"), Path()))
     if not clips:
-        raise PrepareError(f"the list {path} is empty")
+        raise DataError(f"the list {path} is empty")
     return list(clips.values())
 
 
 def copy_sound(source: Path, target: Path) -> None:
     """Link or copy a wav after a look at it. Raises ClipError if it does not open, is empty or truncated."""
-    common.check_source(source)
+    check_source(source)
     try:
         info = soundfile.info(str(source))
     except soundfile.LibsndfileError as error:
@@ -97,31 +98,30 @@ def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int) -> None:
     sound, video = clip.sources
     copy_sound(sound, wave)
     with Media(video) as media:
-        common.write_frames(folder, media.shown(fps))
+        write_frames(folder, media.shown(fps))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/CREMAD", fps=3, test_fraction=0.1, min_frames=None)
+    parser = common_parser(__doc__.splitlines()[0], out="data/CREMAD", fps=3, test_fraction=0.1, min_frames=None)
     parser.add_argument("--train_csv", type=Path, help="published list of training clips")
     parser.add_argument("--test_csv", type=Path, help="published list of test clips")
     args = parser.parse_args(argv)
     if args.min_frames is None:
         args.min_frames = min(3, args.fps)  # the recipes of 1 frame a second train on one
-    common.check_args(args)
+    check_args(args)
     if (args.train_csv is None) != (args.test_csv is None):
-        raise PrepareError("--train_csv and --test_csv belong together: give both or neither")
+        raise RunError("--train_csv and --test_csv belong together: give both or neither")
     clips = {clip.name: clip for clip in find_clips(args.raw)}
     lists = None
     if args.train_csv:
         lists = tuple(read_list(path, clips, args.allow_missing) for path in (args.train_csv, args.test_csv))
-        if both := sorted({clip.name for clip in lists[0]} & {clip.name for clip in lists[1]}):
-            raise PrepareError(f"{len(both)} clips are in both lists, {both[0]} among them: the test must be unseen")
+        check_unseen(*lists, "lists")
         if unlisted := len(clips.keys() - {clip.name for part in lists for clip in part}):
             print(f"{unlisted} clips of {args.raw} are in neither list: only in the actor-disjoint split")
         clips |= {clip.name: clip for part in lists for clip in part}
-    rows, work = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)
-    common.prepare(args, rows, work, {"dataset": "CREMA-D"}, "actor", lists)
+    rows, recipe = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)
+    prepare(args, rows, recipe, {"dataset": "CREMA-D"}, "actor", lists)
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

@@ -2,7 +2,7 @@
 
     python data/prepare_grid.py --raw raw/GRID --out data/GRID --position digit --seconds 0.64 --grey
 
-Reads `<raw>/<speaker>/<id>.mpg` and `<raw>/align/<speaker>/<id>.align`; the layout written is that of `common.py`.
+Reads `<raw>/<speaker>/<id>.mpg` and `<raw>/align/<speaker>/<id>.align`; the layout written is that of dataset/prepare/.
 
 Window: `seconds` long, centred on the word, its start rounded to the nearest frame of the video (1/25 s, so that sound
 and frames begin together at any --fps), moved inside the clip. Sound: 16 kHz, mono, 16 bit. Frames: those on the screen
@@ -13,37 +13,33 @@ when there are several speakers.
 
 import math
 import re
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import common
 import cv2
 import numpy as np
-from common import Clip, ClipError, PrepareError
-from media import Media, picture, write_wave
+
+from dataset.classes import WORDS
+from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.media import Media, picture, shown_at, write_wave
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from utils.errors import DataError, RunError
 
 UNITS = 25_000  # of the align files, per second
 VIDEO_FPS = 25
 WIDTH, HEIGHT = 360, 288  # of the videos, in pixels
 SAMPLE_RATE = 16_000
-# Position in the sentence -> character of the id -> word.
-WORDS = {
-    "command": {"b": "bin", "l": "lay", "p": "place", "s": "set"},
-    "colour": {"b": "blue", "g": "green", "r": "red", "w": "white"},
-    "preposition": {"a": "at", "b": "by", "i": "in", "w": "with"},
-    "letter": {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},  # GRID has no w: three syllables
-    "digit": dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
-    "adverb": {"a": "again", "n": "now", "p": "please", "s": "soon"},
-}
+# Position in the sentence -> character of the id -> word: the word's initial, of digits the digit or z.
+SPELT = {position: {word[0]: word for word in words} for position, words in WORDS.items()}
+SPELT["digit"] = dict(zip("z123456789", WORDS["digit"], strict=True))
 
 
 def find_clips(raw: Path, position: str) -> list[Clip]:
     """All sentences of every speaker with a video folder, also where the video or the align file is missing."""
     align = raw / "align"
     if not align.is_dir():
-        raise PrepareError(f"{align} is not there: --raw must hold align/<speaker>/*.align beside <speaker>/*.mpg")
+        raise DataError(f"{align} is not there: --raw must hold align/<speaker>/*.align beside <speaker>/*.mpg")
     aligned = {path.name for path in align.iterdir() if path.is_dir()}
     folders = [path for path in raw.glob("[!._]*") if path.is_dir() and path != align]
     speakers = sorted(path.name for path in folders if path.name in aligned or any(path.glob("[!.]*.mpg")))
@@ -55,9 +51,9 @@ def find_clips(raw: Path, position: str) -> list[Clip]:
         videos, aligns = raw / speaker, align / speaker
         names = {path.stem for path in [*videos.glob("[!.]*.mpg"), *aligns.glob("[!.]*.align")]}
         for name in sorted(names):
-            if len(name) != len(WORDS) or any(c not in words for c, words in zip(name, WORDS.values(), strict=True)):
-                raise PrepareError(f"{name} of {speaker} does not spell a GRID sentence, as bbaf2n does: remove it")
-            label = WORDS[position][name[place]]
+            if len(name) != len(WORDS) or any(c not in words for c, words in zip(name, SPELT.values(), strict=True)):
+                raise DataError(f"{name} of {speaker} does not spell a GRID sentence, as bbaf2n does: remove it")
+            label = SPELT[position][name[place]]
             clip = name if len(speakers) == 1 else f"{speaker}_{name}"
             clips.append(Clip(clip, label, speaker, (videos / f"{name}.mpg", aligns / f"{name}.align")))
     return clips
@@ -65,7 +61,7 @@ def find_clips(raw: Path, position: str) -> list[Clip]:
 
 def read_word(path: Path, position: str, label: str) -> tuple[float, float, float]:
     """Start and end of the word and end of the sentence's recording, in seconds. Raises ClipError."""
-    common.check_source(path, parts=3)
+    check_source(path, parts=3)
     try:
         rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
         spans = [(int(start) / UNITS, int(end) / UNITS, word) for start, end, word in rows]
@@ -88,12 +84,12 @@ def window_start(start: float, end: float, seconds: float, length: float) -> flo
 
 
 def parse_crop(text: str) -> list[int]:
-    """X, Y and SIDE of a `--crop X,Y,SIDE` that lies in GRID's pictures, in pixels. Raises PrepareError."""
+    """X, Y and SIDE of a `--crop X,Y,SIDE` that lies in GRID's pictures, in pixels. Raises DataError."""
     if not re.fullmatch(r"[0-9]+,[0-9]+,[0-9]+", text):
-        raise PrepareError(f"--crop {text}: must be X,Y,SIDE in whole pixels, as 107,166,96")
+        raise RunError(f"--crop {text}: must be X,Y,SIDE in whole pixels, as 107,166,96")
     crop = [int(number) for number in text.split(",")]  # a list, as the manifest gives it back
     if not inside(crop, WIDTH, HEIGHT):
-        raise PrepareError(f"--crop {text}: SIDE must be at least 1 and the box inside the {WIDTH} x {HEIGHT} picture")
+        raise RunError(f"--crop {text}: SIDE must be at least 1 and the box inside the {WIDTH} x {HEIGHT} picture")
     return crop
 
 
@@ -130,8 +126,8 @@ def prepare_clip(
     begin = window_start(start, end, seconds, length)
     first = round(begin * SAMPLE_RATE)
     write_wave(wave, sound[first : first + round(seconds * SAMPLE_RATE)], SAMPLE_RATE)
-    shown = common.shown_at(np.array(times), begin + np.arange(round(seconds * fps)) / fps)
-    common.write_frames(folder, (shape(picture(frames[i]), crop, size, grey) for i in shown))
+    shown = shown_at(np.array(times), begin + np.arange(round(seconds * fps)) / fps)
+    write_frames(folder, (shape(picture(frames[i]), crop, size, grey) for i in shown))
 
 
 def shape(image, crop: Sequence[int] | None, size: int, grey: bool):
@@ -148,7 +144,7 @@ def shape(image, crop: Sequence[int] | None, size: int, grey: bool):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/GRID", fps=VIDEO_FPS, test_fraction=0.2)
+    parser = common_parser(__doc__.splitlines()[0], out="data/GRID", fps=VIDEO_FPS, test_fraction=0.2)
     parser.add_argument("--position", choices=list(WORDS), default="digit", help="the word to cut out, the class")
     parser.add_argument("--seconds", type=float, default=0.64, help="length of the window")
     parser.add_argument(
@@ -157,18 +153,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=0, help="pixels of the frames' shorter side; 0 leaves them alone")
     parser.add_argument("--grey", action="store_true", help="grey frames")
     args = parser.parse_args(argv)
-    common.check_args(args)
+    check_args(args)
     if round(args.seconds * args.fps) < 1:
-        raise PrepareError(f"--seconds {args.seconds} holds no frame at --fps {args.fps}: make one of them larger")
+        raise RunError(f"--seconds {args.seconds} holds no frame at --fps {args.fps}: make one of them larger")
     if args.size < 0:
-        raise PrepareError(f"--size {args.size}: must be 0 or the pixels of the shorter side")
+        raise RunError(f"--size {args.size}: must be 0 or the pixels of the shorter side")
     crop = None if args.crop is None else parse_crop(args.crop)
     clips = find_clips(args.raw, args.position)
     recipe = {"position": args.position, "seconds": args.seconds, "crop": crop, "size": args.size, "grey": args.grey}
     several = len({clip.group for clip in clips}) > 1
     settings = {"dataset": "GRID", **recipe, "clip_names": "<speaker>_<id>" if several else "<id>"}
-    common.prepare(args, clips, partial(prepare_clip, **recipe, fps=args.fps), settings, "speaker")
+    prepare(args, clips, partial(prepare_clip, **recipe, fps=args.fps), settings, "speaker")
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

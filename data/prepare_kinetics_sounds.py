@@ -5,8 +5,8 @@
         --train_list my_train.txt --test_list my_test.txt
 
 Reads `<raw>/{train,val}/<class>/<youtube id>_<start>_<end>.mp4`, the class with blanks or underscores (--train_folder
-and --test_folder name other folders); the layout written is that of `common.py`. Without lists, train is the training
-split and val the test split, as in the published lists.
+and --test_folder name other folders); the layout written is that of dataset/prepare/. Without lists, train is the
+training split and val the test split, as in the published lists.
 
 A list is that of a paper, rows `<youtube id>_<start>[...] ... <class number>` divided by commas or blanks, or Kinetics'
 own CSV (label, youtube_id, time_start, time_end, split), of which the other classes are passed over. Clips of a list
@@ -18,25 +18,18 @@ Sound: mono, 16 kHz, 16 bit. Frames: those on the screen at i/fps, at most 256 p
 
 import csv
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import common
-from common import Clip, PrepareError
-from media import only_videos, prepare_clip
-from prepare_videos import add_media_args, media_recipe
+from dataset.classes import ACTIONS
+from dataset.prepare.clips import Clip
+from dataset.prepare.media import add_media_args, media_recipe, only_videos, prepare_clip
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.splits import check_unseen
+from utils.errors import DataError, RunError
 
-# IBM/AdaMML, issue 3, and others. Kinetics-400 and Kinetics-700 have all 31 under these names.
-CLASSES = (
-    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing",
-    "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet", "playing drums",
-    "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano", "playing saxophone",
-    "playing trombone", "playing trumpet", "playing violin", "playing xylophone", "ripping paper", "shoveling snow",
-    "shuffling cards", "singing", "stomping grapes", "tap dancing", "tapping guitar", "tapping pen", "tickling",
-)  # fmt: skip
 # Names in the paper that introduced the set, which used a Kinetics of before its release (arXiv 1705.08168, A.1). Its
 # other three of 34 classes, typing, fingerpicking and patting, are in no release and belong to none of the 31.
 ALIASES = {
@@ -52,13 +45,13 @@ def class_of(name: str) -> str | None:
     """The class that a folder or label names, or None if it is none of the 31."""
     plain = " ".join(name.replace("_", " ").lower().split())
     plain = ALIASES.get(plain, plain)
-    return plain if plain in CLASSES else None
+    return plain if plain in ACTIONS else None
 
 
 def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
-    """{(YouTube id, start in s): clip} of the 31 classes. Raises PrepareError for a video whose name says no such."""
+    """{(YouTube id, start in s): clip} of the 31 classes. Raises DataError for a video whose name says no such."""
     if not folder.is_dir():
-        raise PrepareError(f"{folder} is not there: --raw must hold it, or name it by --train_folder or --test_folder")
+        raise DataError(f"{folder} is not there: --raw must hold it, or name it by --train_folder or --test_folder")
     clips: dict[tuple[str, int], Clip] = {}
     others = 0
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -67,10 +60,10 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
             continue
         for video in only_videos(place.glob("[!.]*"), place):
             if not (match := ID.fullmatch(video.stem)):
-                raise PrepareError(f"{video} is not named <youtube id>_<start>_<end>: rename or remove it")
+                raise DataError(f"{video} is not named <youtube id>_<start>_<end>: rename or remove it")
             key = match[1], int(match[2])
             if key in clips:
-                raise PrepareError(f"{video} and {clips[key].sources[0]} are the same clip: remove one")
+                raise DataError(f"{video} and {clips[key].sources[0]} are the same clip: remove one")
             clips[key] = Clip(video.stem, label, "", (video,))
     found = {clip.label for clip in clips.values()}
     print(f"{folder}: {len(clips)} clips of {len(found)} classes; {others} folders of other classes passed over")
@@ -78,11 +71,11 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
 
 
 def read_list(path: Path) -> dict[tuple[str, int], str]:
-    """{(YouTube id, start in s): class, or its number} in the order of the list. Raises PrepareError with the line."""
+    """{(YouTube id, start in s): class, or its number} in the order of the list. Raises DataError with the line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a text file in UTF-8") from error
+        raise DataError(f"cannot read the list {path} ({error}): give the path of a text file in UTF-8") from error
     header = next(csv.reader(lines[:1]), [])
     listed: dict[tuple[str, int], str] = {}
     for number, line in enumerate(lines, 1):
@@ -93,20 +86,20 @@ def read_list(path: Path) -> dict[tuple[str, int], str]:
             try:
                 key, label = (row["youtube_id"], int(float(row["time_start"]))), class_of(row["label"])
             except (KeyError, ValueError) as error:
-                raise PrepareError(f"{path}, line {number}: no label, youtube_id or time_start in {line!r}") from error
+                raise DataError(f"{path}, line {number}: no label, youtube_id or time_start in {line!r}") from error
             if label is None:
                 continue
         elif match := re.fullmatch(rf"(?:.*/)?{ID.pattern}(?:\.\w+)?[\s,].*?(\d+)\s*", line):
             key, label = (match[1], int(match[2])), match[4]
         elif line.strip():
-            raise PrepareError(f"{path}, line {number}: expected `<youtube id>_<start> ... <number>`, found {line!r}")
+            raise DataError(f"{path}, line {number}: expected `<youtube id>_<start> ... <number>`, found {line!r}")
         else:
             continue
         if key in listed:
-            raise PrepareError(f"{path}, line {number}: {key[0]}_{key[1]} is there twice")
+            raise DataError(f"{path}, line {number}: {key[0]}_{key[1]} is there twice")
         listed[key] = label
     if not listed:
-        raise PrepareError(f"the list {path} names no clip of the {len(CLASSES)} classes")
+        raise DataError(f"the list {path} names no clip of the {len(ACTIONS)} classes")
     return listed
 
 
@@ -123,7 +116,7 @@ def choose(
 
 
 def check_numbers(lists: Sequence[dict[tuple[str, int], str]], clips: dict[tuple[str, int], Clip]) -> dict[str, str]:
-    """{class or number of the lists: class of the folders}. Raises PrepareError where the two contradict each other."""
+    """{class or number of the lists: class of the folders}. Raises DataError where the two contradict each other."""
     votes: dict[str, Counter] = defaultdict(Counter)
     for listed in lists:
         for key, label in listed.items():
@@ -134,39 +127,38 @@ def check_numbers(lists: Sequence[dict[tuple[str, int], str]], clips: dict[tuple
     wrong += [f"{label} called {name}" for label, name in names.items() if not label.isdigit() and label != name]
     shared = [name for name, count in Counter(names.values()).items() if count > 1]
     if wrong or shared:
-        raise PrepareError(
+        raise DataError(
             f"lists and folders name the classes differently ({'; '.join(wrong + shared)}): are both of one release?"
         )
     return names
 
 
 def check_splits(train: Sequence[Clip], test: Sequence[Clip], allow_missing: bool) -> None:
-    """Say which classes and videos are not as published; raise PrepareError for missing classes and shared clips."""
-    if both := sorted({clip.name for clip in train} & {clip.name for clip in test}):
-        raise PrepareError(f"{len(both)} clips are in both splits, {both[0]} among them: the test must be unseen")
+    """Say which classes and videos are not as published; raise DataError for missing classes and shared clips."""
+    check_unseen(train, test, "splits")
     videos = [{clip.name[:11] for clip in part} for part in (train, test)]
     if shared := sorted(videos[0] & videos[1]):
         print(f"{len(shared)} YouTube videos have clips in both splits, {shared[0]} among them")
     for part, clips in (("train", train), ("test", test)):
-        if absent := [name for name in CLASSES if name not in {clip.label for clip in clips}]:
-            message = f"{part} has no clip of {len(absent)} of the {len(CLASSES)} classes: {', '.join(absent)}"
+        if absent := [name for name in ACTIONS if name not in {clip.label for clip in clips}]:
+            message = f"{part} has no clip of {len(absent)} of the {len(ACTIONS)} classes: {', '.join(absent)}"
             if not allow_missing:
-                raise PrepareError(f"{message}; complete the download, or pass --allow_missing")
+                raise DataError(f"{message}; complete the download, or pass --allow_missing")
             print(message)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/KineticsSounds", fps=1, min_frames=3)
+    parser = common_parser(__doc__.splitlines()[0], out="data/KineticsSounds", fps=1, min_frames=3)
     add_media_args(parser, size=256)
     parser.add_argument("--train_folder", default="train", help="folder of the training clips in --raw")
     parser.add_argument("--test_folder", default="val", help="folder of the test clips in --raw")
     parser.add_argument("--train_list", type=Path, help="published list of training clips")
     parser.add_argument("--test_list", type=Path, help="published list of test clips")
     args = parser.parse_args(argv)
-    common.check_args(args)
+    check_args(args)
     recipe = media_recipe(args)
     if (args.train_list is None) != (args.test_list is None):
-        raise PrepareError("--train_list and --test_list belong together: give both or neither")
+        raise RunError("--train_list and --test_list belong together: give both or neither")
     train, test = (find_clips(args.raw / name) for name in (args.train_folder, args.test_folder))
     lists = list(train.values()), list(test.values())
     if args.train_list:
@@ -180,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips = sorted([clip for part in lists for clip in part], key=lambda clip: clip.name)
     work = partial(prepare_clip, fps=args.fps, **recipe)
     settings = {"dataset": "Kinetics-Sounds", **recipe, "min_frames": args.min_frames}
-    common.prepare(args, clips, work, settings, lists=lists)
+    prepare(args, clips, work, settings, lists=lists)
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

@@ -6,7 +6,7 @@
 Reads, by what is in it and whatever it is called:
 - a pickle {train, valid, test} of {vision, audio, text, labels or regression_labels, id}: mosi_raw.pkl, mosi_data.pkl,
   mosei_raw.pkl, mosei_senti_data.pkl (MultiBench); aligned_50.pkl, unaligned_50.pkl (MMSA). Everything else in it is
-  left alone and named. It is read by `plain_pickle.py`, which runs nothing.
+  left alone and named. It is read by `dataset/prepare/pickles.py`, which runs nothing.
 - an .npz of one vector per utterance: text, audio, vision or video (N, d), label (N,), ids (N,) and, named by --split,
   the part of each utterance: train, test and, where there is one, valid. Each becomes a series of one step.
 
@@ -22,15 +22,19 @@ MultiBench's files have it: the transformer reads out the last step.
 import argparse
 import hashlib
 import json
-import sys
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import common
 import numpy as np
-import plain_pickle
-from common import PrepareError
 from tqdm import tqdm
+
+from dataset.prepare import pickles
+from dataset.prepare.manifest import check_settings, known_manifest
+from dataset.prepare.run import alone, check_out, run
+from dataset.prepare.space import check_space
+from utils.errors import DataError, RunError
+from utils.files import aside, flush, write_atomically
 
 PARTS = ("train", "valid", "test")
 MODALITIES = ("vision", "audio", "text")
@@ -45,17 +49,17 @@ Raw = dict[str, dict[str, np.ndarray]]  # part -> vision, audio, text, score, id
 
 def read_pickle(path: Path) -> tuple[Raw, list[str]]:
     """The parts of a pickle, as they are in it, and the names of the fields that are not used."""
-    held = plain_pickle.load(path)
+    held = pickles.load(path)
     if not isinstance(held, dict) or not all(isinstance(held.get(part), dict) for part in PARTS):
         found = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
-        raise PrepareError(f"{path} must hold {', '.join(PARTS)}; it holds {found}: data/README.md names the files")
+        raise DataError(f"{path} must hold {', '.join(PARTS)}; it holds {found}: data/README.md names the files")
     raw, unused = {}, set()
     for part in PARTS:
         fields = held[part]
         score = next((name for name in SCORES if name in fields), None)
         missing = [name for name in MODALITIES if name not in fields] + ([] if score else ["labels"])
         if missing:
-            raise PrepareError(f"{path}: {part} has no {', '.join(missing)}; it has {', '.join(map(str, fields))}")
+            raise DataError(f"{path}: {part} has no {', '.join(missing)}; it has {', '.join(map(str, fields))}")
         used = {name: name for name in MODALITIES} | {"score": score}
         raw[part] = {name: as_array(fields[key], f"{part} {key}") for name, key in used.items()}
         count = len(raw[part]["score"])
@@ -67,28 +71,28 @@ def read_pickle(path: Path) -> tuple[Raw, list[str]]:
 def as_array(value, name: str) -> np.ndarray:
     """An array, or a list of arrays of one shape, of numbers."""
     try:
-        if isinstance(value, plain_pickle.Array):
+        if isinstance(value, pickles.Array):
             value = value.read()
         if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
             value = np.stack([as_array(item, name) for item in value])
         array = np.asarray(value)
     except (ValueError, TypeError, AttributeError) as error:
-        raise PrepareError(f"{name} is not an array of numbers, or its series differ in length ({error})") from error
+        raise DataError(f"{name} is not an array of numbers, or its series differ in length ({error})") from error
     if array.dtype.kind not in "fiu":
-        raise PrepareError(f"{name} is not an array of numbers: its type is {array.dtype}")
+        raise DataError(f"{name} is not an array of numbers: its type is {array.dtype}")
     return array
 
 
 def names_of(value, part: str) -> list[str]:
     """Identifiers as texts; one that consists of several values (video, start, end) is joined."""
     try:
-        return [name_of(item) for item in (value.read() if isinstance(value, plain_pickle.Array) else value)]
+        return [name_of(item) for item in (value.read() if isinstance(value, pickles.Array) else value)]
     except (ValueError, TypeError) as error:
-        raise PrepareError(f"the identifiers of {part} cannot be read ({error})") from error
+        raise DataError(f"the identifiers of {part} cannot be read ({error})") from error
 
 
 def name_of(item) -> str:
-    if isinstance(item, plain_pickle.Array):
+    if isinstance(item, pickles.Array):
         item = item.read()
     if isinstance(item, list | tuple | np.ndarray):
         return "_".join(map(name_of, item))
@@ -101,19 +105,19 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in file}
     except (ValueError, OSError, EOFError) as error:  # broken archives, and arrays of objects
-        raise PrepareError(f"{path} is not an .npz of plain arrays ({error})") from error
+        raise DataError(f"{path} is not an .npz of plain arrays ({error})") from error
     keys = {"vision": "video" if "video" in held else "vision", "audio": "audio", "text": "text", "id": "ids"}
     keys["score"] = next((name for name in SCORES if name in held), "label")
     if missing := [key for key in keys.values() if key not in held]:
-        raise PrepareError(f"{path} has no {', '.join(missing)}; it has {', '.join(held)}")
+        raise DataError(f"{path} has no {', '.join(missing)}; it has {', '.join(held)}")
     if split not in held:
         there = ", ".join(name for name in held if name.startswith("split")) or "none"
-        raise PrepareError(f"--split must name a split of {path}, {there}; not {split}")
+        raise DataError(f"--split must name a split of {path}, {there}; not {split}")
     part_of = held[split]
     if unknown := sorted(set(part_of.tolist()) - set(PARTS)):
-        raise PrepareError(f"{path}: {split} must say {', '.join(PARTS)}; it says {', '.join(map(str, unknown))}")
+        raise DataError(f"{path}: {split} must say {', '.join(PARTS)}; it says {', '.join(map(str, unknown))}")
     if lengths := {key: len(held[key]) for key in keys.values() if len(held[key]) != len(part_of)}:
-        raise PrepareError(f"{path}: {split} has {len(part_of)} rows, but {lengths}")
+        raise DataError(f"{path}: {split} has {len(part_of)} rows, but {lengths}")
     raw = {}
     for part in PARTS:
         chosen = part_of == part
@@ -128,31 +132,31 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
 
 
 def check_shapes(raw: Raw) -> None:
-    """Raise PrepareError unless all parts have series of one shape per modality, and one score for each."""
+    """Raise DataError unless all parts have series of one shape per modality, and one score for each."""
     if absent := [part for part in ("train", "test") if part not in raw]:
-        raise PrepareError(f"no utterance is in {', '.join(absent)}")
+        raise DataError(f"no utterance is in {', '.join(absent)}")
     for part, fields in raw.items():
         for name in MODALITIES:
             if fields[name].ndim != 3 or 0 in fields[name].shape:
-                raise PrepareError(f"{part} {name} must have the shape (utterances, steps, features), none of them 0; "
+                raise DataError(f"{part} {name} must have the shape (utterances, steps, features), none of them 0; "
                                    f"it has {fields[name].shape}")  # fmt: skip
             if fields[name].shape[1:] != raw["train"][name].shape[1:]:
-                raise PrepareError(f"{name} has (steps, features) {raw['train'][name].shape[1:]} in train and "
+                raise DataError(f"{name} has (steps, features) {raw['train'][name].shape[1:]} in train and "
                                    f"{fields[name].shape[1:]} in {part}")  # fmt: skip
         scores, count = fields["score"], len(fields["vision"])
         if scores.size != len(scores):
-            raise PrepareError(f"{part}: one score an utterance is wanted; the labels have the shape {scores.shape}")
+            raise DataError(f"{part}: one score an utterance is wanted; the labels have the shape {scores.shape}")
         fields["score"] = scores.reshape(-1).astype(np.float32)
         if lengths := {name: len(values) for name, values in fields.items() if len(values) != count}:
-            raise PrepareError(f"{part} has {count} utterances in vision, but {lengths}")
+            raise DataError(f"{part} has {count} utterances in vision, but {lengths}")
         wrong = ~(np.abs(fields["score"]) <= 3)  # a NaN is wrong, too
         if wrong.any():
-            raise PrepareError(f"{part}: scores must lie in [-3, 3]; not so for {shown(fields['id'], wrong)}")
+            raise DataError(f"{part}: scores must lie in [-3, 3]; not so for {shown(fields['id'], wrong)}")
     seen: dict[str, str] = {}
     for part, fields in raw.items():
         both = np.array([seen.get(name, part) != part for name in fields["id"]])
         if both.any():
-            raise PrepareError(f"{part} has utterances of an earlier part, {shown(fields['id'], both)}: "
+            raise DataError(f"{part} has utterances of an earlier part, {shown(fields['id'], both)}: "
                                "no utterance may be in two")  # fmt: skip
         seen |= dict.fromkeys(fields["id"], part)
 
@@ -167,7 +171,7 @@ def repair(raw: Raw, replace_inf: float | None) -> tuple[dict[str, np.ndarray], 
     """The arrays of the .npz, and what has been done to each part.
 
     Raises:
-        PrepareError: for NaN, and for infinite values without `replace_inf`; names every array that has some.
+        DataError: for NaN, and for infinite values without `replace_inf`; names every array that has some.
     """
     arrays, report, faults = {}, {}, []
     with tqdm(total=len(raw) * len(MODALITIES), desc="checking", unit="array") as bar:
@@ -193,11 +197,11 @@ def repair(raw: Raw, replace_inf: float | None) -> tuple[dict[str, np.ndarray], 
                 arrays[f"{part}_{name}"] = series
                 bar.update()
             if not names:
-                raise PrepareError(f"no utterance of {part} has any text")
+                raise DataError(f"no utterance of {part} has any text")
             arrays |= {f"{part}_score": score, f"{part}_id": np.array(names)}
             report[part] = done
     if faults:
-        raise PrepareError(f"values that are not finite: {'; '.join(faults)}. --replace_inf 0 replaces infinite ones, "
+        raise DataError(f"values that are not finite: {'; '.join(faults)}. --replace_inf 0 replaces infinite ones, "
                            "as MultiBench does; a file with NaN must be mended")  # fmt: skip
     return arrays, report
 
@@ -228,27 +232,21 @@ def checksum(path: Path) -> str:
 
 
 def finished(out: Path, settings: Mapping) -> bool:
-    """Whether `out` holds this very preparation; raises PrepareError if it holds anything else."""
-    path = out / "manifest.json"
-    if not path.is_file():
-        if out.exists() and any(out.glob("[!.]*")):
-            raise PrepareError(f"{out} holds files but no manifest.json, made elsewhere: choose another --out")
+    """Whether `out` holds this very preparation; raises DataError if it holds anything else."""
+    manifest = known_manifest(out)
+    if manifest is None:
         return False
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PrepareError(f"{path} is not JSON ({error}): choose another --out") from error
-    if manifest.get("settings") != settings:
-        raise PrepareError(f"{out} was prepared with {manifest.get('settings')}, not {settings}: choose another --out")
+    check_settings(out, manifest, settings)
     whole = manifest.get("sha256")
     return whole is not None and (out / FILE).is_file() and checksum(out / FILE) == whole
 
 
 def write(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    part = out / f".{FILE}.part"
+    part = aside(out / FILE)
     with part.open("wb") as file:
         np.savez(file, **arrays)
-    part.replace(out / FILE)
+        flush(file)
+    os.replace(part, out / FILE)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -261,16 +259,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--replace_inf", type=float, help="what infinite features become; without it they are an error")
     args = parser.parse_args(argv)
     if not args.raw.is_file():
-        raise PrepareError(f"--raw {args.raw} is not a file: data/README.md says where to get it")
-    common.check_out(args.out)
+        raise RunError(f"--raw {args.raw} is not a file: data/README.md says where to get it")
+    check_out(args.out)
     if args.replace_inf is not None and not np.isfinite(args.replace_inf):
-        raise PrepareError(f"--replace_inf {args.replace_inf}: must be a finite number")
+        raise RunError(f"--replace_inf {args.replace_inf}: must be a finite number")
     vectors = args.raw.suffix == ".npz"
     if args.split and not vectors:
-        raise PrepareError(f"--split is for an .npz of utterance vectors; {args.raw} has its own parts")
+        raise RunError(f"--split is for an .npz of utterance vectors; {args.raw} has its own parts")
     settings = {"file": args.raw.name, "sha256": checksum(args.raw), "split": args.split}
     settings["replace_inf"] = args.replace_inf
-    with common.alone(args.out):
+    with alone(args.out):
         prepare(args, settings, vectors)
 
 
@@ -284,13 +282,13 @@ def prepare(args: argparse.Namespace, settings: dict, vectors: bool) -> None:
     check_shapes(raw)
     shapes = {name: dict(zip(("steps", "features"), raw["train"][name].shape[1:], strict=True)) for name in MODALITIES}
     arrays, report = repair(raw, args.replace_inf)
-    common.check_space(args.out, sum(array.nbytes for array in arrays.values()), f"{FILE} needs {{}}")
+    check_space(args.out, sum(array.nbytes for array in arrays.values()), f"{FILE} needs {{}}")
     manifest = {"settings": settings, "modalities": shapes, "parts": report, "unused": unused}
     # Before the data, so that a killed run is known as this one's.
-    common.write_atomic(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_atomically(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     write(args.out, arrays)
     manifest["sha256"] = checksum(args.out / FILE)
-    common.write_atomic(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_atomically(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     for name, shape in shapes.items():
         print(f"{name}: {shape['steps']} steps of {shape['features']} features")
     for part, done in report.items():
@@ -305,4 +303,4 @@ def prepare(args: argparse.Namespace, settings: dict, vectors: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

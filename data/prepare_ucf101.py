@@ -17,17 +17,20 @@ picture of 8 bit, u (to the right) above v (downwards), 128 + 127/20 of it, with
 """
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import av
-import common
 import cv2
 import numpy as np
-from common import Clip, ClipError, PrepareError
+
+from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.splits import Parts
+from utils.errors import DataError
+from utils.files import write_atomically
 
 BOUND = 20  # pixels
 SPLITS = ("01", "02", "03")
@@ -36,15 +39,13 @@ ROW = re.compile(r"(?P<label>\w+)/(?P<name>(?P<group>v_\w+_g\d+)_c\d+)\.avi(?: +
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines that are not blank. Raises PrepareError for a file that is missing, empty or not text."""
+    """Lines that are not blank. Raises DataError for a file that is missing, empty or not text."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise PrepareError(
-            f"cannot read {path} ({error}): it is in UCF101TrainTestSplits-RecognitionTask.zip"
-        ) from error
+        raise DataError(f"cannot read {path} ({error}): it is in UCF101TrainTestSplits-RecognitionTask.zip") from error
     if not lines:
-        raise PrepareError(f"{path} is empty: unpack UCF101TrainTestSplits-RecognitionTask.zip again")
+        raise DataError(f"{path} is empty: unpack UCF101TrainTestSplits-RecognitionTask.zip again")
     return lines
 
 
@@ -54,7 +55,7 @@ def read_classes(path: Path) -> dict[str, int]:
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if len(fields) != 2 or fields[0] != str(number) or fields[1] in classes:
-            raise PrepareError(f"{path}, line {number}: expected `{number} class`, each class once, found {line!r}")
+            raise DataError(f"{path}, line {number}: expected `{number} class`, each class once, found {line!r}")
         classes[fields[1]] = number
     return classes
 
@@ -65,32 +66,32 @@ def read_list(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
     for number, line in enumerate(read_lines(path), 1):
         where, row = f"{path}, line {number}", ROW.fullmatch(line)
         if not row:
-            raise PrepareError(f"{where}: expected `Class/v_Class_gXX_cYY.avi`, found {line!r}")
+            raise DataError(f"{where}: expected `Class/v_Class_gXX_cYY.avi`, found {line!r}")
         # The label is the folder: the clips of HandstandPushups are called v_HandStandPushups.
         name, label = row["name"], row["label"]
         if label not in classes or row["number"] not in (None, str(classes[label])):
-            raise PrepareError(f"{where}: {line!r} does not agree with classInd.txt")
+            raise DataError(f"{where}: {line!r} does not agree with classInd.txt")
         if name in clips:
-            raise PrepareError(f"{where}: {name} is there twice")
+            raise DataError(f"{where}: {name} is there twice")
         clips[name] = Clip(name, label, row["group"], (videos / label / f"{name}.avi",))
     return list(clips.values())
 
 
-def read_splits(raw: Path, classes: dict[str, int]) -> dict[str, common.Parts]:
-    """The published splits by number. Raises PrepareError if a group of clips of one scene is in both parts of one."""
+def read_splits(raw: Path, classes: dict[str, int]) -> dict[str, Parts]:
+    """The published splits by number. Raises DataError if a group of clips of one scene is in both parts of one."""
     splits = {}
     for split in SPLITS:
         paths = (raw / "ucfTrainTestlist" / f"{part}list{split}.txt" for part in ("train", "test"))
         train, test = (read_list(path, raw / "UCF-101", classes) for path in paths)
         if both := sorted({clip.group for clip in train} & {clip.group for clip in test}):
-            raise PrepareError(f"split {split}: {len(both)} groups are in train and in test, {both[0]} among them")
+            raise DataError(f"split {split}: {len(both)} groups are in train and in test, {both[0]} among them")
         splits[split] = train, test
     return splits
 
 
 def decode(path: Path) -> tuple[Fraction, Iterator[np.ndarray]]:
     """Frames per second, and the frames (height, width, 3) uint8 in BGR order. Raises ClipError, also on the way."""
-    common.check_source(path)
+    check_source(path)
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
@@ -153,19 +154,19 @@ def levels(flow: np.ndarray) -> np.ndarray:
 def prepare_clip(clip: Clip, motion: Path, folder: Path, fps: int) -> None:
     rate, frames = decode(clip.sources[0])
     pictures, flows = sample(frames, rate, fps)
-    common.write_frames(folder, pictures)
+    write_frames(folder, pictures)
     for number, flow in enumerate(flows, 1):
         _, png = cv2.imencode(".png", levels(flow))
         (motion / f"{number:05d}.png").write_bytes(png)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/UCF101", fps=3, test_fraction=None)
+    parser = common_parser(__doc__.splitlines()[0], out="data/UCF101", fps=3, test_fraction=None)
     args = parser.parse_args(argv)
-    common.check_args(args)
+    check_args(args)
     for folder in ("UCF-101", "ucfTrainTestlist"):
         if not (args.raw / folder).is_dir():
-            raise PrepareError(f"{args.raw / folder} is not there: --raw must hold UCF-101 and ucfTrainTestlist")
+            raise DataError(f"{args.raw / folder} is not there: --raw must hold UCF-101 and ucfTrainTestlist")
     index = args.raw / "ucfTrainTestlist" / "classInd.txt"
     classes = read_classes(index)
     splits = read_splits(args.raw, classes)
@@ -176,9 +177,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"not prepared, as no list has them: {len(unlisted)}, {unlisted[0]} among them")
     settings = {"dataset": "UCF101", "flow": "DIS medium", "bound": BOUND}
     rows, work = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)
-    common.prepare(args, rows, work, settings, None, splits, beside=f"Flow-{args.fps:02d}-FPS/{{}}")
-    common.write_atomic(args.out / "classInd.txt", "".join(f"{number} {name}\n" for name, number in classes.items()))
+    prepare(args, rows, work, settings, None, splits, beside=f"Flow-{args.fps:02d}-FPS/{{}}")
+    write_atomically(args.out / "classInd.txt", "".join(f"{number} {name}\n" for name, number in classes.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

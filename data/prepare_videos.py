@@ -10,29 +10,31 @@ The clips are found in one of three layouts:
     --list FILE                      a CSV of rows `path,label,split` or `path,label`, the paths below --raw
 
 File types: .mp4 .m4v .mov .3gp .avi .mpg .mpeg .vob .mkv .webm .flv .wmv .ts .mts .m2ts .ogv; how many others were
-found is said. A clip's name is its path below --raw, without the suffix and
-with `__` for each `/`. The layout written is that of `common.py`, and classes.txt with the class names, sorted.
+found is said. A clip's name is its path below --raw, without the suffix and with `__` for each `/`. The layout written
+is that of dataset/prepare/, and classes.txt with the class names, sorted.
 
-Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (`media.py`), made smaller by --size. A file
-without sound or without pictures is reported by name, as one that does not decode.
+Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (dataset/prepare/media.py), made smaller by
+--size. A file without sound or without pictures is reported by name, as one that does not decode.
 """
 
 import csv
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import common
-from common import Clip, PrepareError
-from media import only_videos, prepare_clip
+from dataset.prepare.clips import Clip
+from dataset.prepare.media import add_media_args, media_recipe, only_videos, prepare_clip
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.splits import Parts
+from utils.errors import DataError
+from utils.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 
 
 def find_clips(raw: Path) -> dict[str, list[Clip]]:
-    """The clips of each split, or of "" if the folders name none. Raises PrepareError for files out of place."""
+    """The clips of each split, or of "" if the folders name none. Raises DataError for files out of place."""
     splits = [split for split in SPLITS if (raw / split).is_dir()]
     found: dict[str, list[Clip]] = {}
     for split in splits or [""]:
@@ -40,9 +42,7 @@ def find_clips(raw: Path) -> dict[str, list[Clip]]:
         videos = only_videos((path for path in folder.rglob("*") if not hidden(path, raw)), folder)
         if stray := [path for path in videos if len(path.relative_to(folder).parts) != 2]:
             layout = f"{folder}/<class>/<video>"
-            raise PrepareError(
-                f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list"
-            )
+            raise DataError(f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list")
         found[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
         classes = {path.name for path in folder.iterdir() if path.is_dir() and not hidden(path, raw)}
         if without := sorted(classes - {path.parent.name for path in videos}):
@@ -58,54 +58,54 @@ def hidden(path: Path, raw: Path) -> bool:
 
 
 def read_list(path: Path, raw: Path) -> dict[str, list[Clip]]:
-    """The clips of each split of a CSV, or of "" if it names none. Raises PrepareError with the line."""
+    """The clips of each split of a CSV, or of "" if it names none. Raises DataError with the line."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(number, [field.strip() for field in row]) for number, row in enumerate(csv.reader(file), 1) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PrepareError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
+        raise DataError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
     if rows and rows[0][1][:2] == ["path", "label"]:
         rows = rows[1:]
     if not rows:
-        raise PrepareError(f"the list {path} is empty")
+        raise DataError(f"the list {path} is empty")
     width = len(rows[0][1])
     found: dict[str, list[Clip]] = {}
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) not in (2, 3) or len(row) != width or not all(row):
-            raise PrepareError(f"{where}: expected `path,label,split`, or `path,label` in every row, found {row}")
+            raise DataError(f"{where}: expected `path,label,split`, or `path,label` in every row, found {row}")
         split = row[2] if width == 3 else ""
         if width == 3 and split not in SPLITS:
-            raise PrepareError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
+            raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         video = Path(row[0])
         if video.is_absolute() or ".." in video.parts or hidden(raw / video, raw):
-            raise PrepareError(f"{where}: {row[0]!r} is not a path below --raw {raw}: choose a --raw above all videos")
+            raise DataError(f"{where}: {row[0]!r} is not a path below --raw {raw}: choose a --raw above all videos")
         found.setdefault(split, []).append(make_clip(video, row[1], raw))
     return found
 
 
 def make_clip(path: Path, label: str, raw: Path) -> Clip:
-    """The clip of a path below `raw`. Raises PrepareError for a name that the split files could not hold."""
+    """The clip of a path below `raw`. Raises DataError for a name that the split files could not hold."""
     name = "__".join(path.with_suffix("").parts)
     for text in (name, label):
         if text != text.strip() or not text.isprintable() or "\\" in text:
-            raise PrepareError(f"{text!r} has a blank at its end, a backslash or a control character: rename it")
+            raise DataError(f"{text!r} has a blank at its end, a backslash or a control character: rename it")
     return Clip(name, label, "", (raw / path,))
 
 
-def divide(found: dict[str, list[Clip]], val: str | None) -> common.Parts | None:
+def divide(found: dict[str, list[Clip]], val: str | None) -> Parts | None:
     """Train and test clips, or None where a seeded split is to be made. val: what a third split belongs to."""
     if "" in found:
         return None
     if missing := [split for split in ("train", "test") if not found.get(split)]:
         if missing != ["test"] or not found.get("val"):
-            raise PrepareError(f"there are no clips in {' and none in '.join(missing)}: both are needed, or no splits")
+            raise DataError(f"there are no clips in {' and none in '.join(missing)}: both are needed, or no splits")
         print("there is no test split: val is the test")
         val = "test"
     parts = {split: list(found[split]) for split in ("train", "test") if split in found}
     if found.get("val"):
         if val is None:
-            raise PrepareError(
+            raise DataError(
                 f"there are {len(found['val'])} clips in val beside train and test: say with --val what they are, "
                 "train (training can withhold a validation share itself), test or none"
             )
@@ -117,49 +117,32 @@ def divide(found: dict[str, list[Clip]], val: str | None) -> common.Parts | None
 def check_unique(clips: Sequence[Clip]) -> None:
     if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
         paths = [str(clip.sources[0]) for clip in clips if clip.name == twice[0]]
-        raise PrepareError(
-            f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: remove or rename one"
-        )
+        raise DataError(f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: remove or rename one")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = common.common_parser(__doc__.splitlines()[0], out="data/folder", fps=1, test_fraction=0.2, min_frames=3)
+    parser = common_parser(__doc__.splitlines()[0], out="data/folder", fps=1, test_fraction=0.2, min_frames=3)
     add_media_args(parser)
     parser.add_argument("--list", type=Path, help="CSV of `path,label,split` or `path,label`, in place of the folders")
     parser.add_argument("--val", choices=("train", "test", "none"), help="what a val split beside train and test is")
     args = parser.parse_args(argv)
-    common.check_args(args)
+    check_args(args)
     recipe = media_recipe(args)
     found = read_list(args.list, args.raw) if args.list else find_clips(args.raw)
     lists = divide(found, args.val)
     clips = [clip for part in lists for clip in part] if lists else found[""]
     check_unique(clips)
     if len(labels := {clip.label for clip in clips}) == 1:
-        raise PrepareError(f"all clips are of one class, {labels.pop()}: is {args.raw} the folder above the classes?")
+        raise DataError(f"all clips are of one class, {labels.pop()}: is {args.raw} the folder above the classes?")
     work = partial(prepare_clip, fps=args.fps, **recipe)
     settings = {"dataset": "folder", **recipe, "min_frames": args.min_frames}
-    parts = common.prepare(args, sorted(clips, key=lambda clip: clip.name), work, settings, lists=lists)
+    parts = prepare(args, sorted(clips, key=lambda clip: clip.name), work, settings, lists=lists)
     classes = sorted({clip.label for part in parts for clip in part})
     for part, what, effect in zip(parts, ("training", "test"), ("find", "be measured on"), strict=True):
         if absent := sorted(set(classes) - {clip.label for clip in part}):
             print(f"without a {what} clip, so that no method can {effect} them: {', '.join(absent)}")
-    common.write_atomic(args.out / "classes.txt", "".join(f"{name}\n" for name in classes))
-
-
-def add_media_args(parser, size: int = 0) -> None:
-    parser.add_argument("--sample_rate", type=int, default=16_000, help="of the sound, in Hz")
-    parser.add_argument(
-        "--size", type=int, default=size, help="most pixels of the frames' shorter side; 0: as they are"
-    )
-
-
-def media_recipe(args) -> dict[str, int]:
-    """What those flags say, for `media.prepare_clip`. Raises PrepareError for one out of range."""
-    for name, least in {"sample_rate": 1000, "size": 0}.items():
-        if getattr(args, name) < least:
-            raise PrepareError(f"--{name} {getattr(args, name)}: must be at least {least}")
-    return {name: getattr(args, name) for name in ("sample_rate", "size")}
+    write_atomically(args.out / "classes.txt", "".join(f"{name}\n" for name in classes))
 
 
 if __name__ == "__main__":
-    sys.exit(common.run(main))
+    run(main)

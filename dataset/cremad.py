@@ -1,5 +1,6 @@
 """CREMA-D: 7442 clips of 91 actors, 6 emotions (Cao et al., IEEE Transactions on Affective Computing 2014)."""
 
+from dataset.classes import EMOTIONS
 from dataset.clips import AudioVisualClips
 from dataset.recipes.audio import LogSpectrogram
 
@@ -7,7 +8,7 @@ from dataset.recipes.audio import LogSpectrogram
 class CREMAD(AudioVisualClips):
     """Recipe of the paper's public code: sound repeated to 3 s, 22050 Hz, 1 x 257 x 188; 3 frames at 3 per second."""
 
-    classes = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+    classes = EMOTIONS
     audio = LogSpectrogram(sample_rate=22050, seconds=3.0, n_fft=512, hop=353)
     group = "actor"
     protocol = "public code"

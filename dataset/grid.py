@@ -1,16 +1,8 @@
 """GRID: spoken words cut out of the GRID audio-visual sentences (Cooke, Barker, Cunningham and Shao, JASA 2006)."""
 
+from dataset.classes import WORDS
 from dataset.clips import AudioVisualClips
 from dataset.recipes.audio import LogSpectrogram
-
-WORDS = {
-    "command": ("bin", "lay", "place", "set"),
-    "colour": ("blue", "green", "red", "white"),
-    "preposition": ("at", "by", "in", "with"),
-    "letter": tuple("abcdefghijklmnopqrstuvxyz"),
-    "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    "adverb": ("again", "now", "please", "soon"),
-}
 
 
 class GRID(AudioVisualClips):

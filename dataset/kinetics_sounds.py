@@ -1,5 +1,6 @@
 """Kinetics-Sounds: 31 classes of Kinetics that can be heard as well as seen (Arandjelovic and Zisserman, ICCV 2017)."""
 
+from dataset.classes import ACTIONS
 from dataset.clips import AudioVisualClips
 from dataset.recipes.audio import Filterbank
 from dataset.recipes.frames import segment_frames
@@ -13,15 +14,7 @@ class KineticsSounds(AudioVisualClips):
     first, three times.)
     """
 
-    # The list of IBM/AdaMML, issue 3; the paper above has 34, of which three are in no release of Kinetics.
-    classes = (
-        "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing",
-        "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet",
-        "playing drums", "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano",
-        "playing saxophone", "playing trombone", "playing trumpet", "playing violin", "playing xylophone",
-        "ripping paper", "shoveling snow", "shuffling cards", "singing", "stomping grapes", "tap dancing",
-        "tapping guitar", "tapping pen", "tickling",
-    )  # fmt: skip
+    classes = ACTIONS
     audio = Filterbank()
     training_frames = staticmethod(segment_frames)
     protocol = "public code"

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from common import PrepareError
 from helpers.places import ROOT
+
+from utils.errors import RunError
 
 README = (ROOT / "README.md").read_text()
 
@@ -85,7 +86,7 @@ def test_every_command_of_the_data_sets_parses(tmp_path, monkeypatch):
     for script, words in prepared:
         main = importlib.import_module(Path(script).name).main
         monkeypatch.chdir(tmp_path)
-        with pytest.raises(PrepareError, match="--raw raw/"):
+        with pytest.raises(RunError, match="--raw raw/"):
             main(words.split())
 
 

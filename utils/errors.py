@@ -66,19 +66,22 @@ def refusals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_sentence() -> Iterator[None]:
-    """Around a program's `main()`: an error that a user can mend ends it with one sentence and the error's status."""
+def one_sentence(status: int | None = None) -> Iterator[None]:
+    """Around a program's `main()`: an error that a user can mend ends it with one sentence and `status`.
+
+    Without one, the status is the error's own.
+    """
     try:
         with refusals():
             yield
     except RunError as error:
-        stop(error)
+        stop(error, status)
 
 
-def stop(error: RunError) -> NoReturn:
-    """End the program with the error's one sentence and status."""
+def stop(error: RunError, status: int | None = None) -> NoReturn:
+    """End the program with the error's one sentence and `status`, or the error's own."""
     end = SystemExit(f"{error.label}{sentence(error)}")
-    end.code = error.status
+    end.code = error.status if status is None else status
     print(end, file=sys.stderr)  # which Python does by itself only for status 1
     raise end
 

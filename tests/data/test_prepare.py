@@ -8,15 +8,19 @@ import subprocess
 import sys
 import time
 
-import common
 import numpy as np
 import prepare_cremad
 import pytest
 import soundfile
 from helpers.places import ROOT
 from helpers.preparing import BLUE, GREEN, RED, colours, manifest, rows, run, tree, write_video
-from media import Media
 from sklearn.model_selection import StratifiedShuffleSplit
+
+from dataset.classes import EMOTIONS
+from dataset.prepare.clips import Clip
+from dataset.prepare.media import Media
+from dataset.prepare.splits import check_split, split
+from utils.errors import DataError
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +31,7 @@ def flv(tmp_path_factory):
     return path
 
 
-def make_cremad(raw, flv, actors=2, sentences=("DFA",), labels=prepare_cremad.LABELS):
+def make_cremad(raw, flv, actors=2, sentences=("DFA",), labels=EMOTIONS):
     names = [f"{1001 + a}_{s}_{label}_XX" for a in range(actors) for s in sentences for label in labels]
     for folder in ("AudioWAV", "VideoFlash"):
         (raw / folder).mkdir(parents=True)
@@ -66,7 +70,7 @@ def test_duration_that_is_no_whole_number_of_frames(tmp_path):
     assert media.end == pytest.approx(71 / 30, abs=2e-3) and len(media.times) == 71 and len(shown) == 8
     (tmp_path / "frames").mkdir()
     soundfile.write(tmp_path / "clip.wav", np.zeros(100), 16000)
-    clip = common.Clip("clip", "NEU", "1", (tmp_path / "clip.wav", tmp_path / "clip.flv"))
+    clip = Clip("clip", "NEU", "1", (tmp_path / "clip.wav", tmp_path / "clip.flv"))
     prepare_cremad.prepare_clip(clip, tmp_path / "linked.wav", tmp_path / "frames", fps=3)
     assert len(list((tmp_path / "frames").iterdir())) == 8
 
@@ -88,35 +92,35 @@ def test_splits_are_stratified_seeded_and_beside_them_actor_disjoint(tmp_path, f
     names = make_cremad(raw, flv, actors=5, sentences=("DFA", "IEO"))
     assert run(prepare_cremad.main, capfd, raw=raw, out=out, fps=1, test_fraction=0.2)[0] == 0
     counts = {path: entry["classes"] for path, entry in manifest(out)["splits"].items()}
-    assert counts["test.csv"] == dict.fromkeys(sorted(prepare_cremad.LABELS), 2)
-    assert counts["train.csv"] == dict.fromkeys(sorted(prepare_cremad.LABELS), 8)
+    assert counts["test.csv"] == dict.fromkeys(sorted(EMOTIONS), 2)
+    assert counts["train.csv"] == dict.fromkeys(sorted(EMOTIONS), 8)
     for suffix in ("", "_by_actor"):
         train, test = rows(out / f"train{suffix}.csv"), rows(out / f"test{suffix}.csv")
         assert sorted(train + test) == sorted((name, name.split("_")[2]) for name in names)
     train, test = ({name[:4] for name, _ in rows(out / f"{part}_by_actor.csv")} for part in ("train", "test"))
     assert not train & test and len(test) == 1
 
-    clips = [common.Clip(name, name.split("_")[2], name[:4], ()) for name in names]
+    clips = [Clip(name, name.split("_")[2], name[:4], ()) for name in names]
     for by_group in (False, True):
-        again = [common.split(clips, 0.2, seed, by_group) for seed in (0, 0, 1, 2, 3)]
+        again = [split(clips, 0.2, seed, by_group) for seed in (0, 0, 1, 2, 3)]
         assert again[0] == again[1] and any(other != again[0] for other in again[2:])
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (2, 9), (7, 8, 5), (2,) * 12, (3, 40)])
 def test_the_fractions_that_are_offered_are_all_that_split(counts):
-    clips = [common.Clip(f"{label}{i}", str(label), "", ()) for label, n in enumerate(counts) for i in range(n)]
+    clips = [Clip(f"{label}{i}", str(label), "", ()) for label, n in enumerate(counts) for i in range(n)]
     able = []
     for fraction in (number / 1000 for number in range(1, 1000)):
         try:
             next(StratifiedShuffleSplit(1, test_size=fraction, random_state=0).split(clips, [c.label for c in clips]))
             able.append(fraction)
         except ValueError:
-            with pytest.raises(common.PrepareError, match="choose one from") as refused:
-                common.check_split(clips, fraction)
+            with pytest.raises(DataError, match="choose one from") as refused:
+                check_split(clips, fraction)
             assert f"--test_fraction {fraction} of {sum(counts)} clips of {len(counts)} classes" in str(refused.value)
     assert str(refused.value).endswith(f"choose one from {able[0]} to {able[-1]}")
     for fraction in able:
-        common.check_split(clips, fraction)
+        check_split(clips, fraction)
 
 
 def test_an_impossible_split_is_refused_before_the_work(tmp_path, flv, capfd):
@@ -304,7 +308,7 @@ def test_errors_of_the_system_name_the_remedy(cremad, capfd, monkeypatch, number
         raise OSError(number, os.strerror(number), "that/file")
 
     with monkeypatch.context() as patch:
-        patch.setattr(common, "write_frames", fail)
+        patch.setattr(prepare_cremad, "write_frames", fail)
         status, _, error = run(prepare_cremad.main, capfd, raw=raw, out=out, test_fraction=0.5)
     last = error.splitlines()[-1]
     assert status == 2 and "that/file" in last and remedy in last and "same command again" in last

@@ -6,7 +6,6 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import common
 import cv2
 import numpy as np
 import prepare_grid
@@ -14,6 +13,8 @@ import pytest
 import soundfile
 from helpers.places import ROOT
 from helpers.preparing import AUDIO_RATE, BLUE, GREEN, RED, colours, manifest, rows, run, tree, write_video
+
+from dataset.prepare.clips import Maker, prepare_clips
 
 ALIGN = "0 10000 sil\n10000 15000 bin\n15000 20000 blue\n20000 25000 at\n25000 30000 f\n{} {} {}\n"
 ALIGN += "{} 50000 now\n50000 74500 sil\n"
@@ -36,7 +37,7 @@ def make_grid(raw, mpg, speakers, ids):
         (raw / "align" / speaker).mkdir(parents=True)
         for name in ids:
             shutil.copy(mpg, raw / speaker / f"{name}.mpg")
-            word = prepare_grid.WORDS["digit"][name[4]]
+            word = prepare_grid.SPELT["digit"][name[4]]
             text = ALIGN.format(30000, 40000, word, 40000).replace("f\n", f"{name[3]}\n")
             (raw / "align" / speaker / f"{name}.align").write_text(text)
 
@@ -208,8 +209,8 @@ def test_real_grid_clips_agree_with_an_independent_cut(tmp_path, real):
     raw, reference = real
     clips = prepare_grid.find_clips(raw, "digit")
     assert len(clips) == 16
-    work = partial(prepare_grid.prepare_clip, position="digit", seconds=0.64, crop=None, size=0, grey=True, fps=25)
-    assert common.prepare_clips(clips, work, tmp_path, fps=25, workers=2) == {}
+    recipe = partial(prepare_grid.prepare_clip, position="digit", seconds=0.64, crop=None, size=0, grey=True, fps=25)
+    assert prepare_clips(clips, Maker(recipe, tmp_path, fps=25), workers=2) == {}
     labels = dict(rows(reference / "train.csv") + rows(reference / "test.csv"))
     for clip in clips:
         assert clip.label == labels[clip.name]
@@ -239,9 +240,9 @@ def test_documented_crop_of_s1_gives_the_independent_mouth_crops(tmp_path, real)
     flags = {name: command[command.index(f"--{name}") + 1] for name in ("position", "crop", "size")}
     # Too few clips for a stratified split of ten words, so the clips alone.
     recipe = {"position": flags["position"], "crop": prepare_grid.parse_crop(flags["crop"]), "size": int(flags["size"])}
-    work = partial(prepare_grid.prepare_clip, **recipe, seconds=0.64, grey="--grey" in command, fps=25)
+    cut = partial(prepare_grid.prepare_clip, **recipe, seconds=0.64, grey="--grey" in command, fps=25)
     clips = prepare_grid.find_clips(raw, flags["position"])
-    assert common.prepare_clips(clips, work, tmp_path / "out", fps=25, workers=1) == {}
+    assert prepare_clips(clips, Maker(cut, tmp_path / "out", fps=25), workers=1) == {}
     differences = []
     for folder in sorted((tmp_path / "out" / "Image-25-FPS").iterdir()):
         for path in sorted(folder.iterdir()):

@@ -8,12 +8,13 @@ from collections import namedtuple
 from functools import partial
 from pathlib import Path
 
-import common
 import numpy as np
-import plain_pickle
 import prepare_mosi
 import pytest
+from helpers.preparing import status_of
 
+from dataset.prepare import pickles
+from dataset.prepare.space import in_units
 from utils.lock import Lock
 
 COUNTS = {"train": 8, "valid": 3, "test": 5}
@@ -72,7 +73,7 @@ def run(tmp_path, capfd):
             path.write_bytes(pickle.dumps(data, protocol))
         argv = ["--raw", str(path), "--out", str(tmp_path / "out")]
         argv += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        status = common.run(partial(prepare_mosi.main, argv))
+        status = status_of(partial(prepare_mosi.main, argv))
         return status, *capfd.readouterr()
 
     return run
@@ -183,7 +184,7 @@ def test_arrays_of_every_protocol_and_numpy(tmp_path, protocol, module):
     if protocol < 4:  # names of a fixed length there would have to be counted anew
         stored = stored.replace(b"numpy._core", module)
     (tmp_path / "file.pkl").write_bytes(stored)
-    found = plain_pickle.load(tmp_path / "file.pkl")
+    found = pickles.load(tmp_path / "file.pkl")
     for name, array in held.items():
         read = found[name].read()
         assert read.dtype == array.dtype and read.shape == array.shape and np.array_equal(read, array), name
@@ -201,7 +202,7 @@ def test_what_python_2_has_written(tmp_path):
     old = stored.replace(b"X" + length + placeholder.encode(), b"T" + length + raw)
     assert old != stored
     (tmp_path / "file.pkl").write_bytes(old)
-    assert np.array_equal(plain_pickle.load(tmp_path / "file.pkl").read(), array)
+    assert np.array_equal(pickles.load(tmp_path / "file.pkl").read(), array)
 
 
 # --- Pickles that would run something
@@ -299,16 +300,16 @@ def test_what_is_no_whole_pickle_of_arrays_is_refused_in_one_line(run, tmp_path,
 
 
 def test_bytes_cannot_pass_for_objects_nor_a_shape_for_more_than_there_is():
-    kind = plain_pickle.Kind("O8")
+    kind = pickles.Kind("O8")
     with pytest.raises((TypeError, ValueError)):
-        plain_pickle.Array((2,), kind, False, None).read()
-    read = plain_pickle.Array((2,), kind, False, b"\x01\x02").read()
+        pickles.Array((2,), kind, False, None).read()
+    read = pickles.Array((2,), kind, False, b"\x01\x02").read()
     assert read.tolist() == [1, 2]  # numbers, not addresses
     with pytest.raises(ValueError):
-        plain_pickle.Array((10**9,), plain_pickle.Kind("f8"), False, b"\x00" * 16).read()
+        pickles.Array((10**9,), pickles.Kind("f8"), False, b"\x00" * 16).read()
     for code in ("V8", "M8[ns]", "c16", "f16", "i3", 4):
         with pytest.raises(ValueError, match="type"):
-            plain_pickle.Array((1,), plain_pickle.Kind(code), False, b"\x00" * 16).read()
+            pickles.Array((1,), pickles.Kind(code), False, b"\x00" * 16).read()
 
 
 # --- Faults
@@ -501,7 +502,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(run, tmp
     disk = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(10**9, 0, size - 1))
     status, _, error = run(multibench())
-    assert status == 2 and f"series.npz needs {common.in_units(size)}" in error and "--out" in error
+    assert status == 2 and f"series.npz needs {in_units(size)}" in error and "--out" in error
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(10**9, 0, size))
     assert run(multibench())[0] == 0

@@ -12,20 +12,21 @@ import time
 from collections import Counter, namedtuple
 from pathlib import Path
 
-import common
 import cv2
-import media
 import numpy as np
 import prepare_videos
 import pytest
 import soundfile
 from helpers import videos
 from helpers.places import ROOT
-from helpers.preparing import colours, manifest, rows, run, tree
+from helpers.preparing import colours, manifest, rows, run, status_of, tree
 from helpers.videos import BLUE, GREEN, RED, record, tone
 
 import main as program
 from dataset import build
+from dataset.prepare import media
+from dataset.prepare.clips import Clip
+from dataset.prepare.space import in_units
 from engine.parser import parse
 from utils.errors import DataError
 
@@ -48,7 +49,7 @@ def prepared(clips, tmp_path_factory):
         shutil.copy(clips / "clip.mp4", raw / place / "x1.MP4")
     for suffix in videos.CODECS:
         shutil.copy(clips / f"clip.{suffix}", raw / "train" / "a, b" / f"in {suffix}.{suffix}")
-    assert common.run(lambda: prepare_videos.main(f"--raw {raw} --out {out} --fps 2 --workers 1".split())) == 0
+    assert status_of(lambda: prepare_videos.main(f"--raw {raw} --out {out} --fps 2 --workers 1".split())) == 0
     return out
 
 
@@ -89,7 +90,7 @@ def read_csv(path):
 
 def test_rate_of_the_sound_and_size_of_the_pictures(clips, tmp_path):
     (tmp_path / "frames").mkdir()
-    clip = common.Clip("x", "a", "", (clips / "clip.mp4",))
+    clip = Clip("x", "a", "", (clips / "clip.mp4",))
     media.prepare_clip(clip, tmp_path / "x.wav", tmp_path / "frames", fps=1, sample_rate=8000, size=24)
     assert soundfile.info(tmp_path / "x.wav").samplerate == 8000
     assert cv2.imread(str(tmp_path / "frames" / "00001.jpg")).shape == (24, 32, 3)
@@ -238,14 +239,14 @@ def test_folders_name_the_split_and_the_class(tmp_path, capsys):
     assert divided(raw) == (["train__a__1", "train__b__2"], ["val__a__3"])
     assert "val is the test" in capsys.readouterr().out
     touch(tmp_path, "test/b/5.flv", "extra/b/6.mpg")
-    with pytest.raises(common.PrepareError, match="1 clips in val .*--val"):
+    with pytest.raises(DataError, match="1 clips in val .*--val"):
         divided(raw)
     assert "extra" in capsys.readouterr().out
     assert divided(raw, "none") == (["train__a__1", "train__b__2"], ["test__b__5"])
     assert divided(raw, "train") == (["train__a__1", "train__b__2", "val__a__3"], ["test__b__5"])
     assert divided(raw, "test") == (["train__a__1", "train__b__2"], ["test__b__5", "val__a__3"])
     shutil.rmtree(raw / "train")
-    with pytest.raises(common.PrepareError, match="no clips in train"):
+    with pytest.raises(DataError, match="no clips in train"):
         divided(raw, "test")
 
 
@@ -442,7 +443,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(clips, tmp_path, ca
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (12_345_678, "12.3 MB"), (2.5e12, "2.5e+03 GB")]
 )
 def test_sizes_are_given_in_decimal_units(size, text):
-    assert common.in_units(size) == text
+    assert in_units(size) == text
 
 
 # Training

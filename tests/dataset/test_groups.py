@@ -2,15 +2,15 @@
 
 import shutil
 
-import common
 import numpy as np
 import pytest
 import soundfile
-from common import Clip
 
 from dataset import DATASETS, build
+from dataset.classes import WORDS
 from dataset.cremad import CREMAD
-from dataset.grid import WORDS
+from dataset.prepare.clips import Clip
+from dataset.prepare.splits import split, split_text
 from engine.parser import parse
 from utils.errors import DataError
 
@@ -34,8 +34,8 @@ def whole(tmp_path_factory):
         for clip in clips:
             soundfile.write(root / "AudioWAV" / f"{clip.name}.wav", np.full(500, 0.1), 16000)
         for suffix, by_group in (("", False), (f"_by_{group}", True)):
-            for part, rows in zip(("train", "test"), common.split(clips, 0.2, 0, by_group=by_group), strict=True):
-                (root / f"{part}{suffix}.csv").write_text(common.split_text(rows)[0])
+            for part, rows in zip(("train", "test"), split(clips, 0.2, 0, by_group=by_group), strict=True):
+                (root / f"{part}{suffix}.csv").write_text(split_text(rows)[0])
     return roots
 
 

@@ -4,7 +4,6 @@ import hashlib
 import shutil
 from collections import Counter
 
-import common
 import numpy as np
 import prepare_kinetics_sounds as kinetics
 import pytest
@@ -15,10 +14,12 @@ from helpers.preparing import colours, manifest, rows, run
 
 import main as program
 from dataset import build
+from dataset.classes import ACTIONS
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.recipes.audio import Filterbank
 from dataset.recipes.frames import even_frames, segment_frames
 from engine.parser import parse
+from utils.errors import DataError
 
 # Sound
 
@@ -111,7 +112,7 @@ def test_training_draws_one_frame_of_each_equal_part(available, wanted):
 
 
 def test_the_31_classes():
-    assert kinetics.CLASSES == KineticsSounds.classes == tuple(sorted(kinetics.CLASSES)) and len(kinetics.CLASSES) == 31
+    assert KineticsSounds.classes == ACTIONS == tuple(sorted(ACTIONS)) and len(ACTIONS) == 31
     # The 34 of arXiv 1705.08168, A.1, less the three that no release has.
     music = "accordion,bagpipes,bass guitar,clarinet,drums,guitar,harmonica,keyboard,organ,piano,saxophone,trombone"
     paper = [f"playing {name}" for name in f"{music},trumpet,violin,xylophone".split(",")] + (
@@ -119,7 +120,7 @@ def test_the_31_classes():
         "dribbling ball,laughing,mowing the lawn by pushing lawnmower,shoveling snow,stomping,tap dancing,"
         "tapping guitar,tickling"
     ).split(",")
-    assert sorted(map(kinetics.class_of, paper)) == list(kinetics.CLASSES)
+    assert sorted(map(kinetics.class_of, paper)) == list(ACTIONS)
     assert kinetics.class_of("Playing_Bass__Guitar ") == "playing bass guitar"
     for other in ("typing", "fingerpicking", "patting", "using computer", "strumming guitar", "karaoke"):
         assert kinetics.class_of(other) is None
@@ -204,7 +205,7 @@ def test_kinetics_own_lists_are_read_and_other_classes_passed_over(raw, tmp_path
     clips = kinetics.find_clips(raw / "train")
     assert kinetics.check_numbers([found], clips) == {"playing organ": "playing organ", "tapping pen": "tapping pen"}
     found[video_id(0), 0] = "tapping pen"
-    with pytest.raises(common.PrepareError, match="tapping pen: playing organ, tapping pen|tapping pen: tapping pen"):
+    with pytest.raises(DataError, match="tapping pen: playing organ, tapping pen|tapping pen: tapping pen"):
         kinetics.check_numbers([found], clips)
 
 
@@ -241,7 +242,7 @@ def test_folders_with_a_fault_are_refused(raw, tmp_path, capfd, change, said):
 )
 def test_lists_with_a_fault_are_refused(raw, tmp_path, text, said):
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(common.PrepareError, match=said):
+    with pytest.raises(DataError, match=said):
         kinetics.check_numbers([kinetics.read_list(tmp_path / "list.txt")], kinetics.find_clips(raw / "train"))
 
 

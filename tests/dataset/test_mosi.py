@@ -6,12 +6,12 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-import common
 import numpy as np
 import prepare_mosi
 import pytest
 import torch
 from helpers.instances import PARTS, SERIES, make_series, save_series
+from helpers.preparing import status_of
 from helpers.runs import checkpoint, differing, folder_of, rows_of
 
 import main as program
@@ -320,7 +320,7 @@ def test_the_published_utterance_vectors(tmp_path):
         pytest.skip("REAL_DATA is unset: it names the folder that holds mosi_utt.npz, utterance features of CMU-MOSI")
     raw, out = Path(os.environ["REAL_DATA"]) / "mosi_utt.npz", tmp_path / "data"
     argv = ["--raw", str(raw), "--split", "split_bclstm", "--out", str(out)]
-    assert common.run(partial(prepare_mosi.main, argv)) == 0
+    assert status_of(partial(prepare_mosi.main, argv)) == 0
     splits = load(out)
     assert (len(splits.train), len(splits.test), splits.val) == (1447, 752, None)
     inputs, _, _ = splits.test[0]

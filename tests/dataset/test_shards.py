@@ -10,21 +10,22 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-import common
 import pack_shards
 import pytest
 import torch
 import webdataset
 from helpers.instances import make_clips
+from helpers.preparing import status_of
 from helpers.runs import CLIPS, SMALL, checkpoint, differing, flags, train
 from torch.utils.data import Subset
 
 import main as program
 from dataset import base, build, checksums
 from dataset.base import below
+from dataset.classes import WORDS
 from dataset.demo import Demo
-from dataset.grid import WORDS
 from dataset.loader import Seeded, make_loader
+from dataset.prepare.run import alone
 from dataset.storage import shards
 from dataset.storage.shards import Stream
 from engine.parser import parse
@@ -38,7 +39,7 @@ MODALITIES = ("audio", "visual")
 
 def run(*words):
     """Exit status of data/pack_shards.py."""
-    return common.run(partial(pack_shards.main, [str(word) for word in words]))
+    return status_of(partial(pack_shards.main, [str(word) for word in words]))
 
 
 def pack(root, out, *more):
@@ -563,7 +564,7 @@ def test_one_folder_holds_one_packing(few, tmp_path, capfd):
     assert "packed from other files" in refused()
     (out / pack_shards.SETTINGS).unlink()
     assert "not packed here, 5: 000.tar, 001.tar, shards.json" in refused()
-    with common.alone(tmp_path / "held"):
+    with alone(tmp_path / "held"):
         assert run("--data_root", few, "--out", tmp_path / "held") == 2
     assert "another preparation" in capfd.readouterr().err
 

@@ -11,8 +11,8 @@ from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, ma
 
 import main as program
 from dataset import DATASETS
+from dataset.classes import WORDS
 from dataset.cremad import CREMAD
-from dataset.grid import WORDS
 from dataset.kinetics_sounds import KineticsSounds
 from engine.parser import parse
 from methods import METHODS

@@ -4,9 +4,10 @@ import json
 from functools import partial
 
 import av
-import common
 import cv2
 import numpy as np
+
+from dataset.prepare.run import run as program
 
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)  # BGR
 
@@ -41,8 +42,16 @@ def run(main, capfd, **flags):
     """Exit status, stdout and stderr of a script's main with these flags (True: a switch)."""
     flags = {"workers": 1, **flags}
     argv = [word for name, value in flags.items() for word in [f"--{name}", *([] if value is True else [str(value)])]]
-    status = common.run(partial(main, argv))
-    return status, *capfd.readouterr()
+    return status_of(partial(main, argv)), *capfd.readouterr()
+
+
+def status_of(main):
+    """Exit status of a script's main, called as the script does."""
+    try:
+        program(main)
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def rows(path):

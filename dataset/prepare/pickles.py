@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-from common import PrepareError
+
+from utils.errors import DataError
 
 CODE = re.compile(r"[fiu][1248]|b1|[SU]\d+|O8?")
 
@@ -99,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         known = NAMES.get((module.replace("numpy._core.", "numpy.core."), name))
         if known is None:
-            raise PrepareError(
+            raise DataError(
                 f"{self.path} asks for {module}.{name}, which no array of numbers needs: it is refused, nothing in it "
                 "has been run; get the file from where data/README.md says"
             )
@@ -110,13 +111,13 @@ def load(path: Path):
     """What the pickle holds, with an `Array` in the place of each array.
 
     Raises:
-        PrepareError: if it names anything that is neither array nor plain container, or is not a whole pickle.
+        DataError: if it names anything that is neither array nor plain container, or is not a whole pickle.
     """
     try:
         with path.open("rb") as file:
             return _Unpickler(file, path).load()
-    except (PrepareError, OSError):
+    except (DataError, OSError):
         raise
     except Exception as error:  # a damaged program fails in any way
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PrepareError(f"{path} is not a whole pickle of arrays ({reason}): download it again") from error
+        raise DataError(f"{path} is not a whole pickle of arrays ({reason}): download it again") from error

@@ -1,8 +1,9 @@
-"""One reader of raw videos for all preparation scripts: pictures at given times and sound at a given rate, by PyAV.
+"""One reader of raw videos for all recipes: pictures at given times and sound at a given rate, by PyAV.
 
 PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed.
 """
 
+import argparse
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,25 @@ import cv2
 import numpy as np
 import soundfile
 from av.stream import Disposition
-from common import CLOCK, Clip, ClipError, check_source, end_of, write_frames
+
+from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from utils.errors import RunError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mpg", ".mpeg", ".vob", ".mkv", ".webm", ".flv", ".wmv")
 SUFFIXES += (".ts", ".mts", ".m2ts", ".ogv")
+CLOCK = 1e-3  # s, the resolution of the containers' time stamps
 TOLERANCE = 0.5  # s by which what decodes may end before the header says; more means a truncated file
+
+
+def shown_at(times: np.ndarray, instants: Iterable[float]) -> np.ndarray:
+    """Index of the frame on the screen at each instant: the last one whose time stamp is at most that (all in s)."""
+    # Containers such as FLV round times to milliseconds: frame 20 of 30 fps is stamped 0.667 s, not 2/3 s.
+    return np.maximum(np.searchsorted(times, np.asarray(instants) + CLOCK, side="right") - 1, 0)
+
+
+def end_of(times: np.ndarray, fps: float) -> float:
+    """When the last frame leaves the screen, in s: after the mean distance of two frames, or 1/fps if there is one."""
+    return times[-1] + ((times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps)
 
 
 def only_videos(files: Iterable[Path], folder: Path) -> list[Path]:
@@ -121,7 +136,7 @@ class Media(AbstractContextManager):
     def shown(self, fps: int) -> Iterator[np.ndarray]:
         """BGR pictures (height, width, 3) uint8 on the screen at 0, 1/fps, 2/fps, ... s, while that is before the end.
 
-        On the screen is the last frame whose time stamp is at most that time plus `CLOCK`, as in `common.shown_at`, but
+        On the screen is the last frame whose time stamp is at most that time plus `CLOCK`, as in `shown_at`, but
         without holding more than one frame.
         """
         number, last = 0, None
@@ -166,7 +181,24 @@ def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
 
 
 def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int) -> None:
-    """The whole video as sound and frames: the `Work` of sets whose clips are whole files."""
+    """The whole video as sound and frames: the `Recipe` of sets whose clips are whole files."""
     with Media(clip.sources[0], sample_rate) as media:
         write_frames(folder, (shrink(image, size) for image in media.shown(fps)))
         write_wave(wave, media.sound(), sample_rate)
+
+
+def add_media_args(parser: argparse.ArgumentParser, size: int = 0) -> None:
+    """The flags of `prepare_clip`; `size` is the default of --size."""
+    parser.add_argument("--sample_rate", type=int, default=16_000, help="of the sound, in Hz")
+    parser.add_argument(
+        "--size", type=int, default=size, help="most pixels of the frames' shorter side; 0: as they are"
+    )
+
+
+def media_recipe(args: argparse.Namespace) -> dict[str, int]:
+    """What those flags say, for `prepare_clip`. Raises RunError for one out of range."""
+    recipe = {"sample_rate": args.sample_rate, "size": args.size}
+    for name, least in {"sample_rate": 1000, "size": 0}.items():
+        if recipe[name] < least:
+            raise RunError(f"--{name} {recipe[name]}: must be at least {least}")
+    return recipe

@@ -1,0 +1,24 @@
+"""Class names of published data sets, in the order of their numbers: known to training and preparation alike."""
+
+# CREMA-D.
+EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
+
+# Kinetics-Sounds, by the list of IBM/AdaMML, issue 3. Kinetics-400 and Kinetics-700 have all 31 under these names. The
+# paper of the set (arXiv 1705.08168) has 34, of which three are in no release of Kinetics.
+ACTIONS = (
+    "blowing nose", "blowing out candles", "bowling", "chopping wood", "dribbling basketball", "laughing",
+    "mowing lawn", "playing accordion", "playing bagpipes", "playing bass guitar", "playing clarinet", "playing drums",
+    "playing guitar", "playing harmonica", "playing keyboard", "playing organ", "playing piano", "playing saxophone",
+    "playing trombone", "playing trumpet", "playing violin", "playing xylophone", "ripping paper", "shoveling snow",
+    "shuffling cards", "singing", "stomping grapes", "tap dancing", "tapping guitar", "tapping pen", "tickling",
+)  # fmt: skip
+
+# GRID: position in the sentence -> the words that can stand there.
+WORDS = {
+    "command": ("bin", "lay", "place", "set"),
+    "colour": ("blue", "green", "red", "white"),
+    "preposition": ("at", "by", "in", "with"),
+    "letter": tuple("abcdefghijklmnopqrstuvxyz"),  # without w, which has three syllables
+    "digit": ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    "adverb": ("again", "now", "please", "soon"),
+}

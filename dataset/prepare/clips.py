@@ -1,0 +1,221 @@
+"""Clips that are whole or not there: each is made aside, in one of several processes, and renamed when complete."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dataset.prepare.space import check_space, in_units, size_on_disk
+from utils.errors import DataError, RunError
+from utils.files import write_atomically
+
+PROBES = 5  # clips whose size on disk stands for that of all
+SOUND = "AudioWAV/{}.wav"
+
+
+class ClipError(Exception):
+    """One clip cannot be prepared; the message is the reason that the report gives."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to prepare: `sources` are its raw files, `group` is who must not be in both parts of the group split."""
+
+    name: str
+    label: str
+    group: str  # "" where nothing groups the clips
+    sources: tuple[Path, ...]
+
+
+# Makes a clip: what to write beside the frames (a file, or an existing empty folder), existing empty folder for frames.
+Recipe = Callable[[Clip, Path, Path], None]
+
+
+def check_source(path: Path, parts: int = 2) -> None:
+    """Raise ClipError for a raw file that is missing, empty or only the pointer that a clone without Git LFS leaves.
+
+    parts: how many of the last parts of the path name it.
+    """
+    name = "/".join(path.parts[-parts:])
+    if not path.is_file():
+        raise ClipError(f"{name} is missing")
+    with path.open("rb") as file:
+        head = file.read(24)
+    if not head:
+        raise ClipError(f"{name} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise ClipError(f"{name} is a Git LFS pointer, not the file: run `git lfs pull` in the download")
+
+
+def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
+    """Write 00001.jpg ... of quality 95; images: (height, width, 3) uint8, BGR, or grey (height, width)."""
+    for number, image in enumerate(images, 1):
+        _, jpg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        (folder / f"{number:05d}.jpg").write_bytes(jpg)
+
+
+def read_json(path: Path) -> dict | None:
+    """What a file of an earlier preparation holds, None if there is none. Raises DataError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): choose another --out") from error
+
+
+def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:
+    """Note the size and the time of the raw files of all clips, before the work; remove the clips made from others.
+
+    Raises DataError for those, unless `redo`. A clip whose raw file is gone is taken for the one that it was.
+    """
+    path = out / "sources.json"
+    known = read_json(path) or {}
+    infos = {clip.name: [source.stat() for source in clip.sources if source.is_file()] for clip in clips}
+    now = {
+        clip.name: [[info.st_size, int(info.st_mtime)] for info in infos[clip.name]]
+        for clip in clips
+        if len(infos[clip.name]) == len(clip.sources)
+    }
+    folders = list(out.glob("*-FPS"))
+    made = {
+        name: [part for part in (out / SOUND.format(name), *(folder / name for folder in folders)) if part.exists()]
+        for name, stamps in now.items()
+        if known.get(name, stamps) != stamps
+    }
+    if changed := [name for name, paths in made.items() if paths]:
+        which = f"{len(changed)} clips in {out} were made from other files than there are now, {changed[0]} among them"
+        if not redo:
+            raise DataError(f"{which}: choose another --out, or make them again with --redo")
+        print(f"{which}: made again, and removed at all rates")
+        for name in changed:
+            for part in made[name]:
+                remove(part)
+    if (both := known | now) != known:
+        write_atomically(path, json.dumps(both, sort_keys=True) + "\n")
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes single clips of one `recipe` under `out`; it goes to the worker processes.
+
+    beside: what belongs to the frames of clip {}, under `out`: a file, or without a suffix a folder. A clip of fewer
+    than `min_frames` frames fails.
+    """
+
+    recipe: Recipe
+    out: Path
+    fps: int
+    beside: str = SOUND
+    min_frames: int = 1
+
+    @property
+    def pictures(self) -> Path:
+        return self.out / f"Image-{self.fps:02d}-FPS"
+
+    def places(self, name: str) -> tuple[Path, Path]:
+        """What stands beside the frames of a clip, and the folder of its frames."""
+        return self.out / self.beside.format(name), self.pictures / name
+
+    def finished(self, name: str) -> bool:
+        second, folder = self.places(name)
+        return second.exists() and folder.is_dir() and len(os.listdir(folder)) >= self.min_frames
+
+    def clear(self) -> None:
+        """Make the folders, and remove what a killed run has left half written in them."""
+        for folder in ((self.out / self.beside).parent, self.pictures):
+            folder.mkdir(parents=True, exist_ok=True)
+            for part in folder.glob(".*.part"):
+                remove(part)
+
+    def __call__(self, clip: Clip) -> str | None:
+        """Make one clip, which appears under its name only when it is complete; the reason if it cannot be made."""
+        second, folder = self.places(clip.name)
+        second_part, folder_part = (path.with_name(f".{path.name}.part") for path in (second, folder))
+        folder_part.mkdir()
+        if not Path(self.beside).suffix:
+            second_part.mkdir()
+        try:
+            self.recipe(clip, second_part, folder_part)
+            if (count := len(os.listdir(folder_part))) < self.min_frames:
+                raise ClipError(f"gives {count} frames at --fps {self.fps} and needs --min_frames {self.min_frames}")
+        except ClipError as error:
+            remove(second_part)
+            remove(folder_part)
+            return str(error)
+        if second.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
+            remove(second_part)
+        else:
+            second_part.replace(second)
+        remove(folder)
+        folder_part.rename(folder)  # last: its name says that the clip is complete
+        return None
+
+
+def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str, str]:
+    """Make each clip that is not finished yet, in `workers` processes; return {clip: reason} of those that failed.
+
+    Raises RunError if the disk is too small or a worker dies.
+    """
+    make.clear()
+    todo = [clip for clip in clips if not make.finished(clip.name)]
+    print(f"{make.pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
+    # Spread over the list, since neighbours are alike.
+    step = -(-len(todo) // PROBES) or 1
+    probes, rest = todo[::step], [clip for number, clip in enumerate(todo) if number % step]
+    reasons: dict[str, str | None] = {}
+    with tqdm(total=len(todo), desc=make.pictures.name, unit="clip") as bar:
+        for clip in probes:
+            reasons[clip.name] = make(clip)
+            bar.update()
+        made = [clip.name for clip in probes if reasons[clip.name] is None]
+        if rest and made:
+            size = sum(size_on_disk(make.places(name)) for name in made) / len(made)
+            what = f"{len(rest)} more clips need about {{}} ({in_units(size)} each, the mean of {len(made)})"
+            check_space(make.out, size * len(rest), what)
+        for name, reason in one_by_one(make, rest) if workers == 1 else in_parallel(make, rest, workers):
+            reasons[name] = reason
+            bar.update()
+    return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
+
+
+def one_by_one(make: Maker, clips: Sequence[Clip]) -> Iterator[tuple[str, str | None]]:
+    """Make the clips in this process; give (name, reason why it cannot be made, or None) of each."""
+    for clip in clips:
+        yield clip.name, make(clip)
+
+
+def in_parallel(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, str | None]]:
+    """Make the clips in several processes; give (name, reason why it cannot be made, or None) of each, as they come."""
+    # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), leave_with_parent)
+    try:
+        futures = {pool.submit(make, clip): clip.name for clip in clips}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise RunError("a worker died, of memory or a decoder: run again with fewer --workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with what is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def leave_with_parent() -> None:
+    """Start a worker, which must not wait for work for ever once the program that started it has been killed."""
+    cv2.setNumThreads(1)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
