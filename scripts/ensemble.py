@@ -21,15 +21,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from dataset import (
-    DATASETS,
-    checksums,
-)
+from dataset import DATASETS, checksums
 from dataset.base import Batch
 from engine.evaluate import figures, predict
 from methods import Method
 from models.multimodal import Output
-from scripts.results.folder import ENSEMBLE, make_table
+from scripts.experiments.ensembles import ENSEMBLE, folder_of_ensemble
+from scripts.results.folder import write_runs
 from scripts.trained.restore import add_flags, plain_loader, restore
 from utils.errors import RunError, one_sentence
 from utils.files import write_checked
@@ -37,11 +35,11 @@ from utils.lock import Lock
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json, read_predictions, write_predictions
 from utils.runs.provenance import provenance
-from utils.runs.setting import MACHINE_FLAGS, differing, flags_added, folder_name, run_folder
+from utils.runs.setting import MACHINE_FLAGS, differing, flags_added, run_folder
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Evaluate one ensemble; returns its figures: loss, accuracy, macro F1 and each modality's own accuracy (0..1).
+    """Evaluate one ensemble; returns its metrics: loss, accuracy, macro F1 and each modality's own accuracy (0..1).
 
     Raises:
         RunError: if a checkpoint or the data cannot be read, if the models do not belong together, or if the folder
@@ -53,37 +51,38 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all results (default: results)")
     add_flags(parser)
     argv = sys.argv[1:] if argv is None else argv
-    own = parser.parse_args(argv)
+    flags = parser.parse_args(argv)
 
-    rule, methods = load(own.checkpoints, own)
+    rule, methods = load(flags.checkpoints, flags)
     models = {rule: methods}
-    best = [path.with_name("best.pt") for path in own.checkpoints]
+    best = [path.with_name("best.pt") for path in flags.checkpoints]
     if rule == "last" and all(path.exists() for path in best):
-        models |= [load(best, own)]
+        models |= [load(best, flags)]
     args = next(iter(methods.values())).args
 
-    folder = folder_of_ensemble({name: method.args for name, method in methods.items()}, own.out.resolve(), own.average)
+    runs = {name: method.args for name, method in methods.items()}
+    folder = folder_of_ensemble(runs, flags.out.resolve(), flags.average)
     tag = folder.parent.name
-    setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": own.average}
-    setting["runs"] = {name: run_of(method.args) for name, method in methods.items()}
+    setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": flags.average}
+    setting["runs"] = {name: run_of(run) for name, run in runs.items()}
     with Lock(folder):
         result, kept = earlier(folder, setting), read_predictions(folder)
-        device = torch.device(own.device)
-        loader = plain_loader(args, DATASETS[args.dataset].read_splits(args)[1], tuple(methods), own)
+        device = torch.device(flags.device)
+        loader = plain_loader(args, DATASETS[args.dataset].read_splits(args)[1], tuple(methods), flags)
         for name, of_rule in models.items():
             together = nn.ModuleList(method.model for method in of_rule.values())
-            found = predict(together, forward(of_rule, own.average), loader, device)
-            result[name] = figures(found)
-            kept |= {"target": found["target"], name: found["accuracy"]}
+            predictions = predict(together, forward(of_rule, flags.average), loader, device)
+            result[name] = figures(predictions)
+            kept |= {"target": predictions["target"], name: predictions["accuracy"]}
         origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
         write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
             write_checked(folder / name, json.dumps(content, indent=2) + "\n")
-    print(make_table({(args.dataset, ENSEMBLE, tag): [folder]}, rule) + f"\nwritten to {folder}")
+    print(write_runs({(args.dataset, ENSEMBLE, tag): [folder]}, rule, "md") + f"\nwritten to {folder}")
     return result[rule]
 
 
-def load(paths: list[Path], own: argparse.Namespace) -> tuple[str, dict[str, Method]]:
+def load(paths: list[Path], flags: argparse.Namespace) -> tuple[str, dict[str, Method]]:
     """The rule that the checkpoints follow, and {modality: its trained method} in the data set's order.
 
     Raises:
@@ -91,8 +90,8 @@ def load(paths: list[Path], own: argparse.Namespace) -> tuple[str, dict[str, Met
     """
     states = [load_checkpoint(path) for path in paths]
     rule = rule_of(paths, states)
-    check_together([state["args"] for state in states], moved=own.data_root is not None)
-    methods = {s["args"]["modality"]: restore(s, path, own) for s, path in zip(states, paths, strict=True)}
+    check_together([state["args"] for state in states], moved=flags.data_root is not None)
+    methods = {s["args"]["modality"]: restore(s, path, flags) for s, path in zip(states, paths, strict=True)}
     args = next(iter(methods.values())).args
     return rule, {name: methods[name] for name in DATASETS[args.dataset].encoders(args) if name in methods}
 
@@ -171,29 +170,13 @@ def check_together(runs: list[dict], moved: bool) -> None:
         raise RunError(f"{'; '.join(differences)}: an ensemble is of models of the same data and seed")
 
 
-def tag_of(tags: Mapping[str, str], average: str) -> str:
-    """The setting that the runs share, without their modalities; both settings where they differ."""
-    bare = [f"_{tag}_".replace(f"_modality={name}_", "_").strip("_") or "default" for name, tag in tags.items()]
-    words = ["+".join(dict.fromkeys(bare))]
-    if average != "probabilities":
-        words = [word for word in words if word != "default"] + [f"average={average}"]
-    return folder_name("_".join(words))
-
-
-def folder_of_ensemble(runs: Mapping[str, argparse.Namespace], out, average: str = "probabilities") -> Path:
-    """Where the ensemble of unimodal runs lies, from the arguments of each; `out` is the folder of all results."""
-    args = next(iter(runs.values()))
-    tag = tag_of({name: run.tag for name, run in runs.items()}, average)
-    return Path(out) / args.dataset / ENSEMBLE / tag / f"seed{args.seed}"
-
-
 def run_of(args: argparse.Namespace) -> str:
     """The folder that the run wrote: its name, wherever its checkpoint lies now."""
     return str(run_folder(args))
 
 
 def earlier(folder: Path, setting: dict) -> dict[str, dict[str, float]]:
-    """The figures by rule that `folder` holds.
+    """The metrics by rule that `folder` holds.
 
     Raises:
         RunError: if they are those of another ensemble.

@@ -36,25 +36,25 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
     add_flags(parser)
-    own = parser.parse_args(argv)
+    flags = parser.parse_args(argv)
 
-    with Lock(own.checkpoint.parent, PROBE_LOCK):
-        scores = probe(own)
-        write_atomically(own.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
+    with Lock(flags.checkpoint.parent, PROBE_LOCK):
+        scores = probe(flags)
+        write_atomically(flags.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
     return scores
 
 
-def probe(own: argparse.Namespace) -> dict[str, float]:
+def probe(flags: argparse.Namespace) -> dict[str, float]:
     """{modality: test accuracy} of a probe of each encoder."""
-    method = restore(load_checkpoint(own.checkpoint), own.checkpoint, own)
+    method = restore(load_checkpoint(flags.checkpoint), flags.checkpoint, flags)
     args, model, names = method.args, method.model, method.model.modalities
-    device = torch.device(own.device)
+    device = torch.device(flags.device)
 
-    found = []
+    features = []
     for rows in DATASETS[args.dataset].read_splits(args)[:2]:
-        loader = plain_loader(args, rows, names, own)
-        found.append(collect(model, loader, device, lambda batch: model.encode(batch.inputs) | {"": batch.target}))
-    train, test = found
+        loader = plain_loader(args, rows, names, flags)
+        features.append(collect(model, loader, device, lambda batch: model.encode(batch.inputs) | {"": batch.target}))
+    train, test = features
     scores = {}
     for name in names:
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))

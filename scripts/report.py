@@ -20,9 +20,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scripts.drawing.charts import Curve, chart
+from scripts.experiments.ensembles import ENSEMBLE
 from scripts.experiments.paper import EXPERIMENTS
-from scripts.results.folder import ENSEMBLE, find_runs, make_grid, unlike
-from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, Value, probability
+from scripts.results.folder import Setting, find_runs, make_grid, unlike
+from scripts.results.render import Cell, escape, render
+from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, probability
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json, read_metrics
@@ -79,9 +81,9 @@ def page(root: Path) -> str:
 # --- Tables
 
 
-def folder_tables(runs: dict[tuple[str, str, str], list[Path]]) -> list[dict]:
+def folder_tables(runs: dict[Setting, list[Path]]) -> list[dict]:
     """A table of one data set's settings for each rule that a run has; runs without a rule are not in its table."""
-    found = []
+    tables = []
     for rule, meaning in RULES.items():
         having = {
             setting: [folder for folder in folders if rule in read_json(folder / "result.json")]
@@ -90,13 +92,18 @@ def folder_tables(runs: dict[tuple[str, str, str], list[Path]]) -> list[dict]:
         having = {setting: folders for setting, folders in having.items() if folders}
         if having:
             header, rows, seeds = make_grid(having, rule)
-            caption = f"Rule {rule}: {meaning}; {seeds} seed(s); test figures in %, mean +- standard deviation"
+            caption = f"Rule {rule}: {meaning}; {seeds} seed(s); test metrics in %, mean +- standard deviation"
             shown = [k for k, name in enumerate(header) if k > 2 and not name.startswith("window ")]  # the charts' part
-            values = [[Value(f"{row[1]}, {row[2]}"), *(Value(row[k]) for k in shown)] for row in rows]
+            values = [[f"{row[1]}, {row[2]}", *(row[k] for k in shown)] for row in rows]
             notes = [] if len(having) == len(runs) else ["Settings without this rule are not in the table."]
-            header = ["setting", *(header[k] for k in shown)]
-            found.append({"rule": rule, "caption": caption, "header": header, "rows": values, "notes": notes})
-    return found
+            tables.append(table_of(rule, caption, ["setting", *(header[k] for k in shown)], values, notes))
+    return tables
+
+
+def table_of(rule: str, caption: str, header: Sequence[str], rows: Sequence[Sequence], notes: Sequence[str]) -> dict:
+    """What the page shows of a table."""
+    table = Markup(render(header, rows, "html", caption))
+    return {"rule": rule, "caption": Markup(escape(caption, "html")), "table": table, "notes": notes}
 
 
 def experiment_tables(folder: Path) -> list[dict]:
@@ -124,34 +131,37 @@ def experiment_table(entries: Sequence[dict[str, str]]) -> dict:
     rule, samples = entries[0]["rule"], entries[0]["samples"]
     columns = list(dict.fromkeys(entry["column"] for entry in entries))
     paper = {entry["column"] for entry in entries if entry["paper"]}
+    references = sorted({entry["against"] for entry in entries if entry["against"]})
+    compares = "accuracy" in columns
     header = ["row", "seeds"]
     for column in columns:
         header += [column, f"{column}, paper"] if column in paper else [column]
-    references = {entry["against"] for entry in entries if entry["against"]}
-    against = ["against"] if len(references) > 1 else []
-    header += ["95% interval", *against, "p (seeds)", "p (samples)"] if "accuracy" in columns else []
+    if compares:
+        header += ["95% interval", *(["against"] if len(references) > 1 else []), "p (seeds)", "p (samples)"]
     count = len(entries) // len(columns)
     rows, notes = [], [MARKS, *([PAPER] if paper else [])]
-    if "accuracy" in columns:
-        notes.append(
-            f"95% interval: of the accuracy, by a bootstrap. Against {' or '.join(sorted(references))}: {TESTS}"
-        )
-    for own in (entries[k::count] for k in range(count)):  # one a column
-        row = [Value(own[0]["row"]), Value(str(max(len(entry["seeds"].split()) for entry in own)))]
-        for entry in own:
-            row.append(Value(measured(entry), entry["mark"]))
+    if compares:
+        notes.append(f"95% interval: of the accuracy, by a bootstrap. Against {' or '.join(references)}: {TESTS}")
+    for of_row in (entries[k::count] for k in range(count)):  # one a column
+        row = [of_row[0]["row"], str(max(len(entry["seeds"].split()) for entry in of_row))]
+        for entry in of_row:
+            row.append(Cell(measured(entry), entry["mark"]))
             if entry["column"] in paper:
-                row.append(Value(published(entry)))
-        if "accuracy" in columns:
-            fused = own[columns.index("accuracy")]
-            width = f"{float(fused['low']):.1f} to {float(fused['high']):.1f}" if fused["low"] else DOES_NOT_APPLY
-            tests = [probability(float(fused[name]) if fused[name] else None) for name in ("p_seeds", "p_samples")]
-            row += map(Value, [width, *([fused["against"] or DOES_NOT_APPLY] if against else []), *tests])
+                row.append(published(entry))
+        if compares:
+            row += tests_of(of_row[columns.index("accuracy")], len(references) > 1)
         rows.append(row)
-        notes += [f"{own[0]['row']}: {own[0]['empty']}"] if own[0]["empty"] else []
-    caption = f"Rule {rule}: {RULES[rule]}; test figures in %, mean +- standard deviation over seeds"
+        notes += [f"{of_row[0]['row']}: {of_row[0]['empty']}"] if of_row[0]["empty"] else []
+    caption = f"Rule {rule}: {RULES[rule]}; test metrics in %, mean +- standard deviation over seeds"
     caption += f"; {samples} test samples" if samples else ""
-    return {"rule": rule, "caption": caption, "header": header, "rows": rows, "notes": notes}
+    return table_of(rule, caption, header, rows, notes)
+
+
+def tests_of(entry: dict[str, str], named: bool) -> list[str]:
+    """The interval and the tests of the accuracy; `named`: between them what it is compared with."""
+    width = f"{float(entry['low']):.1f} to {float(entry['high']):.1f}" if entry["low"] else DOES_NOT_APPLY
+    p = [probability(float(entry[name]) if entry[name] else None) for name in ("p_seeds", "p_samples")]
+    return [width, *([entry["against"] or DOES_NOT_APPLY] if named else []), *p]
 
 
 def measured(entry: dict[str, str]) -> str:
@@ -169,7 +179,7 @@ def published(entry: dict[str, str]) -> str:
 # --- Curves
 
 
-def settings(runs: dict[tuple[str, str, str], list[Path]]) -> list[dict]:
+def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
     """{name, figures} of each setting that has epochs."""
     return [
         {"name": f"{method}, {tag}", "figures": figures(folders)}

@@ -11,6 +11,8 @@ from time import perf_counter
 import torch
 from tqdm import tqdm
 
+from scripts.results.render import render
+
 LEAST_ROUNDS = 5
 
 
@@ -25,12 +27,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
-        return "\n\n".join([self.title, *map(markdown, self.tables), *self.notes]) + "\n"
-
-
-def markdown(rows: Sequence[dict[str, str]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        tables = (render(list(rows[0]), [list(row.values()) for row in rows], "md") for rows in self.tables)
+        return "\n".join([f"{self.title}\n", *tables, *(f"{note}\n" for note in self.notes)])
 
 
 def clock(device: torch.device, work: Callable[[], object]) -> Iterator[float]:

@@ -1,6 +1,5 @@
-"""What the scripts that draw share: the runs that they are given, and how a picture is written."""
+"""The runs that a figure is given, and a picture with its numbers, written."""
 
-import csv
 import io
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from typing import NamedTuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from utils.errors import RunError
-from utils.files import write_atomically
+from scripts.results.render import render
+from utils.files import make_folder, write_atomically
 
 
 class Runs(NamedTuple):
@@ -32,15 +31,15 @@ class Picture(NamedTuple):
 
 
 def save(picture: Picture, path: Path) -> None:
-    """The picture into `path` and its numbers beside it, without anything that would differ the next time."""
-    drawn, table = io.StringIO(), io.StringIO(newline="")
+    """Write the picture to `path` and its numbers beside it, without anything that would differ the next time.
+
+    Raises:
+        RunError: if they cannot be written.
+    """
+    drawn = io.StringIO()
     # Text stays text; the names inside follow from the salt instead of from chance.
     with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         picture.figure.savefig(drawn, format="svg", metadata={"Date": None})
-    csv.writer(table, lineterminator="\n").writerows([picture.header, *picture.numbers])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {path.parent} ({error.strerror}): choose --out") from None
+    make_folder(path.parent)
     write_atomically(path, drawn.getvalue())
-    write_atomically(path.with_suffix(".csv"), table.getvalue())
+    write_atomically(path.with_suffix(".csv"), render(picture.header, picture.numbers, "csv"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dataset import DATASETS
 from engine.parser import parse
+from scripts.experiments.ensembles import folder_of_ensemble
 from utils.errors import RunError
 from utils.lock import owner
 from utils.runs.setting import run_folder
@@ -145,9 +146,6 @@ def cell_of(row: Row, seed: int, words: Sequence[str], setting: Setting) -> Cell
             argv = run(flags)
             folder = folder_of(argv)
         else:
-            # Here, since the table of results, which that program prints, knows this file.
-            from scripts.ensemble import folder_of_ensemble
-
             argv = [*flags, "--out", setting.args.out, *machine_words(setting.args)]
             folder = folder_of_ensemble(alone, setting.args.out)
     except RunError as error:

@@ -1,14 +1,12 @@
 """Every table and figure of the paper, and the ablations that it does not show: their rows and the paper's values.
 
-`scripts/reproduce.py NAME` makes the runs; cells.py beside this file says what a row, a cell and an experiment are.
+`bash scripts/reproduce.sh NAME` makes the runs; cells.py says what a row, a cell and an experiment are.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from scripts.experiments.cells import ALONE, Cell, Experiment, Row, Setting, cells, folder_of, parsed, setting_of
-
-__all__ = ["EXPERIMENTS", "Cell", "Experiment", "Row", "Setting", "cells", "folder_of", "parsed", "setting_of"]
+from scripts.experiments.cells import ALONE, Experiment, Row, Setting, parsed
 
 CREMAD, TWO_SETS = ("CREMAD",), ("CREMAD", "KineticsSounds")
 ACCURACY, UNIMODAL, BOTH = ("accuracy",), ("{modalities}",), ("accuracy", "{modalities}")

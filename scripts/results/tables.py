@@ -1,17 +1,15 @@
-"""Tables of results as Markdown, LaTeX and CSV: what a row is, which values are marked, how they are written."""
+"""Tables of experiments: what a row is, which values are marked, what is said beside them."""
 
-import csv
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from scripts.results.render import Cell, escape, render
 from scripts.results.significance import interval, samples_test, seeds_test
 from utils.files import make_folder, write_atomically
 
@@ -34,7 +32,7 @@ class Line:
     """A row of a table: what each of its seeds has measured, or why it has not."""
 
     label: str
-    figures: Mapping[int, Mapping[str, float]]  # {seed: {column: in %}}
+    metrics: Mapping[int, Mapping[str, float]]  # {seed: {column: in %}}
     empty: Mapping[int, str] = field(default_factory=dict)  # {seed: why it has none, a word or "word: more"}
     correct: Mapping[int, np.ndarray] = field(default_factory=dict)  # {seed: (N,) bool, whether a test sample is right}
     paper: Mapping[str, float] = field(default_factory=dict)
@@ -42,7 +40,7 @@ class Line:
     against: "Line | None" = None  # joint training
 
     def values(self, column: str) -> list[float]:
-        return [figures[column] for figures in self.figures.values() if column in figures]
+        return [metrics[column] for metrics in self.metrics.values() if column in metrics]
 
     def mean(self, column: str) -> float | None:
         values = self.values(column)
@@ -61,27 +59,27 @@ class Line:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """Bootstrap interval of the accuracy, in %."""
-        correct = self.stacked(list(self.figures))
+        correct = self.stacked(list(self.metrics))
         return None if correct is None else tuple(100 * end for end in interval(correct))
 
     def p_seeds(self, column: str) -> float | None:
-        """Of the paired t test against joint training, over the seeds that both have."""
+        """p of the paired t test against joint training, over the seeds that both have."""
         if self.against is None:
             return None
-        seeds = [seed for seed in self._shared() if column in self.figures[seed]]
-        seeds = [seed for seed in seeds if column in self.against.figures[seed]]
-        return seeds_test(*([line.figures[seed][column] for seed in seeds] for line in (self, self.against)))
+        seeds = [seed for seed in self._shared() if column in self.metrics[seed]]
+        seeds = [seed for seed in seeds if column in self.against.metrics[seed]]
+        return seeds_test(*([line.metrics[seed][column] for seed in seeds] for line in (self, self.against)))
 
     @cached_property
     def p_samples(self) -> float | None:
-        """Of the sign test of the fused predictions against joint training's, over test samples."""
+        """p of the sign test of the fused predictions against joint training's, over test samples."""
         if self.against is None:
             return None
         ours, theirs = (line.stacked(self._shared()) for line in (self, self.against))
         return None if ours is None or theirs is None else samples_test(ours, theirs)
 
     def _shared(self) -> list[int]:
-        return [seed for seed in self.figures if seed in self.against.figures]
+        return [seed for seed in self.metrics if seed in self.against.metrics]
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,12 @@ class Table:
 
     @property
     def samples(self) -> int | None:
-        """Of the test split; None where no run has kept its predictions."""
+        """The size of the test split; None where no run has kept its predictions."""
         return next((len(correct) for line in self.lines for correct in line.correct.values()), None)
 
     @property
     def compares(self) -> bool:
-        """Whether intervals and tests are shown: they are of the fused prediction."""
+        """Whether intervals and tests are shown: they belong to the fused prediction."""
         return "accuracy" in self.columns
 
     @property
@@ -125,13 +123,8 @@ class Table:
         return [names.get(value, "") for value in shown]
 
 
-class Value(NamedTuple):
-    text: str
-    mark: str = ""
-
-
-def grid(table: Table) -> tuple[list[str], list[list[Value]]]:
-    """The header and the rows, as every way of writing shows them."""
+def grid(table: Table) -> tuple[list[str], list[list[Cell]]]:
+    """The header and the rows, as Markdown and LaTeX show them."""
     has_paper = {column: any(column in line.paper for line in table.lines) for column in table.columns}
     header = ["", "seeds"]
     for column in table.columns:
@@ -141,17 +134,17 @@ def grid(table: Table) -> tuple[list[str], list[list[Value]]]:
     marks = {column: table.marks(column) for column in table.columns}
     rows = []
     for number, line in enumerate(table.lines):
-        done, wanted = len(line.figures), len(table.seeds)
-        row = [Value(line.label), Value(str(done) if done == wanted else f"{done} of {wanted}")]
+        done, wanted = len(line.metrics), len(table.seeds)
+        row = [Cell(line.label), Cell(str(done) if done == wanted else f"{done} of {wanted}")]
         for column in table.columns:
-            row.append(Value(measured(line, column), marks[column][number]))
+            row.append(Cell(measured(line, column), marks[column][number]))
             if has_paper[column]:
-                row.append(Value(published(line, column)))
+                row.append(Cell(published(line, column)))
         if table.compares:
-            row.append(Value("{:.1f} to {:.1f}".format(*line.interval) if line.interval else DOES_NOT_APPLY))
+            row.append(Cell("{:.1f} to {:.1f}".format(*line.interval) if line.interval else DOES_NOT_APPLY))
             if len(table.references) > 1:
-                row.append(Value(line.against.label if line.against else DOES_NOT_APPLY))
-            row += [Value(probability(line.p_seeds("accuracy"))), Value(probability(line.p_samples))]
+                row.append(Cell(line.against.label if line.against else DOES_NOT_APPLY))
+            row += [Cell(probability(line.p_seeds("accuracy"))), Cell(probability(line.p_samples))]
         rows.append(row)
     return header, rows
 
@@ -159,7 +152,7 @@ def grid(table: Table) -> tuple[list[str], list[list[Value]]]:
 def measured(line: Line, column: str) -> str:
     """Mean and deviation; without any seed the reasons in a word each."""
     mean, deviation = line.mean(column), line.deviation(column)
-    if not line.figures:
+    if not line.metrics:
         return ", ".join(dict.fromkeys(why.split(":")[0] for why in line.empty.values()))
     if mean is None:
         return DOES_NOT_APPLY
@@ -179,12 +172,12 @@ def probability(p: float | None) -> str:
 
 
 def heading(table: Table) -> str:
-    """What the figures are: the rule, the seeds, the samples."""
+    """What the numbers are: the rule, the seeds, the samples."""
     several = len(table.seeds) > 1
     seeds = f"{len(table.seeds)} seeds ({', '.join(map(str, table.seeds))}), mean +- standard deviation"
     one = f"1 seed ({table.seeds[0]}), so without a standard deviation and a test over seeds"
     samples = f"{table.samples} test samples" if table.samples else "test samples not counted (no predictions)"
-    return f"Test figures in %, rule {table.rule}: {RULES[table.rule]}; {seeds if several else one}; {samples}."
+    return f"Test metrics in %, rule {table.rule}: {RULES[table.rule]}; {seeds if several else one}; {samples}."
 
 
 def legend(table: Table) -> list[str]:
@@ -193,7 +186,7 @@ def legend(table: Table) -> list[str]:
     if any(line.paper for line in table.lines):
         lines.append(PAPER)
     else:
-        lines.append(f"The paper has no figures for these rows on {table.dataset}.")
+        lines.append(f"The paper has no values for these rows on {table.dataset}.")
     if table.compares:
         drawn = "test samples and seeds" if len(table.seeds) > 1 else "test samples"
         against = f"Against {table.references[0]}" if len(table.references) == 1 else "Against the row named"
@@ -216,75 +209,29 @@ def legend(table: Table) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    header, rows = grid(table)
-    style = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
-    lines = [f"### {markdown_text(f'{table.title}, {table.dataset}')}", "", markdown_text(heading(table)), ""]
-    lines += [markdown_row(header), markdown_row(["---"] * len(header))]
-    lines += [markdown_row([style[value.mark].format(markdown_text(value.text)) for value in row]) for row in rows]
-    return "\n".join([*lines, "", *(f"- {markdown_text(line)}" for line in legend(table))]) + "\n"
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def markdown_text(text: str) -> str:
-    for sign in ("\\", "*", "_", "|", "<", "`"):
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    title, notes = f"{table.title}, {table.dataset}", "".join(f"- {escape(line, 'md')}\n" for line in legend(table))
+    return f"### {escape(title, 'md')}\n\n{escape(heading(table), 'md')}\n\n{render(*grid(table), 'md')}\n{notes}"
 
 
 def latex(table: Table) -> str:
-    header, rows = grid(table)
-    style = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-    body = [[style[value.mark] % latex_text(value.text) for value in row] for row in rows]
+    """The legend stands in comments before the table."""
     caption = f"{table.title}, {table.dataset}. {heading(table)}"
-    return "".join(f"% {line}\n" for line in legend(table)) + latex_frame(caption, header, body)
-
-
-def latex_frame(caption: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are LaTeX already."""
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_text(caption)}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-        r"\toprule",
-        latex_row(map(latex_text, header)),
-        r"\midrule",
-        *map(latex_row, body),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def latex_row(cells) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def latex_text(text: str) -> str:
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    return "".join(signs.get(sign, sign) for sign in text).replace("+-", r"$\pm$")
+    return "".join(f"% {line}\n" for line in legend(table)) + render(*grid(table), "tex", caption)
 
 
 def as_csv(table: Table) -> str:
     """One line a row and column, in full precision; what does not apply is empty."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
+    header = (
         "experiment dataset rule row control column seeds values mean deviation paper difference mark empty "
         "low high against p_seeds p_samples samples".split()
     )
+    rows = []
     for column in table.columns:
         for line, mark in zip(table.lines, table.marks(column), strict=True):
             mean, paper = line.mean(column), line.paper.get(column)
             fused = column == "accuracy"
-            seeds = [seed for seed, figures in line.figures.items() if column in figures]
-            writer.writerow(
+            seeds = [seed for seed, metrics in line.metrics.items() if column in metrics]
+            rows.append(
                 [
                     table.name, table.dataset, table.rule, line.label, int(line.control), column,
                     " ".join(map(str, seeds)), " ".join(map(repr, line.values(column))),
@@ -295,11 +242,11 @@ def as_csv(table: Table) -> str:
                     line.p_samples if fused else None, table.samples,
                 ]
             )  # fmt: skip
-    return file.getvalue()
+    return render(header, rows, "csv")
 
 
 def write(table: Table, folder: Path) -> Path:
-    """Write <folder>/<name>_<data set>.md, .tex and .csv, of a rule other than `last` with its name; returns the first.
+    """Write <folder>/<name>_<data set>.md, .tex and .csv; returns the first. A rule that is not `last` is in the name.
 
     Raises:
         RunError: if they cannot be written.

@@ -1,4 +1,4 @@
-"""What the scripts that look at trained models share: their flags, a checkpoint's method, and its data."""
+"""A trained model from its checkpoint, its data, and the flags of the programs that look at it."""
 
 import argparse
 
@@ -24,18 +24,18 @@ def places(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(data_root=args.data_root, workers=args.workers, device=choose_device(args))
 
 
-def restore(state: dict, path, own: argparse.Namespace) -> Method:
-    """The method of the checkpoint `state`, read from `path`, with its trained model on `own.device`.
+def restore(state: dict, path, flags: argparse.Namespace) -> Method:
+    """The method of the checkpoint `state`, read from `path`, with its trained model on `flags.device`.
 
     Raises:
         RunError: if the weights are those of another model.
     """
     args = argparse.Namespace(**state["args"])
-    args.data_root = own.data_root or args.data_root
-    args.cache = "none"  # of a data set that is read once, or with other noise every time
+    args.data_root = flags.data_root or args.data_root
+    args.cache = "none"  # the data set is read once, or with other noise every time
     method = make_method(args)
     load_model(method.model, state, path)
-    place(method.model, torch.device(own.device))
+    place(method.model, torch.device(flags.device))
     return method
 
 
@@ -48,15 +48,15 @@ def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> D
     return DATASETS[args.dataset](args, rows, modalities, train=False)
 
 
-def to_loader(data: Dataset, args: argparse.Namespace, own: argparse.Namespace) -> DataLoader:
+def to_loader(data: Dataset, args: argparse.Namespace, flags: argparse.Namespace) -> DataLoader:
     """Batches of `data` in their order."""
-    return make_loader(data, args.batch_size, own.workers, pin=torch.device(own.device).type == "cuda")
+    return make_loader(data, args.batch_size, flags.workers, pin=torch.device(flags.device).type == "cuda")
 
 
-def plain_loader(args: argparse.Namespace, rows, modalities: tuple[str, ...], own: argparse.Namespace) -> DataLoader:
+def plain_loader(args: argparse.Namespace, rows, modalities: tuple[str, ...], flags: argparse.Namespace) -> DataLoader:
     """Batches of a split's `rows` as evaluation sees them: in their order, without augmentation.
 
     Raises:
         DataError: if anything of it is missing on disk.
     """
-    return to_loader(make_plain(args, rows, modalities), args, own)
+    return to_loader(make_plain(args, rows, modalities), args, flags)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from scripts import collect
+from scripts.experiments.cells import parsed
 from utils.runs.files import write_predictions
 
 FUSED = {"loss", "accuracy", "macro_f1", "majority"}
@@ -21,7 +21,7 @@ PROVENANCE = {
 def fill(cell, right, rules=("last", "oracle"), **provenance):
     """A finished run that is right about `right` of the samples; the oracle's about one more."""
     cell.folder.mkdir(parents=True)
-    args = vars(collect.experiments.parsed(cell.argv[1:]))
+    args = vars(parsed(cell.argv[1:]))
     write(cell.folder / "args.json", args | {"provenance": [PROVENANCE | provenance]})
     result, predictions = {}, {"target": TARGET}
     for epoch, rule in enumerate(rules):

@@ -18,6 +18,7 @@ from dataset.demo import Demo
 from engine.parser import parse
 from engine.setup import make_method
 from scripts import collect, ensemble
+from scripts.experiments.ensembles import tag_of
 from utils.errors import RunError
 from utils.numbers import positive
 from utils.runs.files import read_predictions
@@ -267,7 +268,7 @@ def test_another_ensemble_is_not_overwritten(save, tmp_path):
     ],
 )  # fmt: skip
 def test_the_tag_is_the_runs_without_their_modality(audio, visual, average, tag):
-    assert ensemble.tag_of({"audio": audio, "visual": visual}, average) == tag
+    assert tag_of({"audio": audio, "visual": visual}, average) == tag
 
 
 def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, capsys):

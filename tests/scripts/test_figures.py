@@ -17,7 +17,8 @@ from helpers.written import texts
 import main as program
 from dataset import DATASETS
 from dataset.demo import Demo
-from scripts import figures
+from scripts import figures as program_of_figures
+from scripts.drawing import figures
 from scripts.experiments.cells import ALONE, Experiment, Row, cells, setting_of
 from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import RunError
@@ -338,7 +339,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, capsys):
         file.unlink()
     # By the command line, with another flag of main.py that names the same runs.
     words = ["figure5", "--dataset", "demo", "--seeds", "0", "1", "--out", str(tmp_path), "--tag=default"]
-    assert figures.main(words) == path and capsys.readouterr().out == f"written: {path}\n"
+    assert program_of_figures.main(words) == path and capsys.readouterr().out == f"written: {path}\n"
     assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == first
 
 
@@ -346,10 +347,10 @@ def test_the_command_ends_in_one_sentence(tmp_path, monkeypatch):
     command = ["figures.py", "figure10", "--dataset", "demo", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match="^error: figure10 lacks 3 of 3 runs on demo, [^\n]*$"):
-        runpy.run_path(figures.__file__, run_name="__main__")
+        runpy.run_path(program_of_figures.__file__, run_name="__main__")
     monkeypatch.setattr(sys, "argv", [*command, "--epoch", "3"])
     with pytest.raises(SystemExit, match="^error: unknown argument --epoch; did you mean --epochs.$"):
-        runpy.run_path(figures.__file__, run_name="__main__")
+        runpy.run_path(program_of_figures.__file__, run_name="__main__")
 
 
 def test_the_figures_of_real_runs(tmp_path, monkeypatch):

@@ -18,10 +18,14 @@ from dataset.demo import Demo
 from dataset.loader import make_loader
 from engine.parser import parse
 from engine.setup import make_method
-from scripts import figures, gradients, tsne
+from scripts import gradients as program
+from scripts import tsne
+from scripts.drawing import figures
+from scripts.drawing.gradients import picture as draw_cosines
 from scripts.drawing.pictures import Runs
 from scripts.experiments.cells import Experiment, Row
 from scripts.experiments.paper import EXPERIMENTS
+from scripts.trained import gradients
 from utils.errors import RunError
 
 
@@ -142,7 +146,7 @@ def test_a_checkpoint_without_traces_is_refused(run, tmp_path):
 
 
 def test_the_command_writes_its_figure_beside_the_checkpoint(run, capsys):
-    found = gradients.main([str(run / "last.pt"), "--batches", "3", "--workers", "0", "--device", "cpu"])
+    found = program.main([str(run / "last.pt"), "--batches", "3", "--workers", "0", "--device", "cpu"])
     shown = capsys.readouterr().out
     for name, matrix in found.items():
         of = gradients.pairs(matrix)
@@ -178,7 +182,7 @@ def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path
     assert (path.read_bytes(), path.with_suffix(".csv").read_bytes()) == first
 
 
-@pytest.mark.parametrize("script", [gradients, tsne])
+@pytest.mark.parametrize("script", [program, tsne])
 def test_the_commands_end_in_one_sentence(monkeypatch, script):
     monkeypatch.setattr(sys, "argv", [script.__file__, "nowhere.pt"])
     with pytest.raises(SystemExit, match="^error: nowhere.pt does not exist$"):
@@ -190,7 +194,7 @@ def test_the_picture_of_three_modalities():
     cosines = {name: draws.uniform(-1, 1, (4, 4)) for name in ("audio", "visual", "text")}
     seeds = [gradients.Measured(cosines, ("text",), 7), gradients.Measured({n: -m for n, m in cosines.items()}, (), 7)]
     runs = Runs("Joint training", None, [Path("seed0"), Path("seed1")])
-    picture = gradients.picture([runs], [seeds])
+    picture = draw_cosines([runs], [seeds])
     *matrices, histogram = [axis for axis in picture.figure.axes if axis.get_label() != "<colorbar>"]
     for axis, (name, matrix) in zip(matrices, cosines.items(), strict=True):
         np.testing.assert_array_equal(axis.get_images()[0].get_array(), matrix)

@@ -12,10 +12,12 @@ from html.parser import HTMLParser
 import pytest
 from helpers.results import N, fill, rows_of
 
-from scripts import collect, report
+from scripts import report
 from scripts.drawing.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whole_step
-from scripts.experiments.paper import EXPERIMENTS, cells
-from scripts.results.folder import find_runs, make_table
+from scripts.experiments.cells import cells
+from scripts.experiments.paper import EXPERIMENTS
+from scripts.results.experiment import write_experiment
+from scripts.results.folder import find_runs, write_runs
 from utils.errors import RunError
 from utils.runs.plots import COLOURS
 
@@ -66,7 +68,7 @@ def results(tmp_path_factory):
     unfinished = shutil.copytree(joint, joint.parents[1] / "broken" / "seed0")
     (unfinished / "done").unlink()
     for rule in ("oracle", "last"):
-        collect.write_experiment("table2", "demo", SEEDS, out, rule=rule)
+        write_experiment("table2", "demo", SEEDS, out, rule=rule)
     return out
 
 
@@ -186,7 +188,7 @@ def test_the_tables_are_those_of_collect_by_every_rule(read, results, page):
     assert bold and all("±" in text for text in bold)
     runs, _ = find_runs(results)
     for grid, rule in zip(found[2:], ("last", "val", "oracle"), strict=True):
-        lines = [line for line in make_table(runs, rule).splitlines() if line[:1] == "|"]
+        lines = [line for line in write_runs(runs, rule, "md").splitlines() if line[:1] == "|"]
         markdown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
         assert grid[0] == ["setting", "seeds", "accuracy", "macro_f1", "majority", "audio", "visual"]
         for row, wanted in zip(grid[1:], markdown[2:], strict=True):

@@ -21,13 +21,14 @@ from helpers.places import ROOT
 from helpers.runs import SETTING, SMALL, rows_of
 
 import main as program
-import scripts
 from dataset.demo import Demo
 from engine import train
 from engine.parser import parse
 from methods import METHODS
-from scripts import collect, ensemble, linear_probe, reproduce
-from scripts.experiments.cells import LOG, Row, cells, folder_of, last_words, setting_of
+from scripts import ensemble, linear_probe, reproduce
+from scripts.drawing import figures
+from scripts.experiments import jobs
+from scripts.experiments.cells import LOG, Experiment, Row, cells, folder_of, last_words, setting_of
 from scripts.experiments.paper import EXPERIMENTS
 from utils import lock
 from utils.errors import RunError, stop
@@ -100,11 +101,9 @@ class Desk:
         monkeypatch.setattr(Demo, "method_defaults", Demo.method_defaults | withheld)
         monkeypatch.setattr(program, "draw", lambda *_: None)
         fake = SimpleNamespace(Popen=self.open, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
-        monkeypatch.setattr(reproduce, "subprocess", fake)
-        monkeypatch.setattr(collect, "write_experiment", lambda *told: self.tables.append(told), raising=False)
-        figures = SimpleNamespace(draw=lambda *told: self.figures.append(told))
-        monkeypatch.setitem(sys.modules, "scripts.figures", figures)
-        monkeypatch.setattr(scripts, "figures", figures, raising=False)
+        monkeypatch.setattr(jobs, "subprocess", fake)
+        monkeypatch.setattr(reproduce, "write_experiment", lambda *told: self.tables.append(told))
+        monkeypatch.setattr(figures, "draw", lambda *told: self.figures.append(told))
         self.say(SEEDS="0", DATASET="demo", DATA_ROOT=demo, OUT=out, EXTRA=EXTRA, JOBS="2")
 
     def say(self, **environment):
@@ -320,7 +319,7 @@ def test_a_row_whose_flags_mean_nothing_says_so(desk, capsys, monkeypatch):
 
 def small_experiment(*methods):
     rows = tuple(Row(method, f"--method {method}") for method in methods)
-    return reproduce.Experiment("table2", "", ("CREMAD",), ("accuracy",), lambda setting: rows)
+    return Experiment("table2", "", ("CREMAD",), ("accuracy",), lambda setting: rows)
 
 
 def test_two_processes_on_one_folder_train_each_cell_once(desk, tmp_path, monkeypatch):
@@ -454,7 +453,7 @@ def test_a_machine_that_was_slower_takes_up_something_else(desk, monkeypatch, tm
     count_trainings(monkeypatch, tmp_path / "trained")
     joint, _ = desk.cells("figure5")
     claim = lock.this_process() | {"place": ["faraway", "", ""], "pid": 12}
-    start = reproduce.start
+    start = jobs.start
 
     def slower(job, environment):
         if job.folder == joint.folder and not joint.folder.exists():
@@ -462,7 +461,7 @@ def test_a_machine_that_was_slower_takes_up_something_else(desk, monkeypatch, tm
             (joint.folder / "lock").write_text(json.dumps(claim))
         return start(job, environment)
 
-    monkeypatch.setattr(reproduce, "start", slower)
+    monkeypatch.setattr(jobs, "start", slower)
     desk.say(JOBS="1")
     assert desk.run("figure5") == 0
     assert len(desk.commands) == 2 and len((tmp_path / "trained").read_text().splitlines()) == 1
@@ -509,14 +508,14 @@ def test_jobs_share_the_machine(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     log = {"PYTHONUNBUFFERED": "1"}
-    assert reproduce.environments(1) == [log]
+    assert jobs.environments(1) == [log]
     one_thread = log | {"OMP_NUM_THREADS": "1"}
-    assert reproduce.environments(3) == [one_thread | {"CUDA_VISIBLE_DEVICES": gpu} for gpu in "010"]
+    assert jobs.environments(3) == [one_thread | {"CUDA_VISIBLE_DEVICES": gpu} for gpu in "010"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8a1")
-    assert [found["CUDA_VISIBLE_DEVICES"] for found in reproduce.environments(4)] == ["5", "GPU-8a1"] * 2
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in jobs.environments(4)] == ["5", "GPU-8a1"] * 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert reproduce.environments(2) == [log | {"OMP_NUM_THREADS": "4"}] * 2
+    assert jobs.environments(2) == [log | {"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_the_last_words_of_a_log(tmp_path):
@@ -528,4 +527,4 @@ def test_the_last_words_of_a_log(tmp_path):
     assert last_words(log) == "no disk"
     log.write_text("$ python main.py\nerror: no disk\n$ python main.py\nepoch 2\n")
     assert last_words(log) == "epoch 2"
-    assert [reproduce.duration(seconds) for seconds in (5.4, 90, 5400)] == ["5 s", "1.5 min", "1.5 h"]
+    assert [jobs.duration(seconds) for seconds in (5.4, 90, 5400)] == ["5 s", "1.5 min", "1.5 h"]

@@ -20,6 +20,7 @@ from models.fusion import FUSIONS
 from models.multimodal import Output
 from scripts import evaluate
 from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets, without
+from scripts.trained.evaluation import FILLS, Condition, Evaluation
 from scripts.trained.restore import make_plain, restore
 from utils.errors import RunError
 from utils.runs.checkpoint import load_checkpoint
@@ -345,16 +346,16 @@ def test_a_run_that_was_trained_from_memory_is_tested_with_noise_too(runs, run):
     state = load_checkpoint(runs["joint"])
     assert state["args"]["cache"] == "ram"
     own = Namespace(data_root=None, device="cpu", workers=0)
-    tested = evaluate.Tested(restore(state, runs["joint"], own), own)
+    tested = Evaluation(restore(state, runs["joint"], own), own)
     clean = tested.data[3][0]
-    noisy = tested.corrupted(evaluate.Condition(noise=("any:gaussian:5",)), seed=1)[3][0]
+    noisy = tested.corrupted(Condition(noise=("any:gaussian:5",)), seed=1)[3][0]
     for name in clean:
         assert not torch.equal(noisy[name], clean[name]) and torch.equal(tested.data[3][0][name], clean[name])
 
 
 def test_the_contribution_of_a_real_run(run):
     for name in ("joint", "heads", "audio"):
-        for fill in evaluate.FILLS:
+        for fill in FILLS:
             found = run(name, "--report_contribution", "--missing_fill", fill)["clean"]
             modalities = [word.split()[1] for word in found if word.startswith("contribution")]
             everything = found["{" + ", ".join(modalities) + "}"]
@@ -367,12 +368,12 @@ def test_the_contribution_of_a_real_run(run):
 
 def test_the_mean_feature_is_that_of_the_training_split(runs, run, monkeypatch):
     seen = []
-    means = evaluate.Tested.means
-    monkeypatch.setattr(evaluate.Tested, "means", lambda self: seen.append((self, means(self))) or seen[-1][1])
+    means = Evaluation.means
+    monkeypatch.setattr(Evaluation, "means", lambda self: seen.append((self, means(self))) or seen[-1][1])
     one = run("joint", "--eval_missing", "audio:1", "--missing_fill", "mean")
     tested, found = seen[0]
     model = tested.method.model.eval()
-    data = evaluate.make_plain(tested.method.args, tested.train_rows, model.modalities)
+    data = make_plain(tested.method.args, tested.train_rows, model.modalities)
     with torch.no_grad():
         features = [model.encode({n: x[None] for n, x in data[i][0].items()}) for i in range(len(data))]
     for name in model.modalities:

@@ -14,7 +14,8 @@ from helpers.written import table_of
 
 from dataset.demo import Demo
 from scripts import evaluate, robustness
-from scripts.robustness import Row, make_csv, make_tables
+from scripts.results.robustness import Row, make_csv, make_tables
+from scripts.trained.evaluation import Condition, Evaluation
 from utils.errors import RunError
 
 ASKED = ["audio:snr:10,0", "missing:visual:1", "conflict:0.5"]
@@ -52,7 +53,7 @@ def done(monkeypatch):
         value = zlib.crc32(f"{condition} {seed} {weights}".encode()) / 2**32
         return {"accuracy": value, "macro_f1": value**2}
 
-    monkeypatch.setattr(evaluate.Tested, "figures", figures)
+    monkeypatch.setattr(Evaluation, "metrics", figures)
     return done
 
 
@@ -105,7 +106,7 @@ def test_an_interrupted_call_goes_on_where_it_was(results, done, monkeypatch):
     for kept in results.rglob("robustness.json"):
         kept.unlink()
     with monkeypatch.context() as patch:
-        figures = evaluate.Tested.figures
+        figures = Evaluation.metrics
 
         def stop(self, *rest):
             if len(done) == LEVELS + 2:
@@ -113,7 +114,7 @@ def test_an_interrupted_call_goes_on_where_it_was(results, done, monkeypatch):
             return figures(self, *rest)
 
         done.clear()
-        patch.setattr(evaluate.Tested, "figures", stop)
+        patch.setattr(Evaluation, "metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             run(results, "--corruptions", *ASKED)
     done.clear()
@@ -146,7 +147,7 @@ def test_the_csv_has_every_figure(results, done):
         assert (row["dataset"], row["setting"]) == ("demo", "test")
         run_of = kept.setdefault((row["method"], row["seed"]), {})
         key = f"{row['corruption']}:{row['level']} seed 1"
-        run_of.setdefault(key, {})[row["figure"]] = float(row["value"])
+        run_of.setdefault(key, {})[row["metric"]] = float(row["value"])
     assert kept.keys() == {("joint", "0"), ("joint", "1"), ("unimodal", "0")}
     for (method, seed), figures in kept.items():
         found = json.loads((results / f"demo/{method}/test/seed{seed}/robustness.json").read_text())
@@ -210,7 +211,7 @@ def test_a_share_belongs_to_every_level_and_a_level_counts_once():
     assert robustness.read_sweep("audio:snr:5,0,5") == ("audio:snr", ("5", "0"))
     assert robustness.read_sweep("any:gaussian:1,5@0.5") == ("any:gaussian", ("1@0.5", "5@0.5"))
     condition = robustness.condition_of("any:gaussian", "5@0.5")
-    assert condition == evaluate.Condition(noise=("any:gaussian:5@0.5",))
+    assert condition == Condition(noise=("any:gaussian:5@0.5",))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_table_of_real_runs_wherever_it_is_asked_for(runs, monkeypatch):
 
 
 def test_the_table_without_a_run_or_a_rule(runs, tmp_path):
-    with pytest.raises(SystemExit, match="no finished run"):
+    with pytest.raises(RunError, match="no finished run"):
         collect.main([str(tmp_path)])
-    with pytest.raises(SystemExit, match="--val_fraction"):
+    with pytest.raises(RunError, match="--val_fraction"):
         collect.main([str(runs["joint"]), "--rule", "val"])

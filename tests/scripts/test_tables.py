@@ -13,10 +13,12 @@ from helpers.results import PROVENANCE, TARGET, N, fill, rows_of, write
 from scipy.stats import ttest_rel
 
 from scripts import collect
-from scripts.experiments.paper import EXPERIMENTS, cells
-from scripts.results import tables
+from scripts.experiments.cells import cells
+from scripts.experiments.paper import EXPERIMENTS
+from scripts.results import experiment, tables
 from scripts.results.consistency import Origin, differences
-from scripts.results.folder import make_grid
+from scripts.results.folder import find_runs, make_grid
+from scripts.results.render import escape
 from scripts.results.significance import interval, samples_test
 from scripts.results.tables import Line, Table
 from utils.errors import RunError
@@ -61,7 +63,7 @@ def correct(label, seeds=SEEDS):
 
 
 def table2(results, rule="last", seeds=SEEDS):
-    return collect.of_experiment("table2", "demo", seeds, results.out, rule=rule)
+    return experiment.of_experiment("table2", "demo", seeds, results.out, rule=rule)
 
 
 def test_values_order_and_paper(results):
@@ -76,7 +78,7 @@ def test_values_order_and_paper(results):
     assert rows["OGM"]["accuracy"] == "65.0 +- 8.7" and rows["Greedy"]["accuracy"] == "45.0 +- 0.0"
     assert rows["audio alone"]["visual"] == "-" and rows["audio alone"]["audio"] == "100.0 +- 0.0"
     assert "rule last: the last epoch" in text and "3 seeds (0, 1, 2)" in text and f"{N} test samples" in text
-    assert "paper has no figures for these rows on demo" in text and not any("paper" in name for name in rows["OGM"])
+    assert "paper has no values for these rows on demo" in text and not any("paper" in name for name in rows["OGM"])
     oracle = rows_of(tables.markdown(table2(results, "oracle")))
     assert oracle["Joint training"]["accuracy"] == "60.0 +- 5.0"
     assert "rule oracle: the best test epoch" in tables.markdown(table2(results, "oracle"))
@@ -196,11 +198,11 @@ def test_rows_that_do_not_apply_and_rules_that_a_run_has_not(tmp_path):
     by_label = {cell.row.label: cell for cell in found}
     fill(by_label["Joint training"], 10, rules=("last", "val", "oracle"))
     fill(by_label["InfoReg*"], 10)
-    table = collect.of_experiment("table3", "demo", (0,), out, rule="val")
+    table = experiment.of_experiment("table3", "demo", (0,), out, rule="val")
     line = {line.label: line for line in table.lines}
     assert line["InfoReg*"].empty == {0: "no val: the run chose by last, oracle only"}
     assert not line["Joint training"].empty
-    table = collect.of_experiment("table3", "demo", (0,), out, extra=["--unimodal_loss", "heads"])
+    table = experiment.of_experiment("table3", "demo", (0,), out, extra=["--unimodal_loss", "heads"])
     line = {line.label: line for line in table.lines}
     assert line["MMPareto"].empty[0].startswith("does not apply: --unimodal_loss does not apply: mmpareto")
     assert rows_of(tables.markdown(table))["MMPareto"]["accuracy"] == "does not apply"
@@ -225,14 +227,14 @@ def test_rows_that_do_not_apply_and_rules_that_a_run_has_not(tmp_path):
     ],
 )
 def test_a_row_is_compared_with_the_joint_training_most_like_it(flags, number, wanted):
-    assert collect.joint_for(number, [SimpleNamespace(flags=words) for words in flags]) == wanted
+    assert experiment.joint_for(number, [SimpleNamespace(flags=words) for words in flags]) == wanted
 
 
 def test_rows_with_several_references_name_theirs(tmp_path):
     for cell in cells(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path):
         if cell.row.program == "main.py":
             fill(cell, 10 + cell.seed + ("*" in cell.row.label))
-    rows = rows_of(tables.markdown(collect.of_experiment("table3", "demo", SEEDS, tmp_path)))
+    rows = rows_of(tables.markdown(experiment.of_experiment("table3", "demo", SEEDS, tmp_path)))
     assert rows["InfoReg\\*"]["against"] == "Joint training\\*" and rows["MMPareto"]["against"] == "Joint training"
     assert rows["Joint training\\*"]["against"] == "Joint training" and rows["Joint training"]["against"] == "-"
     assert rows["Joint training\\*"]["p (seeds)"] == "-"  # one more in every seed: no spread
@@ -301,7 +303,7 @@ def test_latex_is_balanced_and_escaped(results):
 
 
 def test_the_files_and_their_names(results, capsys):
-    text = collect.write_experiment("table2", "demo", SEEDS, results.out)
+    text = experiment.write_experiment("table2", "demo", SEEDS, results.out)
     folder = results.out / "tables"
     assert {path.name for path in folder.iterdir()} == {f"table2_demo.{ending}" for ending in ("md", "tex", "csv")}
     assert (folder / "table2_demo.md").read_text() == text and text in capsys.readouterr().out
@@ -331,13 +333,13 @@ MIXTURES = {
 @pytest.mark.parametrize("what", MIXTURES)
 def test_mixed_runs_are_warned_of_and_refused(results, what):
     assert table2(results).warnings == ()
-    collect.write_experiment("table2", "demo", SEEDS, results.out, check=True)
+    experiment.write_experiment("table2", "demo", SEEDS, results.out, check=True)
     changes, *said = MIXTURES[what]
     change(results.folder("OGM", 1) / "args.json", **changes)
     (warning,) = table2(results).warnings
     assert all(words in warning for words in said), warning
-    text = collect.write_experiment("table2", "demo", SEEDS, results.out)
-    assert f"Warning: {tables.markdown_text(warning)}" in text
+    text = experiment.write_experiment("table2", "demo", SEEDS, results.out)
+    assert f"Warning: {escape(warning, 'md')}" in text
     before = (results.out / "tables" / "table2_demo.md").read_text()
     with pytest.raises(RunError, match="not alike") as refused:
         collect.main(["--experiment", "table2", "--dataset", "demo", "--out", str(results.out), "--check"])
@@ -387,7 +389,7 @@ def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
     (entry,) = [e for e in found if (e["method"], e["column"]) == ("ogm", "accuracy")]
     assert (entry["values"], float(entry["mean"]), entry["seeds"]) == ("60.0 60.0 75.0", 65.0, "0 1 2")
     assert float(entry["deviation"]) == statistics.stdev([60, 60, 75])
-    header, rows, _ = make_grid(collect.find_runs(results.out)[0], "last")
+    header, rows, _ = make_grid(find_runs(results.out)[0], "last")
     check_latex(collect.main([root, "--format", "tex"]), len(header), len(rows))
     change(results.folder("OGM", 1) / "args.json", commit="b" * 40)
     assert "Warning: demo: code, commit" in collect.main([root])
@@ -410,12 +412,12 @@ def test_a_flag_that_the_tag_names_makes_the_row(results):
 def test_a_place_that_cannot_be_written_to(results, tmp_path):
     (results.out / "tables").write_text("")
     with pytest.raises(RunError, match="tables .*choose --out"):
-        collect.write_experiment("table2", "demo", SEEDS, results.out)
+        experiment.write_experiment("table2", "demo", SEEDS, results.out)
 
 
 def test_flags_that_are_none_and_requests_without_a_subject(tmp_path):
     with pytest.raises(RunError, match="--epoch;"):
-        collect.write_experiment("table2", "demo", (0,), tmp_path, extra=["--epoch", "2"])
+        experiment.write_experiment("table2", "demo", (0,), tmp_path, extra=["--epoch", "2"])
     for words in ([], [str(tmp_path), "--experiment", "table2"]):
         with pytest.raises(SystemExit):
             collect.main(words)

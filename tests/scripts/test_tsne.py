@@ -15,10 +15,12 @@ from matplotlib.colors import to_rgba
 from dataset.demo import Demo
 from engine.parser import parse
 from engine.setup import make_method
-from scripts import figures, tsne
+from scripts import tsne
+from scripts.drawing import figures, maps
 from scripts.drawing.pictures import Runs
 from scripts.experiments.cells import Experiment, Row
 from scripts.experiments.paper import EXPERIMENTS
+from scripts.trained.maps import Map, embed
 from utils.errors import RunError
 from utils.runs.plots import COLOURS
 
@@ -89,17 +91,17 @@ def test_clusters_stay_apart_and_the_map_is_always_the_same():
     centres = 20 * draws.standard_normal((3, 10))
     classes = np.repeat(np.arange(3), 20)
     features = (centres[classes] + draws.standard_normal((60, 10))).astype(np.float32)
-    points = tsne.embed(features)
+    points = embed(features)
     assert points.shape == (60, 2)
     distances = np.linalg.norm(points[:, None] - points[None], axis=2) + 1e9 * np.eye(60)
     assert (classes[distances.argmin(axis=1)] == classes).all()
-    np.testing.assert_array_equal(points, tsne.embed(features))
+    np.testing.assert_array_equal(points, embed(features))
 
 
 def test_a_dead_encoder_is_a_point():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not tsne.embed(np.full((12, 5), 0.3, dtype=np.float32)).any()
+        assert not embed(np.full((12, 5), 0.3, dtype=np.float32)).any()
 
 
 def test_a_test_split_of_one_class_has_no_silhouette(out, tmp_path, monkeypatch):
@@ -107,7 +109,7 @@ def test_a_test_split_of_one_class_has_no_silhouette(out, tmp_path, monkeypatch)
     read = Demo.read_splits
     monkeypatch.setattr(Demo, "read_splits", lambda args: [[(clip, 3) for clip, _ in rows] for rows in read(args)])
     with pytest.raises(RunError, match="last.pt: the test split cannot be mapped .*labels is 1"):
-        tsne.write_maps(run_of(out) / "last.pt", own)
+        maps.write_maps(run_of(out) / "last.pt", own)
 
 
 def test_figure6_has_every_run_and_the_same_bytes_each_time(demo, out, monkeypatch):
@@ -139,25 +141,25 @@ def test_the_picture_of_three_modalities_and_two_settings():
     names, classes = [f"class {i}" for i in range(8)], np.arange(24) % 8
 
     def made():
-        return tsne.Map(classes, draws.standard_normal((24, 2)), draws.uniform(-1, 1, 24), names)
+        return Map(classes, draws.standard_normal((24, 2)), draws.uniform(-1, 1, 24), names)
 
-    maps = [[{name: made() for name in ("audio", "visual", "text")}] for _ in range(2)]
+    grid = [[{name: made() for name in ("audio", "visual", "text")}] for _ in range(2)]
     runs = [Runs(label, None, [Path("seed0")]) for label in ("Joint training", "InfoReg")]
-    picture = tsne.picture(runs, maps)
+    picture = maps.picture(runs, grid)
     assert len(picture.figure.axes) == 6
     for number, axis in enumerate(picture.figure.axes):
         modality, (column) = ("audio", "visual", "text")[number // 2], number % 2
-        of = maps[column][0][modality]
+        of = grid[column][0][modality]
         assert axis.get_title() == f"{runs[column].label}: {modality}\nsilhouette {of.silhouettes.mean():+.3f}"
         assert axis.get_xlabel() and axis.get_ylabel()
         for i, dots in enumerate(axis.collections):
             np.testing.assert_array_equal(dots.get_offsets(), of.points[classes == i])
-            assert tuple(dots.get_facecolor()[0][:3]) == to_rgba(tsne.look(i)["color"])[:3]
+            assert tuple(dots.get_facecolor()[0][:3]) == to_rgba(maps.look(i)["color"])[:3]
     assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == names
 
 
 def test_thirty_six_classes_look_different_and_six_in_colour_and_in_marker():
-    looks = [(tsne.look(i)["color"], tsne.look(i)["marker"]) for i in range(36)]
+    looks = [(maps.look(i)["color"], maps.look(i)["marker"]) for i in range(36)]
     assert len(set(looks)) == 36
     for i in range(0, 36, 6):
         colours, markers = zip(*looks[i : i + 6], strict=True)

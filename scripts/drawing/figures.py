@@ -1,0 +1,60 @@
+"""The paper's figures by name, drawn from the runs of their experiments."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from scripts.drawing import curves
+from scripts.drawing.gradients import figure4
+from scripts.drawing.maps import figure6
+from scripts.drawing.pictures import Picture, Runs, save
+from scripts.experiments.cells import Cell, cells, parsed
+from scripts.experiments.paper import EXPERIMENTS
+from utils.errors import RunError
+
+FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
+    "figure1": curves.figure1,
+    "figure3": curves.figure3,
+    "figure4": figure4,
+    "figure5": curves.figure5,
+    "figure6": figure6,
+    "figure7": curves.figure7,
+    "figure8": curves.figure8,
+    "figure9": figure6,
+    "figure10": curves.figure10,
+}
+
+
+def draw(name: str, dataset: str, seeds: Sequence[int], out, data_root=None, extra: Sequence[str] = ()) -> Path:
+    """Write <out>/figures/<name>_<dataset>.svg and .csv from the experiment's runs; returns the picture's path.
+
+    Raises:
+        RunError: if a run is missing, with the command that makes it, or does not hold what the figure shows.
+    """
+    experiment = EXPERIMENTS[name]
+    found = [cell for cell in cells(experiment, dataset, seeds, out, data_root, extra) if cell.row.program == "main.py"]
+    if missing := [cell for cell in found if not cell.done]:
+        first = f"{missing[0].row.label}, seed {missing[0].seed} ({missing[0].missing()})"
+        command = make_command(name, dataset, seeds, out, data_root, extra)
+        raise RunError(f"{name} lacks {len(missing)} of {len(found)} runs on {dataset}, first {first}: {command}")
+    picture = FIGURES[name](by_row(found))
+    picture.figure.suptitle(f"{experiment.title}; {dataset}, {picture.note}", fontsize="medium")
+    path = Path(out) / "figures" / f"{name}_{dataset}.svg"
+    save(picture, path)
+    return path
+
+
+def by_row(found: Sequence[Cell]) -> list[Runs]:
+    rows: dict[str, list[Cell]] = {}
+    for cell in found:
+        rows.setdefault(cell.row.label, []).append(cell)
+    return [Runs(label, parsed(of[0].argv[1:]), [cell.folder for cell in of]) for label, of in rows.items()]
+
+
+def make_command(name: str, dataset: str, seeds: Sequence[int], out, data_root, extra: Sequence[str]) -> str:
+    """What makes the runs, as a shell takes it."""
+    told = {"SEEDS": " ".join(map(str, seeds)), "DATASET": dataset, "DATA_ROOT": data_root, "OUT": out}
+    told["EXTRA"] = shlex.join(extra)
+    return " ".join(
+        [*(f"{key}={shlex.quote(str(value))}" for key, value in told.items() if value), "bash", f"scripts/{name}.sh"]
+    )

@@ -1,0 +1,125 @@
+"""A trained model on its test split under noise, without some modalities, or with modalities of different samples."""
+
+import argparse
+import copy
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset import DATASETS
+from dataset.recipes.corrupt import Noise
+from engine.evaluate import evaluate
+from methods import Method
+from methods.run import collect
+from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets
+from scripts.trained.restore import make_plain, plain_loader, to_loader
+from utils.errors import RunError
+from utils.numbers import probability
+
+FILLS = ("zero", "mean")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is done to the test split: noise, MODALITY:RATE of what is missing, and so on."""
+
+    noise: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    missing_fill: str = "zero"
+    conflict: float = 0.0
+
+
+class Evaluation:
+    """A trained method with its test split, and its metrics under a condition. `flags`: those of `add_flags`."""
+
+    def __init__(self, method: Method, flags: argparse.Namespace):
+        self.method, self.flags, self.device = method, flags, torch.device(flags.device)
+        self.source = DATASETS[method.args.dataset]
+        self.train_rows, test_rows, *_ = self.source.read_splits(method.args)
+        self.data = make_plain(method.args, test_rows, method.model.modalities)
+        self.modalities = tuple(self.source.encoders(method.args))  # also those that a unimodal model does not read
+        self.mean: dict[str, Tensor] | None = None
+
+    def average(self, condition: Condition, seeds: int, contribution: bool = False) -> dict[str, dict[str, float]]:
+        """Mean and standard deviation of the metrics over the seeds 1, 2, ...; the deviation of one seed is 0."""
+        drawn = [self.metrics(condition, seed, contribution) for seed in range(1, seeds + 1)]
+        values = {name: [metrics[name] for metrics in drawn] for name in drawn[0]}
+        return {
+            "mean": {name: statistics.mean(several) for name, several in values.items()},
+            "deviation": {name: statistics.stdev(several) if seeds > 1 else 0.0 for name, several in values.items()},
+        }
+
+    def metrics(self, condition: Condition, seed: int = 1, contribution: bool = False) -> dict[str, float]:
+        """Accuracy, macro F1, the majority's share, and each modality's accuracy, as shares (0..1).
+
+        With `contribution` also the accuracy of every subset of modalities and the Shapley values.
+
+        Raises:
+            RunError: if the condition is not defined for the data.
+        """
+        method, model = self.method, self.method.model
+        data = self.corrupted(condition, seed)
+        rates = read_rates(condition.missing, self.modalities)
+        present = draw_present(model.modalities, rates, len(data), seed)
+        fill = self.means() if condition.missing_fill == "mean" else None
+        forward = missing(model, method.forward, present, fill, contribution)
+        with self.precision():
+            every = evaluate(model, forward, to_loader(data, method.args, self.flags), self.device)
+        metrics = {name: every[name] for name in ("accuracy", "macro_f1", "majority", *model.modalities)}
+        if contribution:
+            accuracy = {names: every[names] for names in subsets(model.modalities)}
+            metrics |= {f"{{{', '.join(names)}}}": value for names, value in accuracy.items()}
+            values = contributions(accuracy, model.modalities)
+            metrics |= {f"contribution {name}": value for name, value in values.items()}
+        return metrics
+
+    def corrupted(self, condition: Condition, seed: int) -> Dataset:
+        """The test split with the noise and the conflicts that `seed` draws."""
+        data = self.data
+        if condition.noise:
+            try:
+                noise = getattr(data, "noise", Noise({})).then(condition.noise, seed)
+            except argparse.ArgumentTypeError as error:
+                raise RunError(f"--eval_noise {error}") from None
+            data = copy.copy(data)
+            data.noise = noise
+        return Conflicting(data, condition.conflict, self.modalities, seed) if condition.conflict else data
+
+    def means(self) -> dict[str, Tensor]:
+        """{modality: (dim,)}: the mean feature of the training split, without augmentation."""
+        if self.mean is None:
+            model = self.method.model
+            loader = plain_loader(self.method.args, self.train_rows, model.modalities, self.flags)
+            with self.precision():
+                features = collect(model, loader, self.device, lambda batch: model.encode(batch.inputs))
+            self.mean = {name: feature.float().mean(dim=0) for name, feature in features.items()}
+        return self.mean
+
+    def precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.method.args.precision == "bf16")
+
+
+def read_rates(words: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:
+    """{modality: rate} of words MODALITY:RATE.
+
+    Raises:
+        RunError: for another word, a modality that the data do not have, or one named twice.
+    """
+    rates: dict[str, float] = {}
+    for word in words:
+        name, _, rate = word.partition(":")
+        if name not in (*modalities, "any"):
+            raise RunError(f"--eval_missing {word}: the modalities are {', '.join(modalities)}")
+        try:
+            value = probability(rate)
+        except argparse.ArgumentTypeError as error:
+            raise RunError(f"--eval_missing {word}: {error}") from None
+        for one in modalities if name == "any" else [name]:
+            if one in rates:
+                raise RunError(f"--eval_missing {word}: {one} has a rate already")
+            rates[one] = value
+    return rates
