@@ -1,6 +1,7 @@
 """Make the runs of a table, a figure or an ablation, as many at a time as wanted, and write it.
 
-    SEEDS="0 1 2" DATASET=CREMAD DATA_ROOT=data/CREMAD JOBS=2 python scripts/reproduce.py table2
+    bash scripts/reproduce.sh                                            # every name, and what to expect of it
+    SEEDS="0 1 2" DATASET=CREMAD DATA_ROOT=data/CREMAD JOBS=2 bash scripts/reproduce.sh table2
 
 From the environment, with what is taken without it:
 
@@ -11,8 +12,9 @@ From the environment, with what is taken without it:
     EXTRA      flags of main.py for every run; none. What makes a row wins over them
     JOBS       how many runs at a time; 1. If several, each has one CPU thread and a GPU in turn where there are several
 
-Runs that are done are kept and those broken off resumed. Those that a live process is at are left to it, here or on
-another machine that shares OUT. A run that fails does not stop the others; what it said is in log.txt of its folder.
+Runs that are done are kept and those broken off resumed. Runs that a live process is at are left to it, here or on
+another machine that shares OUT. A run that fails does not stop the others; its output is in log.txt of its folder.
+`reproduce.sh robustness FOLDER` tests all finished runs below a folder (scripts/robustness.py has a --help of its own).
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 from dataset import DATASETS
 from scripts.experiments.cells import LOG, Cell, Experiment, cells, machine_words, parsed
 from scripts.experiments.jobs import Job, work_off
+from scripts.experiments.overview import overview
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.experiment import write_experiment
 from scripts.results.tables import RULES
@@ -48,18 +51,29 @@ class Request:
     jobs: int
 
     def places(self, dataset: str) -> tuple:
-        """What tables and figures, too, are told of the runs on one data set."""
+        """What names the runs on one data set, for tables and figures, too."""
         return dataset, self.seeds, self.out, self.roots[dataset], self.extra
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Raises RunError for a request that makes no sense; ends with status 1 if a run has failed."""
+    """Make the runs and their table; without a name say what there is. Ends with status 1 if a run has failed.
+
+    Raises:
+        RunError: for a request that makes no sense.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=f"one of {', '.join(EXPERIMENTS)}")
+    parser.add_argument("name", choices=EXPERIMENTS, nargs="?", metavar="NAME", help="a name of the list below")
     parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
     parser.add_argument("--probe", action="store_true", help="linear probes of all runs, too")
     parser.add_argument("--rule", choices=RULES, default="last", help="of the table (default: last)")
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or {"-h", "--help"} & set(argv):
+        parser.epilog = f"names:\n\n{overview()}"
+        parser.print_help()
+        return
     flags = parser.parse_args(argv)
+    if flags.name is None:
+        parser.error("which table or figure? Without any word, all names are listed")
     wanted = read_environment(EXPERIMENTS[flags.name])
     jobs, refused = plan(wanted, flags.probe)
     for name, why in refused.items():
@@ -70,23 +84,33 @@ def main(argv: list[str] | None = None) -> None:
     failed = work_off(jobs, wanted.jobs)
     for dataset in wanted.datasets:
         write_experiment(flags.name, *wanted.places(dataset), flags.rule)
+    report(jobs, failed, wanted)
+    if failed:
+        sys.exit(1)
+
+
+def report(jobs: Sequence[Job], failed: dict[Job, str], wanted: Request) -> None:
+    """Draw the figure if every run is there, and say why others are missing."""
     missing = [job for job in jobs if not job.done]
-    if flags.name.startswith("figure") and not missing:
+    name = wanted.experiment.name
+    if name.startswith("figure") and not missing:
         from scripts.drawing import figures  # here, since tables need no matplotlib
 
         for dataset in wanted.datasets:
-            print(f"written: {figures.draw(flags.name, *wanted.places(dataset))}")
+            print(f"written: {figures.draw(name, *wanted.places(dataset))}")
     for job in missing:
         if job not in failed:
             print(f"not run: {job.name}: {job.why_not()}")
     for job, why in failed.items():
         print(f"failed: {job.name}: {why} ({job.folder / LOG})")
-    if failed:
-        sys.exit(1)
 
 
 def read_environment(experiment: Experiment) -> Request:
-    """Raises RunError that names the variable which is wrong."""
+    """The request of the environment's variables.
+
+    Raises:
+        RunError: that names the variable which is wrong.
+    """
     given = os.environ
     datasets = given.get("DATASET", "").split() or list(experiment.datasets)
     if unknown := [name for name in datasets if name not in DATASETS]:
@@ -107,12 +131,14 @@ def read_environment(experiment: Experiment) -> Request:
 
 
 def number(variable: str, word: str, at_least: int) -> int:
+    """Raises RunError if the word of a variable is no whole number from `at_least` on."""
     if not word.isdecimal() or int(word) < at_least:
         raise RunError(f"{variable}={os.environ[variable]}: {word!r} is not a whole number from {at_least} on")
     return int(word)
 
 
 def default_root(experiment: Experiment, dataset: str) -> Path:
+    """Where the data set lies if nobody says otherwise."""
     return Path(parsed(["--dataset", dataset, *shlex.split(experiment.flags.get(dataset, ""))]).data_root)
 
 
@@ -122,10 +148,10 @@ def plan(wanted: Request, probe: bool) -> tuple[list[Job], dict[str, str]]:
     refused = {}
     for dataset in wanted.datasets:
         try:
-            found = cells(wanted.experiment, *wanted.places(dataset))
+            of_dataset = cells(wanted.experiment, *wanted.places(dataset))
         except RunError as error:
             raise RunError(f"{wanted.experiment.name} on {dataset}: {error}") from None
-        for cell in found:
+        for cell in of_dataset:
             if cell.folder is None:
                 refused[name_of(cell, dataset)] = cell.refusal
                 continue

@@ -32,29 +32,30 @@ def draw(name: str, dataset: str, seeds: Sequence[int], out, data_root=None, ext
         RunError: if a run is missing, with the command that makes it, or does not hold what the figure shows.
     """
     experiment = EXPERIMENTS[name]
-    found = [cell for cell in cells(experiment, dataset, seeds, out, data_root, extra) if cell.row.program == "main.py"]
-    if missing := [cell for cell in found if not cell.done]:
+    every = cells(experiment, dataset, seeds, out, data_root, extra)
+    trained = [cell for cell in every if cell.row.program == "main.py"]
+    if missing := [cell for cell in trained if not cell.done]:
         first = f"{missing[0].row.label}, seed {missing[0].seed} ({missing[0].missing()})"
         command = make_command(name, dataset, seeds, out, data_root, extra)
-        raise RunError(f"{name} lacks {len(missing)} of {len(found)} runs on {dataset}, first {first}: {command}")
-    picture = FIGURES[name](by_row(found))
+        raise RunError(f"{name} lacks {len(missing)} of {len(trained)} runs on {dataset}, first {first}: {command}")
+    picture = FIGURES[name](by_row(trained))
     picture.figure.suptitle(f"{experiment.title}; {dataset}, {picture.note}", fontsize="medium")
     path = Path(out) / "figures" / f"{name}_{dataset}.svg"
     save(picture, path)
     return path
 
 
-def by_row(found: Sequence[Cell]) -> list[Runs]:
+def by_row(trained: Sequence[Cell]) -> list[Runs]:
+    """The cells of each row together."""
     rows: dict[str, list[Cell]] = {}
-    for cell in found:
+    for cell in trained:
         rows.setdefault(cell.row.label, []).append(cell)
-    return [Runs(label, parsed(of[0].argv[1:]), [cell.folder for cell in of]) for label, of in rows.items()]
+    return [Runs(label, parsed(row[0].argv[1:]), [cell.folder for cell in row]) for label, row in rows.items()]
 
 
 def make_command(name: str, dataset: str, seeds: Sequence[int], out, data_root, extra: Sequence[str]) -> str:
-    """What makes the runs, as a shell takes it."""
+    """The command that makes the runs, as a shell takes it."""
     told = {"SEEDS": " ".join(map(str, seeds)), "DATASET": dataset, "DATA_ROOT": data_root, "OUT": out}
     told["EXTRA"] = shlex.join(extra)
-    return " ".join(
-        [*(f"{key}={shlex.quote(str(value))}" for key, value in told.items() if value), "bash", f"scripts/{name}.sh"]
-    )
+    variables = (f"{key}={shlex.quote(str(value))}" for key, value in told.items() if value)
+    return " ".join([*variables, "bash scripts/reproduce.sh", name])

@@ -303,7 +303,7 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
     oracle = collect.main([str(out), "--rule", "oracle"])
     assert [row["method"] for row in table_of(oracle)] == ["unimodal", "unimodal", "joint"]
     assert str(folder) in oracle.splitlines()[-1] and "`oracle`" in oracle.splitlines()[-1]
-    with pytest.raises(SystemExit, match="no finished run .* with rule 'oracle'"):
+    with pytest.raises(RunError, match="no finished run .* with rule 'oracle'"):
         collect.main([str(folder), "--rule", "oracle"])
 
 

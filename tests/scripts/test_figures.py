@@ -144,8 +144,7 @@ def test_figure1_has_the_traces_of_the_right_runs_and_their_sum(tmp_path, monkey
 
 def test_every_figure_that_is_declared_can_be_drawn():
     assert {name for name in DECLARED if name.startswith("figure")} == set(figures.FIGURES)
-    for name in figures.FIGURES:
-        assert (ROOT / "scripts" / f"{name}.sh").exists()  # which an error names
+    assert (ROOT / "scripts" / "reproduce.sh").exists()  # which an error names
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -300,7 +299,8 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
         "DATA_ROOT=some where",
         f"OUT={tmp_path}",
         "bash",
-        "scripts/figure7.sh",
+        "scripts/reproduce.sh",
+        "figure7",
     ]
     with pytest.raises(RunError) as refused:
         figures.draw("figure10", "demo", [0], tmp_path, None, extra)
@@ -311,7 +311,8 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
         f"OUT={tmp_path}",
         f"EXTRA={shlex.join(extra)}",
         "bash",
-        "scripts/figure10.sh",
+        "scripts/reproduce.sh",
+        "figure10",
     ]
     assert not (tmp_path / "figures").exists()
 

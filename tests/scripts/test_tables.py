@@ -299,7 +299,7 @@ def test_latex_is_balanced_and_escaped(results):
     wanted = r"a\_b \& 50\% of \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$ $<$c$>$ & 1 & 50.0 \\"
     assert lines[1] == wanted and r"macro\_f1" in lines[0]
     markdown = tables.markdown(table)
-    assert r"| a\_b & 50% of #1 {x} ~ ^ \\ $ \<c> |" in markdown
+    assert r"| a_b & 50% of #1 {x} ~ ^ \\ $ \<c> |" in markdown
 
 
 def test_the_files_and_their_names(results, capsys):

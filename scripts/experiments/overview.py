@@ -1,0 +1,70 @@
+"""What every experiment reproduces, how many runs that takes, and which numbers to expect."""
+
+import re
+import textwrap
+
+from dataset import DATASETS
+from scripts.experiments.cells import Experiment, Row, Setting, parsed
+from scripts.experiments.paper import EXPERIMENTS
+
+SEEDS = 3  # the default of SEEDS
+HOW_LONG = (
+    "Runs and epochs are those of three seeds; a run that another name shares is trained once. Seconds of an epoch are "
+    "in docs/PERFORMANCE.md; on a GPU none has been timed yet. From its first run on, each says how long the rest "
+    "takes."
+)
+# From docs/REPRODUCTION.md; accuracy in %, mean +- standard deviation over three seeds.
+IN_NOISE = "on GRID in noise (46 s a run on one CPU thread):"
+MEASURED = {
+    "table2": f"{IN_NOISE} InfoReg 80.5 +- 3.1, joint training 86.0 +- 0.5",
+    "table3": f"{IN_NOISE} InfoReg* 87.8 +- 1.4, joint training* 91.0 +- 0.5",
+    "table4": f"{IN_NOISE} InfoReg in the window 80.5 +- 3.1, in all epochs 77.5 +- 0.5",
+    "table5": f"{IN_NOISE} with concat InfoReg 80.5 +- 3.1, joint training 86.0 +- 0.5",
+    "table6": "on other features (12 s a run on one CPU thread): InfoReg 76.0 +- 1.0, joint training 76.2 +- 1.2",
+    "figure1": "on GRID: docs/figures/figure1_GRID.svg",
+    "figure4": f"{IN_NOISE} docs/figures/figure4_GRID_noise.svg",
+    "figure5": f"{IN_NOISE} docs/figures/figure5_GRID_noise.svg",
+    "figure6": f"{IN_NOISE} docs/figures/figure6_GRID_noise.svg",
+    "figure7": f"{IN_NOISE} beta 0.9 80.5 +- 3.1, the best beta 0.7 82.8 +- 2.8",
+    "figure8": f"{IN_NOISE} K 0.04 80.5 +- 3.1, the best K 0.1 83.7 +- 2.1",
+    "figure9": f"{IN_NOISE} silhouettes in docs/REPRODUCTION.md",
+    "ablation_variant": "on GRID (2.4 hours, two at a time on two cores): InfoReg 99.0 +- 0.9, official 98.5 +- 0.5",
+    "methods": "by ConvNets (two to five minutes a run on a core): InfoReg 95.2 +- 2.0, joint training 95.5 +- 1.5",
+}
+
+
+def overview() -> str:
+    """A paragraph for every name."""
+    paragraphs = [textwrap.fill(HOW_LONG, 100)]
+    for name, experiment in EXPERIMENTS.items():
+        lines = [f"{name}: {experiment.title}"]
+        for dataset in experiment.datasets:
+            runs, epochs = size(experiment, dataset)
+            lines.append(f"{dataset}: {runs} runs, {epochs} epochs in all{expected(experiment, dataset)}")
+        paragraphs.append("\n    ".join([*lines, f"ours: {MEASURED.get(name, 'not measured yet')}"]))
+    return "\n\n".join(paragraphs)
+
+
+def rows_of(experiment: Experiment, dataset: str) -> tuple[Row, ...]:
+    """The rows on one data set with all its modalities; nothing on the disk is looked at."""
+    args = parsed(["--dataset", dataset, *experiment.flags.get(dataset, "").split(), "--method", "joint"])
+    return experiment.rows(Setting(tuple(DATASETS[dataset].forms), args))
+
+
+def size(experiment: Experiment, dataset: str) -> tuple[int, int]:
+    """How many models are trained with SEEDS seeds, and the epochs of all of them together."""
+    default = parsed(["--dataset", dataset, *experiment.flags.get(dataset, "").split(), "--method", "joint"]).epochs
+    trained = [row.flags for row in rows_of(experiment, dataset) if row.program == "main.py"]
+    epochs = [int(found[1]) if (found := re.search(r"--epochs (\d+)", flags)) else default for flags in trained]
+    return SEEDS * len(trained), SEEDS * sum(epochs)
+
+
+def expected(experiment: Experiment, dataset: str) -> str:
+    """The paper's values of its own method, or of joint training where that is all; "" where it has none."""
+    known = [row for row in rows_of(experiment, dataset) if row.paper.get(dataset)]
+    if not known:
+        return ""
+    ours = [row for row in known if row.label.startswith("InfoReg")] or known
+    best = max(ours, key=lambda row: next(iter(row.paper[dataset].values())))
+    values = ", ".join(f"{column} {value:.2f}" for column, value in best.paper[dataset].items())
+    return f"; the paper's {best.label}: {values}"

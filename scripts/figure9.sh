@@ -1,5 +1,0 @@
-#!/usr/bin/env bash
-# Figure 9: features, with unimodal losses (what the environment may say: scripts/reproduce.py)
-set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-exec .venv/bin/python scripts/reproduce.py figure9 "$@"
