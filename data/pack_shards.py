@@ -29,7 +29,7 @@ from dataset.prepare.space import check_space
 from dataset.recipes.audio import wave_fault
 from dataset.recipes.frames import list_frames
 from dataset.splits import read_split
-from dataset.storage.shards import INDEX, Place
+from dataset.storage.index import INDEX, Place
 from utils.errors import DataError, RunError, list_names
 from utils.files import aside, flush, remove_parts, write_atomically
 

@@ -14,7 +14,7 @@ from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
 from dataset.mosi import MOSEI, MOSI
 from dataset.splits import split_off
-from dataset.storage.shards import folder_of
+from dataset.storage.index import folder_of
 from dataset.ucf101 import UCF101
 from utils.runs.provenance import checksum
 
@@ -68,15 +68,12 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
 
 
-def checksums(args) -> dict[str, str | None] | None:
-    """{file: checksum} of what tells the data that `args` names from others; None if its data set names no files.
+def checksums(args) -> dict[str, str | None]:
+    """{file: checksum} of what tells the data that `args` names from others.
 
-    These are its `split_files` and, where a preparation script has left its manifest, the settings that it tells.
+    These are its `split_files` and, where a preparation script has left its manifest, the settings in it.
     """
-    find = getattr(DATASETS[args.dataset], "split_files", None)
-    if find is None:
-        return None
-    found = {path.name: checksum(path) for path in find(args)}
+    found = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
     manifest = folder_of(args.data_root) / "manifest.json"
     if manifest.is_file():
         try:

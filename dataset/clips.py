@@ -8,27 +8,24 @@
 Sound and frames may be in tar shards (dataset/storage/shards.py) in place of the folders.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn as nn
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from dataset.recipes.audio import Filterbank, LogSpectrogram, librosa, wave_fault
+from dataset.base import EpochPlan, MultimodalDataset
+from dataset.recipes.audio import Filterbank, LogSpectrogram, librosa
 from dataset.recipes.corrupt import Noise
-from dataset.recipes.frames import FrameTransform, even_frames, list_frames, load_frames, mend, random_frames, size_of
+from dataset.recipes.frames import FrameTransform, even_frames, random_frames
 from dataset.splits import check_disjoint, read_split
-from dataset.storage.cache import Resident, Store, from_pixels, store
-from dataset.storage.shards import BUFFER, INDEX, Shards, folder_of
+from dataset.storage.cache import OnDevice, Stored
+from dataset.storage.files import Files
+from dataset.storage.index import INDEX, folder_of
+from dataset.storage.shards import BUFFER, Shards
+from dataset.storage.source import Memory, Recipe, Source
 from models.encoders import ConvNet, ResNet18
 from utils.errors import CombinationError, DataError, list_names
 from utils.files import packed
@@ -40,193 +37,59 @@ ENCODERS = {
 }
 
 
-@contextmanager
-def naming(clip: str):
-    """Errors of Pillow (SyntaxError: PNG), libsndfile and the audio recipes become one that names the clip."""
-    try:
-        yield
-    except (OSError, SyntaxError, RuntimeError) as error:
-        raise DataError(f"clip {clip} does not decode ({error}): prepare it again") from error
-
-
-class AudioVisualClips(Dataset):
+class AudioVisualClips(MultimodalDataset):
     """One split. Sample: ({"audio": (1, F, T), "visual": (frames, 3, H, W)}, class number, position in the split).
 
-    A data set states its classes, its audio recipe and its protocol (the defaults of the training flags); everything
-    it is built on is checked when it is built, before the first step.
+    A subclass states its classes, its audio recipe and its protocol (the defaults of the training flags).
     """
 
     classes: ClassVar[Sequence[str]]
-    audio: ClassVar[LogSpectrogram | Filterbank]
+    audio: ClassVar[LogSpectrogram | Filterbank | None] = None  # None: it follows from the flags
     training_frames: ClassVar[Callable[[int, int], list[int]]] = staticmethod(random_frames)
     crop_scale: ClassVar[tuple[float, float]] = (0.08, 1.0)  # torchvision's and the public code's
     flip: ClassVar[bool] = True
-    defaults: ClassVar[dict[str, object]]
-    protocol: ClassVar[str]
     group: ClassVar[str | None] = None  # whom --split keeps apart; the first field of a clip's name, before the _
-    forms: ClassVar[dict[str, str]] = {"audio": "sound", "visual": "picture"}
-    method_defaults: ClassVar[dict[str, dict[str, object]]] = {}  # method -> its flags, where published for this data
-    shards: Shards | None = None  # what --data_root names in place of a folder
+    forms = {"audio": "sound", "visual": "picture"}
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
-        self.modality_names = tuple(modalities)
-        self.train, self.wanted = train, args.frames
-        self.names = [clip for clip, _ in clips]
-        self.targets = [target for _, target in clips]
-        self.noise = Noise.of(args, self.forms)
+        names, targets = [clip for clip, _ in clips], [target for _, target in clips]
+        super().__init__(args, names, targets, modalities, train)
+        self.wanted = args.frames
         self.transform = FrameTransform(args.image_size, train, self.crop_scale, self.flip)
-        self.kept_sounds: list[Tensor] = []
-        self.kept_pictures: list[list[Image.Image]] = []
-        self.stored: dict[str, Store] = {}
-        # What makes inputs, on the device, of what a sample has instead (make_loader).
-        self.finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
-        if packed(args.data_root):
-            if args.cache != "none":
-                raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")
-            self.shards = Shards(args, self.names, modalities)
-            self.waves, self.files = self.shards.waves, self.shards.files
-        else:
-            self.find_files(args)
-        self.fill_cache(args)
-
-    def find_files(self, args) -> None:
-        """The sound and the frames of every clip.
-
-        Raises:
-            DataError: for clips that have none, too few or unusable ones; names them.
-        """
-        root = Path(args.data_root)
-        faults: dict[str, list[str]] = defaultdict(list)
-        if "audio" in self.modality_names:
-            self.waves = [root / "AudioWAV" / f"{clip}.wav" for clip in self.names]
-            for clip, wave in zip(self.names, self.waves, strict=True):
-                if fault := wave_fault(wave):
-                    faults[f"{fault} in {root / 'AudioWAV'}"].append(f"{clip}.wav")
-        if "visual" in self.modality_names:
-            folder = root / f"Image-{args.fps:02d}-FPS"
-            if not folder.is_dir():
-                there = [path.name for path in sorted(root.glob("Image-*-FPS"))]
-                raise DataError(
-                    f"no frames at {folder}; {root} has {', '.join(there) or 'none'}: set --fps or prepare them"
-                )
-            self.files = [list_frames(folder / clip) for clip in self.names]
-            for clip, files in zip(self.names, self.files, strict=True):
-                if not (folder / clip).is_dir():
-                    faults[f"frame folders missing in {folder}"].append(clip)
-                elif len(files) < self.wanted:
-                    faults[f"fewer than --frames {self.wanted} in {folder}"].append(f"{clip} ({len(files)})")
-                elif not all(file.is_file() for file in files):
-                    faults[f"frames that are no files in {folder}"].append(clip)
-                elif any(file.stat().st_size == 0 for file in files):
-                    faults[f"empty frame files in {folder}"].append(clip)
-        if faults:
-            found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
-            raise DataError(f"{self.__class__.__name__} is not complete: {found}. {mend(self.wanted)}")
-
-    def fill_cache(self, args) -> None:
-        """What --cache asks for, before the first sample.
-
-        Raises:
-            CombinationError: for noise on pictures that are cropped on the device.
-        """
-        if args.cache == "none" and "audio" in self.modality_names:
-            librosa()
-        elif args.cache == "ram":
-            self.keep()
-        elif args.cache in ("disk", "device"):
-            self.stored = {name: self.cached(args, name) for name in self.modality_names}
-        noisy = any(corruption.modality == "visual" for corruption, _ in self.noise.steps)
-        if args.cache == "disk" and not noisy:
-            self.finish = from_pixels
-        elif args.cache == "device":
-            if noisy:
-                raise CombinationError("--cache device crops on the device, noise on pictures is made before: use disk")
-            self.finish = Resident(self.stored.get("audio"), self.stored.get("visual"), args.image_size)
-
-    def __len__(self) -> int:
-        return len(self.targets)
+        self.source = open_source(args, names, self.modality_names, self.audio, self.noise)
+        self.finish = self.source.finish
 
     def __getitem__(self, position: int):
         inputs = {}
-        if "visual" in self.modality_names:
-            available = len(self.files[position])
+        if "visual" in self.modality_names:  # first: the order of the draws
             choice = self.training_frames if self.train else even_frames
-            chosen = choice(available, self.wanted)
-            if isinstance(self.finish, Resident):
-                shapes = self.stored["visual"].shapes[position]
-                drawn = self.transform.draw([shapes[i][1::-1] for i in chosen])
-                inputs["visual"] = self.finish.draws(position, chosen, *drawn)
-            elif self.finish:
-                inputs["visual"] = self.transform.pixels(self.pictures(position, chosen))
-            else:
-                corrupt = self.noise.on("visual", self.names[position], chosen)
-                inputs["visual"] = self.transform(self.pictures(position, chosen), corrupt)
+            frames = choice(self.source.frame_count(position), self.wanted)
+            corrupt = self.noise.on("visual", self.names[position], frames)
+            inputs["visual"] = self.source.visual(position, frames, self.transform, corrupt)
         if "audio" in self.modality_names:
-            resident = isinstance(self.finish, Resident)
-            inputs["audio"] = torch.tensor(position) if resident else self.sound(position)
+            inputs["audio"] = self.source.sound(position)
         return {name: inputs[name] for name in self.modality_names}, self.targets[position], position
 
-    def sound(self, position: int) -> Tensor:
-        if self.kept_sounds:
-            return self.kept_sounds[position]
-        if self.stored:
-            return torch.from_numpy(self.stored["audio"].read(position)[0])
-        with naming(self.names[position]):
-            return self.audio(self.waves[position], self.noise.on("audio", self.names[position]))
+    def with_noise(self, noise: Noise) -> "AudioVisualClips":
+        other = super().with_noise(noise)
+        other.source = self.source.with_noise(noise)
+        return other
 
-    def pictures(self, position: int, frames: Sequence[int]) -> list[Image.Image] | list[np.ndarray]:
-        if self.kept_pictures:
-            return [self.kept_pictures[position][i] for i in frames]
-        if self.stored:
-            arrays = self.stored["visual"].read(position)
-            return [arrays[i] for i in frames]
-        with naming(self.names[position]):
-            return load_frames([self.files[position][i] for i in frames])
+    def plan(self, at: Sequence[int], generator: torch.Generator) -> EpochPlan | None:
+        return self.source.plan(at, generator)
 
-    def keep(self) -> None:
-        """Decode every clip once and for all: the same pixels and the same spectrograms, from memory."""
-        positions = tqdm(range(len(self)), desc="decoding into memory", unit="clip", leave=False, disable=None)
-        sounds, pictures = [], []
-        for position in positions:
-            if "audio" in self.modality_names:
-                sounds.append(self.sound(position))
-            if "visual" in self.modality_names:
-                pictures.append(self.pictures(position, range(len(self.files[position]))))
-        self.kept_sounds, self.kept_pictures = sounds, pictures
-
-    def cached(self, args, modality: str) -> Store:
-        """This split's sounds or pictures in the cache on disk, decoded first if they are not there."""
-        root = Path(args.cache_root or Path(args.data_root) / "cache")
-        if modality == "audio":
-            noise = [step for step in self.noise.steps if step[0].modality == "audio"]
-            recipe = f"{self.audio} {noise}"
-            return store(
-                root, "sound", recipe, self.names, [[wave] for wave in self.waves],
-                lambda: [[self.audio.shape]] * len(self),
-                lambda position: [self.sound(position).numpy()], "float32", args.workers,
-            )  # fmt: skip
-        return store(
-            root, "frames", "RGB", self.names, self.files, self.picture_shapes,
-            lambda position: [np.asarray(image) for image in self.pictures(position, range(len(self.files[position])))],
-            "uint8", args.workers,
-        )  # fmt: skip
-
-    def picture_shapes(self) -> list[list[tuple[int, int, int]]]:
-        """(height, width, 3) of every frame of every clip, by the headers alone."""
-        found = []
-        for name, files in tqdm(zip(self.names, self.files, strict=True), total=len(self), leave=False, disable=None):
-            with naming(name):
-                found.append([(*size_of(file)[::-1], 3) for file in files])
-        return found
+    @classmethod
+    def refusal(cls, args) -> str | None:
+        if args.shuffle_buffer and not packed(args.data_root):
+            return f"--shuffle_buffer is of shards; --data_root {args.data_root} is a folder"
+        return None
 
     @classmethod
     def encoders(cls, args) -> dict[str, Callable[[], nn.Module]]:
-        """What makes the encoder of each modality, in their order."""
         return ENCODERS[args.encoder]
 
     @classmethod
     def class_names(cls, args) -> Sequence[str]:
-        """The labels in the order of their class numbers."""
         return cls.classes
 
     @classmethod
@@ -283,10 +146,31 @@ class AudioVisualClips(Dataset):
         files = [root / (f"{name}_by_{group}.csv" if group else f"{name}.csv") for name in ("train", "test")]
         return [*files, root / INDEX] if packed(args.data_root) else files
 
-    @staticmethod
-    def group_of(args) -> str | None:
-        """Whom the splits keep apart; checkpoints from before the flag have none."""
-        return getattr(args, "split", None)
+    @classmethod
+    def group_of(cls, args) -> str | None:
+        """Whom the splits keep apart: --split, which only data sets with groups have."""
+        return args.split if cls.group else None
+
+
+def open_source(args, names: Sequence[str], modalities: Sequence[str], recipe: Recipe, noise: Noise) -> Source:
+    """The clips of a split where --data_root and --cache say; with a cache they are decoded now.
+
+    Raises:
+        DataError: if a clip is missing or unusable; CombinationError: for a cache of shards, or one without its noise.
+    """
+    if packed(args.data_root):
+        if args.cache != "none":
+            raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")
+        source = Shards(args, names, modalities, recipe, noise)
+    else:
+        source = Files(args, names, modalities, recipe, noise)
+    if args.cache == "ram":
+        return Memory(source, modalities)
+    if args.cache != "none":
+        return {"disk": Stored, "device": OnDevice}[args.cache](args, source, modalities)
+    if "audio" in modalities:
+        librosa()
+    return source
 
 
 def check_groups(train: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], group: str, where: Path) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset.clips import AudioVisualClips
 from dataset.recipes.audio import LogSpectrogram
-from dataset.storage.shards import folder_of
+from dataset.storage.index import folder_of
 from utils.errors import DataError
 from utils.numbers import fraction, not_negative, positive
 

@@ -6,7 +6,7 @@ from dataset.clips import AudioVisualClips
 from dataset.cremad import CREMAD
 from dataset.recipes.audio import Filterbank, LogSpectrogram
 from dataset.recipes.frames import random_frames, segment_frames
-from dataset.storage.shards import folder_of
+from dataset.storage.index import folder_of
 from utils.errors import DataError
 from utils.numbers import positive_float
 

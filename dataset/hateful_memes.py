@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import torch
 import torch.nn as nn
-from torch.utils.data import Dataset
 
-from dataset.recipes.corrupt import Noise
+from dataset.base import MultimodalDataset
 from dataset.recipes.frames import FrameTransform, load_frames
 from dataset.recipes.text import UNKNOWN, Vocabulary
 from dataset.splits import check_disjoint
@@ -34,7 +33,7 @@ class Row:
     words: tuple[int, ...] = ()
 
 
-class HatefulMemes(Dataset):
+class HatefulMemes(MultimodalDataset):
     """One split. Sample: ({"image": (3, H, W), "text": (length,) word numbers}, class number, position in the split).
 
     The files are read as they are published: `<split>.jsonl`, lines {"id", "img", "label", "text"}, and the pictures
@@ -48,22 +47,15 @@ class HatefulMemes(Dataset):
         optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=20, lr_gamma=0.1,
     )  # fmt: skip
     forms = {"image": "picture", "text": "words"}
-    method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, rows: Sequence[Row], modalities: Sequence[str], train: bool):
-        self.modality_names = tuple(modalities)
-        self.names = [row.name for row in rows]
-        self.targets = [row.label for row in rows]
-        self.noise = Noise.of(args, self.forms)
+        super().__init__(args, [row.name for row in rows], [row.label for row in rows], modalities, train)
         self.words = torch.tensor([row.words for row in rows])
         # Half of the picture at least: what makes a meme hateful is seldom a detail.
         self.transform = FrameTransform(args.image_size, train, crop_scale=(0.5, 1.0), flip=True)
         self.files = [Path(args.data_root) / row.picture for row in rows]
         if "image" in modalities:
             check_pictures(Path(args.data_root), ("train", args.test_split))
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getitem__(self, position: int):
         inputs = {}

@@ -3,14 +3,14 @@
 Every random choice about a sample (frames, crops, flips) is drawn from a generator seeded by (seed, epoch, position),
 so a run draws the same for any number of workers, and a resumed run what the uninterrupted one would have drawn."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from dataset.base import Batch, below
+from dataset.base import Batch, Finish, below
 from utils.distributed.gather import Share, rows, share
 from utils.distributed.processes import world
 from utils.stopping import ignore
@@ -93,7 +93,7 @@ def make_loader(
     """
     order = torch.Generator().manual_seed(mix(seed, epoch, -1))
     base, at = below(dataset)
-    plan = base.shards.plan(at, order) if shuffle and getattr(base, "shards", None) else None
+    plan = base.plan(at, order) if shuffle else None
     if plan:
         drawn = plan.order
     else:
@@ -110,15 +110,15 @@ def make_loader(
         pin_memory=pin,
         worker_init_fn=ignore,
     )
-    if finish := getattr(base, "finish", None):
-        loader = Finishing(loader, finish)
+    if base.finish:
+        loader = Finishing(loader, base.finish)
     return loader if world() == 1 else Shares(loader, batches.sizes)
 
 
 class Finishing:
     """A loader's batches with what finishes them, which stays in this process: it may hold a device's memory."""
 
-    def __init__(self, loader: DataLoader, finish: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]):
+    def __init__(self, loader: DataLoader, finish: Finish):
         self.loader, self.finish = loader, finish
 
     def __len__(self) -> int:

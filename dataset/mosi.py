@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-from torch.utils.data import Dataset
 
-from dataset.recipes.corrupt import Noise
+from dataset.base import MultimodalDataset
 from models.encoders import Transformer
 from utils.errors import DataError, list_names
 
@@ -30,7 +29,7 @@ LABELS = {
 }
 
 
-class MOSI(Dataset):
+class MOSI(MultimodalDataset):
     """One part. Sample: ({modality: (T, d)}, class number, position in the part).
 
     The features are used as they are, without normalisation, as in MultiBench. T and d are those of the file and may
@@ -43,25 +42,18 @@ class MOSI(Dataset):
         lr_step=100, lr_gamma=0.1,
     )  # fmt: skip
     forms = dict.fromkeys(NAMES, "values")
-    method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, part: str, modalities: Sequence[str], train: bool):
-        self.modality_names = tuple(modalities)
-        self.noise = Noise.of(args, self.forms)
+        classes, number = LABELS[args.labels]
         with opened(file_of(args)) as file:
-            score = file[f"{part}_score"]
-            self.series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in self.modality_names}
-            names = file[f"{part}_id"]
+            targets, names = number(file[f"{part}_score"]).astype(int).tolist(), file[f"{part}_id"].tolist()
+            self.series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in modalities}
+        super().__init__(args, names, targets, modalities, train)
         if broken := [name for name, series in self.series.items() if not series.isfinite().all()]:
             found = f"values that are not finite in {part} {', '.join(broken)}"
             raise DataError(f"{file_of(args)}: {found}: prepare it again")
-        classes, number = LABELS[args.labels]
-        self.names, self.targets = names.tolist(), number(score).astype(int).tolist()
         if absent := [label for k, label in enumerate(classes) if k not in self.targets]:
             raise DataError(f"{file_of(args)}: no utterance of {part} is {', '.join(absent)}; choose other --labels")
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getitem__(self, position: int):
         inputs = {}

@@ -10,14 +10,15 @@ import torch
 import torch.nn as nn
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from dataset.clips import naming
-from dataset.recipes.corrupt import Corrupt, Noise
-from dataset.recipes.frames import FrameTransform, even_frames, list_frames, load_frames, mend, opened, random_frames
+from dataset.base import MultimodalDataset
+from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.frames import FrameTransform, even_frames, load_frames, opened, random_frames
 from dataset.splits import check_disjoint, read_split
+from dataset.storage.files import check_complete, find_frames
+from dataset.storage.source import naming
 from models.encoders import ConvNet, ResNet18
-from utils.errors import DataError, list_names
+from utils.errors import DataError
 from utils.numbers import positive
 
 STEP = 20 / 127  # pixels of motion a grey level, as data/prepare_ucf101.py stores it; 128 is none
@@ -31,7 +32,7 @@ ENCODERS = {
 FOLDERS = {"rgb": ("Image", ".jpg"), "flow": ("Flow", ".png")}
 
 
-class UCF101(Dataset):
+class UCF101(MultimodalDataset):
     """One split. Sample: ({"rgb": (T, 3, H, W), "flow": (T, 2, H, W)}, class number, position in the split).
 
     rgb: T frames of the clip, ImageNet mean and standard deviation. flow: the motion (u to the right, v downwards) from
@@ -48,40 +49,20 @@ class UCF101(Dataset):
         optimizer="sgd", lr=1e-3, momentum=0.9, weight_decay=1e-4, lr_step=300, lr_gamma=0.1,
     )  # fmt: skip
     forms = {"rgb": "picture", "flow": "values"}
-    method_defaults: dict[str, dict[str, object]] = {}
 
     def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
-        self.modality_names = tuple(modalities)
-        self.train, self.wanted, self.size = train, args.frames, args.image_size
-        self.names = [clip for clip, _ in clips]
-        self.targets = [target for _, target in clips]
+        super().__init__(args, [clip for clip, _ in clips], [target for _, target in clips], modalities, train)
+        self.wanted, self.size = args.frames, args.image_size
         self.resize = FrameTransform(args.image_size, train=False, crop_scale=(1.0, 1.0), flip=False)
-        self.noise = Noise.of(args, self.forms)
         self.files: dict[str, list[list[Path]]] = {}
         faults: dict[str, list[str]] = defaultdict(list)
         for name in modalities:
             kind, suffix = FOLDERS[name]
-            folder = Path(args.data_root) / f"{kind}-{args.fps:02d}-FPS"
-            if not folder.is_dir():
-                there = [path.name for path in sorted(folder.parent.glob(f"{kind}-*-FPS"))]
-                raise DataError(f"no {folder}; there is {', '.join(there) or 'none'}: set --fps or prepare it")
-            self.files[name] = [list_frames(folder / clip, suffix) for clip in self.names]
-            for clip, files in zip(self.names, self.files[name], strict=True):
-                if not (folder / clip).is_dir():
-                    faults[f"missing in {folder}"].append(clip)
-                elif len(files) < self.wanted:
-                    faults[f"fewer than --frames {self.wanted} in {folder}"].append(f"{clip} ({len(files)})")
-                elif any(file.stat().st_size == 0 for file in files):
-                    faults[f"empty files in {folder}"].append(clip)
+            self.files[name] = find_frames(Path(args.data_root), kind, args, self.names, faults, suffix)
         for clip, *files in zip(self.names, *self.files.values(), strict=True):
             if len({len(of_one) for of_one in files}) > 1:
                 faults["not as many pictures as flows"].append(clip)
-        if faults:
-            found = "; ".join(f"{fault}: {list_names(names)}" for fault, names in faults.items())
-            raise DataError(f"UCF101 is not complete: {found}. {mend(self.wanted)}")
-
-    def __len__(self) -> int:
-        return len(self.targets)
+        check_complete(args, faults)
 
     def __getitem__(self, position: int):
         files = {name: of_clips[position] for name, of_clips in self.files.items()}

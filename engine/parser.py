@@ -9,7 +9,6 @@ from dataset.recipes.corrupt import kinds_of, read
 from inforeg.window import DURING
 from methods import METHODS
 from models.fusion import FUSIONS
-from utils.files import packed
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
 from utils.runs.setting import flags_added, flags_of, folder_name, make_tag
 
@@ -33,10 +32,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     per_dataset = DATASETS[args.dataset].method_defaults.get(args.method, {})
     parser.set_defaults(**METHODS[args.method].defaults(args), **per_dataset)
     args = parser.parse_args(argv)
-    if packed(args.data_root) and not hasattr(DATASETS[args.dataset], "shards"):
-        parser.error(f"--data_root {args.data_root}: {args.dataset} is not read from shards; name its folder")
-    if getattr(args, "shuffle_buffer", None) and not packed(args.data_root):
-        parser.error(f"--shuffle_buffer is of shards; --data_root {args.data_root} is a folder")
+    if refusal := DATASETS[args.dataset].refusal(args):
+        parser.error(refusal)
     if not args.out.isprintable():  # TensorBoard takes no others
         parser.error(f"--out {args.out!r} has characters that cannot be printed")
     if args.tag is None:
@@ -73,7 +70,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "
         "data set's own; the papers use none",
     )  # fmt: skip
-    forms = getattr(source, "forms", {})
+    forms = source.forms
     data.add_argument(
         "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=lambda text: str(read(text, forms)),
         help="the data as if recorded with this noise, training and test alike; repeatable; what the levels are says "

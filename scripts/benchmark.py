@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> str:
     """
     argv = sys.argv[1:] if argv is None else argv
     own, words = read(argv)
-    if getattr(own, "synthetic", False):
+    if own.synthetic:
         clips_of(own.dataset)
     report = COMMANDS[own.command].measure(own, words)
     text = f"{report.markdown()}\n{machine(report.device)}\n"

@@ -111,7 +111,7 @@ def every_corruption(folder: Path, flags: argparse.Namespace) -> dict[str, tuple
     args = argparse.Namespace(**read_json(folder / "args.json"))
     args.data_root = flags.data_root or args.data_root
     source = DATASETS[args.dataset]
-    modalities, forms = tuple(source.encoders(args)), getattr(source, "forms", {})
+    modalities, forms = tuple(source.encoders(args)), source.forms
     kinds = {f"{m}:{name}": kind for m in modalities if m in forms for name, kind in KINDS[forms[m]].items()}
     noise = {name: tuple(f"{level:g}" for level in kind.sweep) for name, kind in kinds.items() if kind.sweep}
     return noise | {f"missing:{name}": SHARES for name in modalities} | {"conflict": SHARES}

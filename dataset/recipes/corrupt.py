@@ -210,14 +210,18 @@ class Noise:
 
     @classmethod
     def of(cls, args: argparse.Namespace, forms: Mapping[str, str]) -> "Noise":
-        """The noise of --train_noise; a checkpoint that is older than the flag has none."""
-        return cls(forms, getattr(args, "train_noise", None) or ())
+        """The noise of --train_noise."""
+        return cls(forms, args.train_noise or ())
 
     def then(self, corruptions: Iterable[str], seed: int) -> "Noise":
         """This noise and, upon it, other noise drawn by `seed`."""
         both = Noise(self.forms, corruptions, seed)
         both.steps = self.steps + both.steps
         return both
+
+    def touches(self, modality: str) -> bool:
+        """Whether any of the noise is on this modality."""
+        return any(corruption.modality == modality for corruption, _ in self.steps)
 
     def on(self, modality: str, name: str, frames: Sequence[int] | None = None) -> Corrupt:
         """What is done to an input of the sample called `name`; an input that is not hit comes back as it is.

@@ -1,298 +1,99 @@
-"""Clips decoded once and for every later run: `--cache disk` and `--cache device` read them from a memory-mapped file.
+"""Clips that have been decoded before: `--cache disk` and `--cache device`."""
 
-    <cache_root>/sound-<key>/data.bin, index.json       spectrograms, float32
-    <cache_root>/frames-<key>/data.bin, index.json      pictures, uint8 (H, W, 3)
-
-The key is made of the recipe, the clips, and the size and time of their source files: whatever changes, another folder
-is used. A store that was begun and not finished lies in data.part with a journal of its clips, and is gone on with.
-"""
-
-import functools
-import hashlib
-import json
-import math
-import os
-import shutil
-import time
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.recipes.frames import from_levels, normalise
-from dataset.recipes.resample import crops
-from utils.errors import DataError, InUseError, RunError
-from utils.lock import Lock
-from utils.stopping import Stopped, ignore
-
-Shape = tuple[int, ...]
-LIBRARIES = ("librosa", "pillow", "soundfile", "torchaudio")  # that decode
-SHOWN = 1e9  # bytes from which on verification has a progress bar
+from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.frames import FrameTransform, from_levels, size_of
+from dataset.storage.files import Files
+from dataset.storage.resident import Resident
+from dataset.storage.source import Source, naming
+from dataset.storage.store import Shape, Store, store
+from utils.errors import CombinationError
 
 
-class Store:
-    """Arrays of a number of clips, a list of them for each, in one file that is mapped, not read.
+class Stored(Source):
+    """The clips of `files` from the stores on disk, which are made where they are not there yet (--cache disk)."""
 
-    Raises:
-        DataError: if the file is not what its index says; names the clip and the folder.
-    """
+    def __init__(self, args: Namespace, files: Files, modalities: Sequence[str]):
+        self.root = Path(args.cache_root or Path(args.data_root) / "cache")
+        self.sounds = self.store_sounds(files, args.workers) if "audio" in modalities else None
+        self.frames = self.store_frames(files, args.workers) if "visual" in modalities else None
+        # Noise is put on frames that are cropped; without it they reach the device as uint8, a quarter of the bytes.
+        self.noisy = files.noise.touches("visual")
+        if not self.noisy:
+            self.finish = from_pixels
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        try:
-            index = json.loads((folder / "index.json").read_text())
-            self.dtype = np.dtype(index["dtype"])
-            self.names: list[str] = index["names"]
-            self.shapes: list[list[Shape]] = [[tuple(shape) for shape in shapes] for shapes in index["shapes"]]
-            self.starts = starts_of(self.shapes, self.dtype)
-            crc, libraries = index["crc32"], dict(index["libraries"])
-            if not len(crc) == len(self.names) == len(self.shapes):
-                raise ValueError
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise self._damaged("index.json is not what was written") from None
-        for library, made in libraries.items():
-            if (here := found_version(library)) not in (None, made):
-                tqdm.write(f"warning: {folder} was made with {library} {made}, here is {here}; to be sure, delete it")
-        self._resident: dict[torch.device, Tensor] = {}
-        path = folder / "data.bin"
-        if not path.is_file() or path.stat().st_size != self.starts[-1]:
-            raise self._damaged("data.bin is missing or cut short")
-        mapped = np.memmap(path, np.uint8, mode="c") if self.starts[-1] else np.zeros(0, np.uint8)
-        self.data = mapped.view(np.ndarray)  # whose slices are made faster
-        clips = range(len(self.names))
-        quiet = None if self.starts[-1] >= SHOWN else True
-        for clip in tqdm(clips, desc=f"verifying {folder.name}", unit="clip", leave=False, disable=quiet):
-            if zlib.crc32(self._bytes(clip)) != crc[clip]:
-                raise self._damaged(f"clip {self.names[clip]} is not what was written")
+    def sound(self, clip: int) -> Tensor:
+        return torch.from_numpy(self.sounds.read(clip)[0])
 
-    def read(self, clip: int) -> list[np.ndarray]:
-        """The arrays of a clip by its number: views of the file."""
-        found, start = [], self.starts[clip]
-        for shape in self.shapes[clip]:
-            end = start + math.prod(shape) * self.dtype.itemsize
-            found.append(self.data[start:end].view(self.dtype).reshape(shape))
-            start = end
-        return found
+    def pictures(self, clip: int, frames: Sequence[int]) -> list[np.ndarray]:
+        arrays = self.frames.read(clip)
+        return [arrays[frame] for frame in frames]
 
-    def on(self, device: torch.device) -> Tensor:
-        """All arrays of all clips, one after the other in a tensor on `device`, smaller ones padded with zeros.
+    def frame_count(self, clip: int) -> int:
+        return len(self.frames.shapes[clip])
 
-        Raises:
-            RunError: if they do not fit.
-        """
-        if device not in self._resident:
-            shapes = [shape for clip in self.shapes for shape in clip]
-            size = (len(shapes), *(max(sizes) for sizes in zip(*shapes, strict=True)))
-            kind = torch.from_numpy(np.empty(0, self.dtype)).dtype
-            needed = math.prod(size) * self.dtype.itemsize
-            if needed > (free := free_memory(device)):
-                raise RunError(
-                    f"--cache device: {self.folder.name} takes {needed / 1e9:.1f} GB, {device} has {free / 1e9:.1f} GB "
-                    "free: use --cache disk"
-                )
-            whole = torch.zeros(size, dtype=kind, device=device)
-            rows = iter(whole)
-            bar = tqdm(range(len(self.names)), desc=f"{self.folder.name} to {device}", leave=False, disable=None)
-            for clip in bar:
-                for array in self.read(clip):
-                    next(rows)[tuple(slice(side) for side in array.shape)] = torch.from_numpy(array).to(device)
-            self._resident[device] = whole
-        return self._resident[device]
+    def visual(self, clip: int, frames: Sequence[int], transform: FrameTransform, corrupt: Corrupt) -> Tensor:
+        if self.noisy:
+            return super().visual(clip, frames, transform, corrupt)
+        return transform.pixels(self.pictures(clip, frames))
 
-    def _bytes(self, clip: int) -> np.ndarray:
-        return self.data[self.starts[clip] : self.starts[clip + 1]]
+    def store_sounds(self, files: Files, workers: int) -> Store:
+        """The spectrograms of all clips, under the noise that belongs to the data."""
+        noise = [step for step in files.noise.steps if step[0].modality == "audio"]
+        return store(
+            self.root, "sound", f"{files.recipe} {noise}", files.names, [[wave] for wave in files.waves],
+            lambda: [[files.recipe.shape]] * len(files.names),
+            lambda clip: [files.sound(clip).numpy()], "float32", workers,
+        )  # fmt: skip
 
-    def _damaged(self, what: str) -> DataError:
-        return DataError(f"cache {self.folder}: {what}: delete that folder, it will be made again")
+    def store_frames(self, files: Files, workers: int) -> Store:
+        """All frames of all clips."""
+        return store(
+            self.root, "frames", "RGB", files.names, files.images, lambda: picture_shapes(files),
+            lambda clip: [np.asarray(image) for image in files.pictures(clip, range(files.frame_count(clip)))],
+            "uint8", workers,
+        )  # fmt: skip
 
 
-def found_version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes; the host's memory is not asked for."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-
-
-def starts_of(shapes: Sequence[Sequence[Shape]], dtype: np.dtype) -> list[int]:
-    """(clips + 1,) where each clip's bytes begin, and the end."""
-    sizes = [sum(map(math.prod, clip)) * dtype.itemsize for clip in shapes]
-    return [0, *np.cumsum(sizes, dtype=np.int64).tolist()] if sizes else [0]
-
-
-# Clip number -> its arrays.
-Decode = Callable[[int], Sequence[np.ndarray]]
-
-
-def store(
-    root: Path,
-    kind: str,
-    recipe: str,
-    names: Sequence[str],
-    sources: Sequence[Sequence[Path]],
-    shapes_of: Callable[[], list[list[Shape]]],
-    decode: Decode,
-    dtype: str,
-    workers: int,
-) -> Store:
-    """The store of these clips below `root`; made, or finished, where it is not there yet.
-
-    Several processes may ask for it at once: one decodes, the others wait for it.
+class OnDevice(Stored):
+    """The same, copied to the device; a sample has what was drawn of it, and the device makes the inputs.
 
     Raises:
-        DataError: if a clip does not decode, the disk is too small or cannot be written to, or the store is damaged;
-            Stopped if the run has been sent a signal: what is decoded stays, and is gone on with.
+        CombinationError: for noise on pictures, which are cropped on the device.
     """
-    stamps = [[(file.name, (info := file.stat()).st_size, info.st_mtime_ns) for file in files] for files in sources]
-    key = hashlib.sha256(json.dumps([recipe, list(names), stamps]).encode()).hexdigest()[:16]
-    folder = root / f"{kind}-{key}"
-    waited = False
-    while not (folder / "index.json").exists():
-        try:
-            with Lock(folder, ".lock"):
-                if not (folder / "index.json").exists():
-                    build(folder, names, shapes_of(), decode, np.dtype(dtype), workers)
-        except InUseError as error:
-            if not waited:
-                tqdm.write(f"{error.who} makes {folder}: waiting for it")
-            waited = True
-            time.sleep(0.5)
-        except (DataError, Stopped):
-            raise
-        except RunError as error:
-            raise DataError(f"{error} or --cache_root") from None
-    return opened(folder)
 
+    def __init__(self, args: Namespace, files: Files, modalities: Sequence[str]):
+        if files.noise.touches("visual"):
+            raise CombinationError("--cache device crops on the device, noise on pictures is made before: use disk")
+        super().__init__(args, files, modalities)
+        self.finish = self.resident = Resident(self.sounds, self.frames, args.image_size)
 
-@functools.cache
-def opened(folder: Path) -> Store:
-    """The store in `folder`, verified once a process."""
-    return Store(folder)
+    def sound(self, clip: int) -> Tensor:
+        return torch.tensor(clip)
 
-
-def build(
-    folder: Path, names: Sequence[str], shapes: list[list[Shape]], decode: Decode, dtype: np.dtype, workers: int
-) -> None:
-    """Decode what the journal does not have yet, then give the store its final names."""
-    data, journal = folder / "data.part", folder / "journal.txt"
-    starts = starts_of(shapes, dtype)
-    crc = read_journal(journal) if data.exists() else {}
-    there = data.stat().st_blocks * 512 if data.exists() else 0
-    needed, free = starts[-1] - there, shutil.disk_usage(folder).free
-    tqdm.write(f"{folder.name} of {len(names)} clips will take {starts[-1] / 1e9:.2f} GB; free: {free / 1e9:.1f} GB")
-    if needed > free:
-        raise DataError(
-            f"{folder} needs {needed / 1e9:.2f} GB more, but the disk has {free / 1e9:.2f} GB: free the difference, or "
-            "set --cache_root to another disk"
-        )
-    try:
-        with data.open("ab") as file:
-            if starts[-1]:
-                os.posix_fallocate(file.fileno(), 0, starts[-1])
-        missing = [clip for clip in range(len(names)) if clip not in crc]
-        tasks = Writing(data, missing, shapes, starts, names, decode, dtype)
-        loader = DataLoader(tasks, batch_size=None, num_workers=workers, worker_init_fn=ignore)
-        bar = tqdm(loader, desc=f"decoding into {folder.name}", unit="clip", leave=False, disable=None)
-        with journal.open("a") as lines:
-            for clip, found in bar:
-                lines.write(f"{clip} {found}\n")
-                lines.flush()
-                crc[clip] = found
-        with data.open("rb+") as file:
-            os.fsync(file.fileno())
-        data.rename(folder / "data.bin")
-        index = {"dtype": dtype.name, "names": list(names), "shapes": shapes}
-        index["libraries"] = {library: found_version(library) for library in LIBRARIES}
-        index["crc32"] = [crc[clip] for clip in range(len(names))]
-        written = folder / f".index.{os.getpid()}"
-        written.write_text(json.dumps(index))
-        written.rename(folder / "index.json")
-        journal.unlink()
-    except OSError as error:
-        raise DataError(f"cannot write {folder} ({error.strerror}): mend that, or set --cache_root") from error
-
-
-def read_journal(path: Path) -> dict[int, int]:
-    """{clip: crc32 of its bytes}; the last line of a process that was killed may be cut short.
-
-    {} where the journal is missing or damaged: then every clip is decoded again.
-    """
-    if not path.exists():
-        return {}
-    try:
-        *lines, _ = path.read_text().split("\n")
-        found = {int(clip): int(crc) for clip, crc in map(str.split, lines)}
-    except ValueError:
-        found = {}
-    path.write_text("".join(f"{clip} {crc}\n" for clip, crc in found.items()))
-    return found
-
-
-class Writing(Dataset):
-    """Item i decodes the i-th of `clips` and writes it to its place in the file: (clip, crc32 of its bytes)."""
-
-    def __init__(self, path, clips, shapes, starts, names, decode: Decode, dtype: np.dtype):
-        self.path, self.clips, self.shapes, self.starts = path, clips, shapes, starts
-        self.names, self.decode, self.dtype = names, decode, dtype
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, i: int) -> tuple[int, int]:
-        clip = self.clips[i]
-        arrays = self.decode(clip)
-        if [array.shape for array in arrays] != self.shapes[clip]:
-            raise DataError(f"clip {self.names[clip]} does not have the size that its header says: prepare it again")
-        content = b"".join(np.ascontiguousarray(array, self.dtype).tobytes() for array in arrays)
-        with self.path.open("rb+") as file:
-            file.seek(self.starts[clip])
-            file.write(content)
-        return clip, zlib.crc32(content)
+    def visual(self, clip: int, frames: Sequence[int], transform: FrameTransform, corrupt: Corrupt) -> Tensor:
+        shapes = self.frames.shapes[clip]
+        return self.resident.draws(clip, frames, *transform.draw([shapes[frame][1::-1] for frame in frames]))
 
 
 def from_pixels(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pictures as the recipe makes them of uint8, on the device, to which they come in a quarter of the bytes."""
+    """Inputs on the device, where uint8 pictures become what the recipe makes of them, float32."""
     return {name: from_levels(x) if x.dtype == torch.uint8 else x for name, x in inputs.items()}
 
 
-class Resident:
-    """Makes a batch's inputs on the device out of what the host has drawn: clips and frames by number, crops, flips.
-
-    inputs: `audio` (B,) rows of the sounds; `visual` (B, T, 6) row of the frames, left, top, right, bottom, mirrored.
-    """
-
-    def __init__(self, sounds: Store | None, frames: Store | None, size: int):
-        self.sounds, self.frames, self.size = sounds, frames, size
-        # Row of each clip's first frame.
-        self.first = np.cumsum([0, *(len(shapes) for shapes in frames.shapes)]).tolist() if frames else []
-
-    def draws(
-        self, clip: int, chosen: Sequence[int], boxes: Sequence[Sequence[int]], mirrored: Sequence[bool]
-    ) -> Tensor:
-        """(T, 6) of the frames `chosen` of a clip."""
-        rows = (self.first[clip] + frame for frame in chosen)
-        return torch.tensor([[row, *box, flip] for row, box, flip in zip(rows, boxes, mirrored.tolist(), strict=True)])
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs as the recipes make them, (B, ...) float32, on the device on which `inputs` lie."""
-        found = {}
-        for name, x in inputs.items():
-            if name == "audio":
-                found[name] = self.sounds.on(x.device)[x]
-            else:
-                row, *box, mirrored = x.flatten(0, 1).unbind(dim=1)
-                pictures = self.frames.on(x.device)[row].permute(0, 3, 1, 2)
-                pixels = crops(pictures, torch.stack(box, dim=1), self.size).div_(255)
-                pixels = torch.where(mirrored.bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
-                found[name] = normalise(pixels).unflatten(0, x.shape[:2])
-        return found
+def picture_shapes(files: Files) -> list[list[Shape]]:
+    """(height, width, 3) of every frame of every clip, by the headers alone."""
+    shapes = []
+    clips = zip(files.names, files.images, strict=True)
+    for name, images in tqdm(clips, total=len(files.names), leave=False, disable=None):
+        with naming(name):
+            shapes.append([(*size_of(image)[::-1], 3) for image in images])
+    return shapes

@@ -59,6 +59,6 @@ class PublicClips(Dataset):
 
 def has_public_loader(source: type, args: Namespace) -> bool:
     """Whether this loader is for a data set: one whose sound is such a spectrogram, in files that lie in a folder."""
-    recipe = getattr(source, "audio", None)
-    as_files = (Path(args.data_root) / "AudioWAV").is_dir()
-    return as_files and isinstance(recipe, LogSpectrogram) and recipe.mels is None
+    if not issubclass(source, AudioVisualClips) or not (Path(args.data_root) / "AudioWAV").is_dir():
+        return False
+    return isinstance(source.audio, LogSpectrogram) and source.audio.mels is None

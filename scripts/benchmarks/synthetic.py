@@ -8,11 +8,10 @@ import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from dataset import DATASETS
-from dataset.base import Splits
+from dataset.base import MultimodalDataset, Splits
 from dataset.clips import AudioVisualClips
 from utils.errors import RunError
 
@@ -21,15 +20,12 @@ SIZE = (480, 360)  # of its pictures
 FRAMES = 8
 
 
-class RandomInputs(Dataset):
+class RandomInputs(MultimodalDataset):
     """`count` samples of `shapes`, {modality: shape}, from a normal distribution; classes in turn."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], classes: int, count: int):
         self.shapes = shapes
         self.targets = [i % classes for i in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getitem__(self, i: int) -> tuple[dict[str, Tensor], int, int]:
         draws = torch.Generator().manual_seed(i)
@@ -52,9 +48,8 @@ def random_splits(args: Namespace, modalities: tuple[str, ...], held_out: float,
 
 def clips_of(name: str) -> type[AudioVisualClips]:
     having = {
-        other: source for other, source in DATASETS.items()
-        if issubclass(source, AudioVisualClips) and hasattr(source, "audio")
-    }  # fmt: skip
+        other: source for other, source in DATASETS.items() if issubclass(source, AudioVisualClips) and source.audio
+    }
     if name not in having:
         raise RunError(f"--synthetic is for {', '.join(having)}, which say the shapes of sound and frames, not {name}")
     return having[name]

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from dataset.base import Batch, targets_of
+from dataset.base import Batch, MultimodalDataset, targets_of
 from methods.agm import coalitions, shapley_weights
 from models.multimodal import MultimodalModel, Output
 from utils.errors import RunError
@@ -88,7 +87,7 @@ def contributions(accuracy: Mapping[tuple[str, ...], float], modalities: Sequenc
     return dict(zip(modalities, (shapley_weights(len(modalities)) @ gains).tolist(), strict=True))
 
 
-class Conflicting(Dataset):
+class Conflicting(MultimodalDataset):
     """`data`, whose inputs draw nothing, with one modality of a share of the samples taken from another class.
 
     The modality is one of `modalities`, whether or not it is read; the sample that it is taken from is one of all those
@@ -98,14 +97,11 @@ class Conflicting(Dataset):
         RunError: if there is one class only.
     """
 
-    def __init__(self, data: Dataset, share: float, modalities: Sequence[str], seed: int):
+    def __init__(self, data: MultimodalDataset, share: float, modalities: Sequence[str], seed: int):
         self.data, self.share, self.modalities, self.seed = data, share, tuple(modalities), seed
         self.targets = targets_of(data)
         if len(set(self.targets)) < 2:
             raise RunError("the test split has one class only: no modality can be that of another class")
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
     def __getitem__(self, position: int):
         inputs, target, index = self.data[position]

@@ -1,17 +1,15 @@
 """A trained model on its test split under noise, without some modalities, or with modalities of different samples."""
 
 import argparse
-import copy
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from dataset import DATASETS
-from dataset.recipes.corrupt import Noise
+from dataset.base import MultimodalDataset
 from engine.evaluate import evaluate
 from methods import Method
 from methods.run import collect
@@ -77,16 +75,14 @@ class Evaluation:
             metrics |= {f"contribution {name}": value for name, value in values.items()}
         return metrics
 
-    def corrupted(self, condition: Condition, seed: int) -> Dataset:
+    def corrupted(self, condition: Condition, seed: int) -> MultimodalDataset:
         """The test split with the noise and the conflicts that `seed` draws."""
         data = self.data
         if condition.noise:
             try:
-                noise = getattr(data, "noise", Noise({})).then(condition.noise, seed)
+                data = data.with_noise(data.noise.then(condition.noise, seed))
             except argparse.ArgumentTypeError as error:
                 raise RunError(f"--eval_noise {error}") from None
-            data = copy.copy(data)
-            data.noise = noise
         return Conflicting(data, condition.conflict, self.modalities, seed) if condition.conflict else data
 
     def means(self) -> dict[str, Tensor]:

@@ -3,9 +3,10 @@
 import argparse
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dataset import DATASETS
+from dataset.base import MultimodalDataset
 from dataset.loader import make_loader
 from engine.setup import choose_device, make_method
 from methods import Method
@@ -39,7 +40,7 @@ def restore(state: dict, path, flags: argparse.Namespace) -> Method:
     return method
 
 
-def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> Dataset:
+def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> MultimodalDataset:
     """A split's `rows` as evaluation sees them, without augmentation.
 
     Raises:
@@ -48,7 +49,7 @@ def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> D
     return DATASETS[args.dataset](args, rows, modalities, train=False)
 
 
-def to_loader(data: Dataset, args: argparse.Namespace, flags: argparse.Namespace) -> DataLoader:
+def to_loader(data: MultimodalDataset, args: argparse.Namespace, flags: argparse.Namespace) -> DataLoader:
     """Batches of `data` in their order."""
     return make_loader(data, args.batch_size, flags.workers, pin=torch.device(flags.device).type == "cuda")
 

@@ -16,12 +16,12 @@ from helpers.cached import CPU, batches, load
 from helpers.runs import checkpoint, rows_of, train
 from PIL import Image
 
-from dataset import clips
 from dataset.base import Batch
 from dataset.demo import Demo
 from dataset.recipes.frames import normalise, random_boxes
 from dataset.recipes.resample import crop, crops
-from dataset.storage import cache
+from dataset.storage import files, source, store
+from dataset.storage.resident import Resident
 from utils.distributed.gather import Share
 from utils.errors import CombinationError, DataError, RunError
 from utils.stopping import Stopped
@@ -30,7 +30,7 @@ from utils.stopping import Stopped
 @pytest.fixture(autouse=True)
 def forget():
     """As a new process: nothing has been opened yet."""
-    cache.opened.cache_clear()
+    store.opened.cache_clear()
 
 
 @pytest.fixture
@@ -90,13 +90,13 @@ def test_every_mode_gives_the_same_samples_in_the_same_order(demo, tmp_path, mod
 
 def test_a_second_run_decodes_nothing(demo, tmp_path, monkeypatch):
     load(demo, "disk", places=tmp_path)
-    cache.opened.cache_clear()
+    store.opened.cache_clear()
 
     def never(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(clips, "load_frames", never)
-    monkeypatch.setattr(type(clips.AudioVisualClips.__subclasses__()[0].audio), "__call__", never)
+    monkeypatch.setattr(source, "load_frames", never)
+    monkeypatch.setattr(type(Demo.audio), "__call__", never)
     for mode in ("disk", "device"):
         assert sum(map(len, batches(load(demo, mode, places=tmp_path).train))) == 48
 
@@ -109,7 +109,7 @@ sys.modules["librosa"] = None  # an import of it fails
 from PIL import Image
 Image.Image.load = None
 from helpers.cached import batches, load
-from test_cache import Path
+from pathlib import Path
 for mode in ("disk", "device"):
     print(sum(map(len, batches(load(Path({str(demo)!r}), mode, places={str(tmp_path)!r}).train))))
 """
@@ -119,9 +119,9 @@ for mode in ("disk", "device"):
 
 def test_a_cache_of_other_libraries_is_told(demo, tmp_path, monkeypatch, capsys):
     load(demo, "disk", places=tmp_path)
-    cache.opened.cache_clear()
+    store.opened.cache_clear()
     assert "warning" not in capsys.readouterr().out
-    monkeypatch.setattr(cache, "version", lambda name: "0.1")
+    monkeypatch.setattr(store, "version", lambda name: "0.1")
     load(demo, "disk", places=tmp_path)
     assert "was made with librosa 0.11.0, here is 0.1" in capsys.readouterr().out
 
@@ -152,7 +152,7 @@ def test_other_files_or_another_recipe_are_another_cache(root):
 
 def test_a_build_that_was_killed_is_gone_on_with(root, monkeypatch):
     decoded = []
-    read = clips.load_frames
+    read = source.load_frames
 
     def dying(files):
         if len(decoded) == 20:
@@ -160,14 +160,14 @@ def test_a_build_that_was_killed_is_gone_on_with(root, monkeypatch):
         decoded.append(files[0])
         return read(files)
 
-    monkeypatch.setattr(clips, "load_frames", dying)
+    monkeypatch.setattr(source, "load_frames", dying)
     with pytest.raises(KeyboardInterrupt):
         load(root, "disk")
     (begun,) = (path for path in stores(root) if path.name.startswith("frames"))
     journal = begun / "journal.txt"
     assert not (begun / "index.json").exists() and len(journal.read_text().splitlines()) == 20
     journal.write_text(journal.read_text()[:-3])  # as if killed while it wrote: the 20th does not count
-    monkeypatch.setattr(clips, "load_frames", lambda files: decoded.append(files[0]) or read(files))
+    monkeypatch.setattr(source, "load_frames", lambda files: decoded.append(files[0]) or read(files))
     found = load(root, "disk").train
     assert len(decoded) == 20 + 1 + 28 + 16 and len(set(decoded)) == 64 and not journal.exists()
     for one, other in zip(batches(load(root, "none").train), batches(found), strict=True):
@@ -175,14 +175,14 @@ def test_a_build_that_was_killed_is_gone_on_with(root, monkeypatch):
 
 
 def build_counting(root: Path, log: Path, start) -> None:
-    read = clips.load_frames
+    read = source.load_frames
 
     def counted(files):
         with log.open("a") as file:
             file.write(f"{files[0]}\n")
         return read(files)
 
-    clips.load_frames = counted
+    source.load_frames = counted
     start.wait()
     assert len(batches(load(root, "disk").train)) == 5
 
@@ -190,7 +190,7 @@ def build_counting(root: Path, log: Path, start) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}", b'{"dtype": 3}'], ids=repr)
 def test_a_damaged_index_is_named(root, content):
     load(root, "disk")
-    cache.opened.cache_clear()
+    store.opened.cache_clear()
     (index, *_) = (path / "index.json" for path in stores(root) if path.name.startswith("frames"))
     index.write_bytes(content)
     with pytest.raises(DataError, match=f"cache {index.parent}: index.json is not what was written: delete that"):
@@ -201,21 +201,21 @@ def test_a_damaged_index_is_named(root, content):
 def test_a_damaged_journal_counts_for_nothing(tmp_path, content):
     journal = tmp_path / "journal.txt"
     journal.write_bytes(b"0 17\n" + content)
-    assert cache.read_journal(journal) == {} and journal.read_bytes() == b""
+    assert store.read_journal(journal) == {} and journal.read_bytes() == b""
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_signal_while_it_is_made_stops_the_run_as_everywhere(demo, tmp_path, monkeypatch, workers):
     """Sent to all processes, as Ctrl-C and Slurm do: the workers leave it to the main process."""
-    sound, main = Demo.sound, os.getpid()
+    sound, main = files.Files.sound, os.getpid()
 
-    def spoil(self, position):
-        if position == 20:
+    def spoil(self, clip):
+        if clip == 20:
             for pid in {os.getpid(), main}:
                 os.kill(pid, signal.SIGTERM)
-        return sound(self, position)
+        return sound(self, clip)
 
-    monkeypatch.setattr(Demo, "sound", spoil)
+    monkeypatch.setattr(files.Files, "sound", spoil)
     words = ["--cache", "disk", "--cache_root", str(tmp_path / "cache"), "--workers", workers, "--epochs", "1"]
     with pytest.raises(Stopped) as stopped:
         train(demo, tmp_path / "out", *words)
@@ -245,7 +245,7 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage, said", [(flipped, "clip clip"), (lambda c: c[:-1], "cut short"), (None, "missing")])
 def test_damage_is_found_and_named_and_mended_by_deletion(root, damage, said):
     load(root, "disk")
-    cache.opened.cache_clear()
+    store.opened.cache_clear()
     (broken,) = (p for p in stores(root) if p.name.startswith("frames") and (p / "data.bin").stat().st_size > 4e5)
     data = broken / "data.bin"
     data.write_bytes(damage(data.read_bytes())) if damage else data.unlink()
@@ -257,8 +257,8 @@ def test_damage_is_found_and_named_and_mended_by_deletion(root, damage, said):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(root, monkeypatch):
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr(clips, "load_frames", None)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(source, "load_frames", None)
     with pytest.raises(DataError, match="more, but the disk has 0.00 GB: free the difference, or set --cache_root"):
         load(root, "disk")
 
@@ -281,7 +281,7 @@ def test_a_clip_that_does_not_decode_is_named_and_the_rest_is_kept(root):
 
 def test_what_does_not_fit_on_the_device_is_refused_with_its_size(root, monkeypatch):
     data = load(root, "device").train
-    monkeypatch.setattr(cache, "free_memory", lambda device: 1e5)
+    monkeypatch.setattr(store, "free_memory", lambda device: 1e5)
     with pytest.raises(RunError, match=r"sound-\w+ takes .* GB, cpu has 0.0 GB free: use --cache disk"):
         batches(data)
 
@@ -301,11 +301,11 @@ def test_pictures_of_different_sizes_lie_side_by_side_on_the_device(tmp_path):
     files = [tmp_path / "a", tmp_path / "b"]
     for file in files:
         file.touch()
-    made = cache.store(
+    made = store.store(
         tmp_path / "cache", "frames", "", ["a", "b"], [[file] for file in files], lambda: shapes,
         arrays.__getitem__, "uint8", 0,
     )  # fmt: skip
-    resident = cache.Resident(None, made, 6)
+    resident = Resident(None, made, 6)
     draws = resident.draws(1, [1, 0], [(1, 2, 5, 9), (0, 0, 12, 4)], torch.tensor([False, False])).unsqueeze(0)
     boxes = [(arrays[1][1], (1, 2, 5, 9)), (arrays[1][0], (0, 0, 12, 4))]
     expected = torch.stack([torch.from_numpy(crop(array, box, 6)) for array, box in boxes]).float()

@@ -20,14 +20,15 @@ from helpers.runs import CLIPS, SMALL, checkpoint, differing, flags, train
 from torch.utils.data import Subset
 
 import main as program
-from dataset import base, build, checksums
+from dataset import build, checksums
+from dataset import loader as loading
 from dataset.base import below
 from dataset.classes import WORDS
 from dataset.demo import Demo
 from dataset.loader import Seeded, make_loader
 from dataset.prepare.run import alone
-from dataset.storage import shards
-from dataset.storage.shards import Stream
+from dataset.storage import shards, stream
+from dataset.storage.stream import Stream
 from engine.parser import parse
 from methods.valuation import Listed
 from utils.distributed import gather as distributed
@@ -197,7 +198,7 @@ def test_the_window_mixes_and_no_sample_comes_before_it_has_entered(packed):
     assert max(early) == WINDOW - 1 or WINDOW // 2 < max(early) < WINDOW
     assert min(early) < -WINDOW // 2  # and some wait for long
     assert sum(abs(step) for step in early) / TRAIN > WINDOW / 4
-    plans = (shuffled.shards.plan(range(TRAIN), torch.Generator().manual_seed(seed)) for seed in range(40))
+    plans = (shuffled.plan(range(TRAIN), torch.Generator().manual_seed(seed)) for seed in range(40))
     first = {plan.reading.index(plan.order[0]) for plan in plans}
     assert max(first) < WINDOW and len(first) > WINDOW // 2  # it is full before the first is drawn
 
@@ -227,13 +228,13 @@ def test_clips_of_training_are_mixed_over_the_shards_and_those_of_the_test_are_n
 def reads(monkeypatch):
     """[(shard, offset)] of what is read, in order."""
     found, read = [], shards.Shards.read
-    note = lambda self, position: found.append(self.places[position][:2]) or read(self, position)  # noqa: E731
+    note = lambda self, clip: found.append(self.places[clip][:2]) or read(self, clip)  # noqa: E731
     monkeypatch.setattr(shards.Shards, "read", note)
     return found
 
 
 def of_process(monkeypatch, number, count):
-    for module in (base, distributed):
+    for module in (loading, distributed):
         monkeypatch.setattr(module, "world", lambda: count)
     monkeypatch.setattr(distributed, "rank", lambda: number)
 
@@ -260,15 +261,15 @@ def test_readers_divide_the_bytes_among_them_and_read_forward_within_the_window(
         assert batches == list(loader.batch_sampler)
         for worker in range(workers):
             info = Namespace(id=worker, num_workers=workers)
-            monkeypatch.setattr(shards, "get_worker_info", lambda info=info: info)
-            stream = Stream(Seeded(data, 0, 0), loader.dataset.plan, batches)
+            monkeypatch.setattr(stream, "get_worker_info", lambda info=info: info)
+            streamed = Stream(Seeded(data, 0, 0), loader.dataset.plan, batches)
             reads.clear()
             held = []
             for number in range(worker, len(batches), workers):
                 for position in batches[number]:
-                    parts.setdefault(number, []).append(stream[position])
-                    held.append(len(stream.held) + 1)  # with the one in use
-            assert not stream.held and 1 < max(held) <= WINDOW
+                    parts.setdefault(number, []).append(streamed[position])
+                    held.append(len(streamed.held) + 1)  # with the one in use
+            assert not streamed.held and 1 < max(held) <= WINDOW
             check_forward(reads)
             everything += reads
     assert len(everything) == len(set(everything)) == TRAIN  # no byte is read by two
@@ -303,18 +304,6 @@ def test_evaluation_reads_the_test_clips_once_and_forward(packed, reads):
 # Runs
 
 
-class Folder:
-    """The plan of the shards for a data set that reads its folder: an independent way to the same run."""
-
-    def __init__(self, sharded):
-        self.sharded = sharded
-
-    def plan(self, at, generator):
-        plan = self.sharded.plan(at, generator)
-        plan.stream = lambda data, batches: data
-        return plan
-
-
 SETTINGS = {
     "joint": [],
     "gblending": ["--held_out", "0.17", "--super_epoch", "1", "--estimate_epochs", "1"],
@@ -336,10 +325,17 @@ def test_a_run_is_that_of_the_folder_in_the_order_of_the_shards(demo, packed, tm
     def in_order(self, args, clips, modalities, train):
         construct(self, args, clips, modalities, train)
         of_shards = Namespace(**vars(args) | {"data_root": pattern(packed)})
-        self.shards = Folder(shards.Shards(of_shards, self.names, modalities))
+        self.sharded = shards.Shards(of_shards, self.names, modalities, self.audio, self.noise)
+
+    def plan(self, at, generator):
+        """The plan of the shards for a data set that reads its folder: an independent way to the same run."""
+        drawn = self.sharded.plan(at, generator)
+        drawn.stream = lambda data, batches: data
+        return drawn
 
     monkeypatch.setattr(Demo, "__init__", in_order)
-    monkeypatch.setattr("engine.parser.packed", lambda root: True)
+    monkeypatch.setattr(Demo, "plan", plan)
+    monkeypatch.setattr(Demo, "refusal", lambda args: None)
     other = train(demo, tmp_path / "folder", *argv)
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])

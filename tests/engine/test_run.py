@@ -12,9 +12,10 @@ import torch.utils.tensorboard
 from helpers.runs import CLIPS, SMALL, STEPS, checkpoint, differing, flags, folder_of, rows_of, train
 from helpers.three import Three
 
-from dataset import DATASETS, clips
+from dataset import DATASETS
 from dataset.demo import Demo
 from dataset.loader import collate
+from dataset.storage import source
 from engine import train as loop
 from engine.parser import parse
 from engine.setup import make_method
@@ -325,8 +326,8 @@ def test_compiled_encoders_train_as_the_others(demo, tmp_path):
 def test_clips_kept_in_memory_give_the_same_run(demo, tmp_path, monkeypatch, workers):
     argv = ["--method", "joint", "--epochs", "2", "--frames", "2"]
     one = train(demo, tmp_path / "one", *argv)
-    opened, load = [], clips.load_frames
-    monkeypatch.setattr(clips, "load_frames", lambda files: opened.extend(files) or load(files))
+    opened, load = [], source.load_frames
+    monkeypatch.setattr(source, "load_frames", lambda files: opened.extend(files) or load(files))
     other = train(demo, tmp_path / "other", *argv, "--cache", "ram", "--workers", workers)
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
     assert not differing(checkpoint(one)["model"], checkpoint(other)["model"])

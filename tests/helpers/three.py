@@ -3,12 +3,12 @@
 from functools import partial
 
 import torch
-from torch.utils.data import Dataset
 
+from dataset.base import MultimodalDataset
 from models.encoders import ResNet18
 
 
-class Three(Dataset):
+class Three(MultimodalDataset):
     """Random pictures; only those of `audio` tell the class, by their level."""
 
     names = ("audio", "visual", "depth")

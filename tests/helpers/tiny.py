@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn as nn
-from torch.utils.data import Dataset
 
+from dataset.base import MultimodalDataset
 from models.encoders import Staged
 
 CLASSES = 3
@@ -29,7 +29,7 @@ class TinyEncoder(Staged):
         return self.linear(maps.mean(dim=(2, 3)))
 
 
-class TinyData(Dataset):
+class TinyData(MultimodalDataset):
     """Random images whose mean carries the class, so that a few steps change the accuracies."""
 
     def __init__(self, modalities=("audio", "visual"), count=10, seed=0):

@@ -11,9 +11,9 @@ import torch
 import torch.nn as nn
 from helpers.runs import SMALL, make_demo, train
 from helpers.written import table_of
-from torch.utils.data import Dataset
 
 from dataset import DATASETS
+from dataset.base import MultimodalDataset
 from dataset.demo import Demo
 from engine.parser import parse
 from engine.setup import make_method
@@ -45,7 +45,7 @@ class Noisy(nn.Linear):
         return super().forward(nn.functional.dropout(x, 0.9, self.training))
 
 
-class Toy(Dataset):
+class Toy(MultimodalDataset):
     """Test samples that are the logits themselves."""
 
     forms = {"audio": "sound"}

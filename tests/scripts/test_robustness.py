@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers.runs import SMALL, make_demo, train
 from helpers.tiny import CLASSES, TinyData
-from torch.utils.data import Dataset
 
 from dataset import DATASETS
+from dataset.base import MultimodalDataset
 from dataset.demo import Demo
 from dataset.loader import make_loader
 from dataset.recipes.corrupt import Noise
@@ -207,7 +207,7 @@ def test_two_modalities_by_hand():
 # --- All of it, whatever the loader does
 
 
-class Shuffled(Dataset):
+class Shuffled(MultimodalDataset):
     """`data` in another order; a sample keeps its position."""
 
     def __init__(self, data):
@@ -322,7 +322,7 @@ def test_noise_is_that_of_the_data_set_and_is_drawn_anew_for_every_seed(runs, ru
     for seed in (1, 2, 3):
 
         def change(data, seed=seed):
-            data.noise = Noise(Demo.forms, texts, seed)
+            data.noise = data.source.noise = Noise(Demo.forms, texts, seed)
 
         wanted.append(by_hand(runs["joint"], seed, change))
     assert len(set(wanted)) > 1

@@ -73,7 +73,7 @@ def whole(features: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[
     if world() == 1:
         return dict(features)
     own = torch.cat(list(features.values()), dim=1)
-    total = getattr(inputs, "total", len(own))
+    total = inputs.total if isinstance(inputs, Share) else len(own)
     everyone = Gather.apply(own, total) if total > len(own) else Alike.apply(own)
     return dict(zip(features, everyone.split([x.shape[1] for x in features.values()], dim=1), strict=True))
 
