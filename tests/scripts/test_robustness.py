@@ -336,7 +336,7 @@ def test_noise_of_an_evaluation_comes_upon_that_of_the_data(runs, run):
 
     def change(data):
         seen["before"] = [str(c) for c, _ in data.noise.steps]
-        data.noise = data.noise.then(["audio:snr:0"], 1)
+        data.noise = data.source.noise = data.noise.then(["audio:snr:0"], 1)
 
     found = run("noisy", "--eval_noise", "audio:snr:0")
     assert found["mean"]["accuracy"] == by_hand(runs["noisy"], 1, change) and seen["before"] == ["audio:snr:0"]
