@@ -19,7 +19,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from scripts.drawing.charts import Curve, chart
+from scripts.drawing.charts import TEXT, Curve, chart
 from scripts.experiments.ensembles import ENSEMBLE
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.folder import Setting, find_runs, make_grid, unlike
@@ -30,7 +30,6 @@ from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import COLOURS
 
-FUSED = "currentColor"  # black on white, white on black
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -196,7 +195,7 @@ def figures(folders: Sequence[Path]) -> list[dict]:
     colours = dict(zip(names, cycle(COLOURS), strict=False))
     accuracy = [
         curve("fused" if name == "accuracy" else name, colour, seeds, lambda row, name=name: 100 * row["test"][name])
-        for name, colour in ({"accuracy": FUSED} | colours).items()
+        for name, colour in ({"accuracy": TEXT} | colours).items()
     ]
     opened = {name: [open_share(rows, name) for rows in zip(*seeds, strict=True)] for name in names}
     traces = [

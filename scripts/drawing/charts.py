@@ -1,13 +1,23 @@
-"""Curves over the epochs as inline SVG: a few kilobytes each, in the page's own colours and fonts."""
+"""Curves over the epochs as inline SVG in the page's own colours and font, a few kilobytes each."""
 
+import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 470, 10, 212  # of the area of the curves
+WIDTH, HEIGHT = 480, 250  # in pixels, which are matplotlib's points
+AREA = (50 / WIDTH, 38 / HEIGHT, 420 / WIDTH, 202 / HEIGHT)  # of the curves: left, bottom, width, height
+TEXT = "currentColor"  # black on white, white on black
+# Colours that only the page knows. Matplotlib draws with these stand-ins, which no palette has.
+STAND_INS = {TEXT: "#010203", "var(--faint)": "#010204", "var(--line)": "#010205"}
 
 
 @dataclass(frozen=True)
@@ -23,71 +33,75 @@ class Curve:
 
 
 def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = False) -> Markup:
+    """The picture of `plot`; `description` is what a screen reader says."""
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+    with rc_context({"svg.fonttype": "none", "font.size": 12}):
+        plot(figure.add_axes(AREA), curves, y_label, log)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True)
+    # Left out: the head, which is for files of their own; names of parts, the same in every chart; fonts; line breaks.
+    drawn = file.getvalue()
+    body = re.sub(r' id="[^"]*"| font-family: [^;]*;|\n\s*', "", drawn[drawn.index("<g ") :])
+    for colour, stand_in in STAND_INS.items():
+        body = body.replace(stand_in, colour)
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">{body}')
+
+
+def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
     """Lines with bands from the lowest to the highest seed; open windows shaded, each curve's in its own strip.
 
-    `description` is what a screen reader says. `log`: a logarithmic axis of decades, else 0 to 100.
+    `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to 100.
     """
     count = len(curves[0].mean)
-    values = [v for curve in curves for v in (*curve.low, *curve.high) if v is not None and (v > 0 or not log)]
-    bottom, top, ticks = decades(values) if log else (0.0, 100.0, [(v, str(v)) for v in range(0, 101, 20)])
-
-    def x(epoch: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (epoch - 0.5) / count
-
-    def y(value: float) -> float:
-        part = (math.log10(value) if log else value) - bottom
-        return BOTTOM - (BOTTOM - TOP) * part / (top - bottom)
-
-    def points(values: Sequence[float | None]) -> list[list[str]]:
-        """Stretches of drawable points, which gaps part."""
-        stretches: list[list[str]] = [[]]
-        for epoch, value in enumerate(values, 1):
-            if value is None or (log and value <= 0):
-                stretches.append([])
-            else:
-                stretches[-1].append(f"{x(epoch):.1f},{y(value):.1f}")
-        return [stretch for stretch in stretches if stretch]
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">']
+    low, mean, high = (
+        np.array([drawable(values, log) for values in values_by_curve])
+        for values_by_curve in zip(*((curve.low, curve.mean, curve.high) for curve in curves), strict=True)
+    )
     for place, curve in enumerate(curves):
-        strip = (BOTTOM - TOP) / len(curves)
+        colour = STAND_INS.get(curve.colour, curve.colour)
         for epoch, share in enumerate(curve.open, 1):
             if share:
-                parts.append(
-                    f'<rect x="{x(epoch - 0.5):.1f}" y="{TOP + place * strip:.1f}" width="{x(1) - x(0):.1f}" '
-                    f'height="{strip:.1f}" fill="{curve.colour}" opacity="{0.3 * share:.2f}"/>'
-                )
-    for value, text in ticks:
-        height = BOTTOM - (BOTTOM - TOP) * (value - bottom) / (top - bottom)
-        parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}H{RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{text}</text>')
-    for epoch in range(step := whole_step(count), count + 1, step):
-        parts.append(f'<text x="{x(epoch):.1f}" y="{BOTTOM + 16}" text-anchor="middle">{epoch}</text>')
-    parts.append(f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>')
-    parts.append(f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">epoch</text>')
-    middle = (TOP + BOTTOM) / 2
-    parts.append(
-        f'<text transform="translate(12 {middle:.0f})rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
-    )
-    for curve in curves:
-        for low, high in zip(points(curve.low), points(curve.high), strict=True):
-            if low != high:
-                parts.append(f'<polygon points="{" ".join(low + high[::-1])}" fill="{curve.colour}" opacity="0.18"/>')
-        for stretch in points(curve.mean):
-            parts.append(f'<polyline points="{" ".join(stretch)}" stroke="{curve.colour}"/>')
-            if len(stretch) == 1:
-                parts.append('<circle cx="{}" cy="{}" r="2.5" fill="{}"/>'.format(*stretch[0].split(","), curve.colour))
-    return Markup("".join(parts) + "</svg>")
+                strip = (1 - (place + 1) / len(curves), 1 - place / len(curves))
+                axis.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=0.3 * share, linewidth=0)
+        for part in stretches(mean[place]):
+            x = np.arange(1, count + 1)[part]
+            if len(x) == 1:  # a point alone is seen, too: as a dash
+                axis.plot([x[0] - 0.1, x[0] + 0.1], 2 * [mean[place, part][0]], color=colour, linewidth=4)
+                continue
+            if (low[place, part] < high[place, part]).any():
+                axis.fill([*x, *x[::-1]], [*low[place, part], *high[place, part][::-1]], color=colour, alpha=0.18, lw=0)
+            axis.plot(x, mean[place, part], color=colour, linewidth=2)
+    axis.set(xlim=(0.5, count + 0.5), ylim=(0, 100), xlabel="epoch", ylabel=y_label)
+    axis.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+    if log:
+        bottom = math.floor(np.log10(np.nanmin(low))) if np.isfinite(low).any() else 0
+        top = math.ceil(np.log10(np.nanmax(high))) if np.isfinite(high).any() else 1
+        axis.set(yscale="log", ylim=(10.0**bottom, 10.0 ** max(top, bottom + 1)))
+        axis.yaxis.set_major_locator(LogLocator(numticks=7))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    dress(axis)
 
 
-def decades(values: Sequence[float]) -> tuple[float, float, list[tuple[float, str]]]:
-    """The axis from one power of ten to another that holds the values, as logarithms, and its ticks."""
-    low = math.floor(math.log10(min(values, default=1.0)))
-    high = max(low + 1, math.ceil(math.log10(max(values, default=1.0))))
-    step = math.ceil((high - low) / 6)
-    return low, high, [(power, f"{10.0**power:g}") for power in range(low, high + 1, step)]
+def drawable(values: Sequence[float | None], log: bool) -> list[float]:
+    """The values, NaN for what cannot be drawn: a gap."""
+    return [math.nan if value is None or (log and value <= 0) else value for value in values]
 
 
-def whole_step(count: int) -> int:
-    """1, 2, 5, 10, ...: a distance between epochs' numbers that leaves ten of them at most."""
-    return next(step for power in range(9) for step in (10**power, 2 * 10**power, 5 * 10**power) if count / step <= 10)
+def stretches(values: np.ndarray) -> list[slice]:
+    """The parts of the values between their gaps."""
+    return np.ma.clump_unmasked(np.ma.masked_invalid(values))
+
+
+def dress(axis: Axes) -> None:
+    """Axes and words in the page's faint colours; nothing is clipped, so that no part refers to another by name."""
+    faint, line = STAND_INS["var(--faint)"], STAND_INS["var(--line)"]
+    axis.grid(axis="y", color=line, linewidth=1)
+    axis.set_axisbelow(True)
+    axis.tick_params(length=0, labelcolor=faint)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(faint)
+    for label in (axis.xaxis.label, axis.yaxis.label):
+        label.set_color(faint)
+    for artist in axis.findobj():
+        artist.set_clip_on(False)

@@ -13,7 +13,7 @@ import pytest
 from helpers.results import N, fill, rows_of
 
 from scripts import report
-from scripts.drawing.charts import BOTTOM, LEFT, RIGHT, TOP, Curve, chart, decades, whole_step
+from scripts.drawing.charts import AREA, HEIGHT, TEXT, WIDTH, Curve, chart
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.experiment import write_experiment
@@ -22,6 +22,9 @@ from utils.errors import RunError
 from utils.runs.plots import COLOURS
 
 EPOCHS = 8
+# The area of a chart's curves, from the upper left corner.
+LEFT, RIGHT = WIDTH * AREA[0], WIDTH * (AREA[0] + AREA[2])
+TOP, BOTTOM = HEIGHT * (1 - AREA[1] - AREA[3]), HEIGHT * (1 - AREA[1])
 SEEDS = (0, 1)
 EVIL = "<script>alert('x')<&quot;"
 VOID = {"meta", "input", "img"}
@@ -192,63 +195,97 @@ def test_the_tables_are_those_of_collect_by_every_rule(read, results, page):
         markdown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
         assert grid[0] == ["setting", "seeds", "accuracy", "macro_f1", "majority", "audio", "visual"]
         for row, wanted in zip(grid[1:], markdown[2:], strict=True):
+            wanted = [re.sub(r"\\(.)", r"\1", cell) for cell in wanted]
             by_name = dict(zip(markdown[0], wanted, strict=True))
             assert row == [f"{wanted[1]}, {wanted[2]}", *(by_name[name].replace("+-", "±") for name in grid[0][1:])]
     assert f"{N} test samples" in page and "broken/seed0" in page and "1 not finished" in page
 
 
-def points(text):
-    return [tuple(map(float, point.split(","))) for point in text.split()]
+def drawn(read, style):
+    """[(points, style)] of the paths in whose style these words stand."""
+    return [
+        ([(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", a["d"])], a["style"])
+        for a, _ in read.all("path")
+        if re.search(style, a["style"])
+    ]
+
+
+LINE, BAND, DASH, SHADE = r"stroke-width: 2\b", r"opacity: 0.18\b", r"stroke-width: 4\b", r"; opacity: 0.(3|15)\b"
+
+
+def level(part):
+    """The height of a share of the axis."""
+    return BOTTOM - (BOTTOM - TOP) * part
 
 
 def test_curves_go_through_the_values():
     curve = Curve("audio", "red", [10.0, 100.0, None, 50.0], [0.0, 90.0, None, 50.0], [20.0, 100.0, None, 50.0])
     read = Reader(chart([curve], "accuracy", "words"))
     width = (RIGHT - LEFT) / 4
-    first, second = (points(a["points"]) for a, _ in read.all("polyline"))  # parted by the gap
-    height = lambda value: BOTTOM - (BOTTOM - TOP) * value / 100  # noqa: E731
-    assert first == [pytest.approx((LEFT + width * (k + 0.5), height(v)), abs=0.06) for k, v in enumerate((10, 100))]
-    assert second == [pytest.approx((LEFT + 3.5 * width, height(50)), abs=0.06)]
-    (band,) = (points(a["points"]) for a, _ in read.all("polygon"))
-    assert [y for _, y in band] == pytest.approx([height(v) for v in (0, 90, 100, 20)], abs=0.06)
-    assert len(read.all("circle")) == 1  # a point alone is seen, too
+    ((line, style),) = drawn(read, LINE)  # it ends at the gap
+    assert line == [pytest.approx((LEFT + width * (k + 0.5), level(v))) for k, v in enumerate((0.1, 1))]
+    assert "stroke: #ff0000" in style
+    ((band, _),) = drawn(read, BAND)
+    corners = {(LEFT + width * (k + 0.5), level(v)) for k, v in ((0, 0), (0, 0.2), (1, 0.9), (1, 1))}
+    assert sorted(set(band)) == [pytest.approx(corner) for corner in sorted(corners)]
+    ((dash, _),) = drawn(read, DASH)  # a point alone is seen, too
+    assert [y for _, y in dash] == pytest.approx([level(0.5)] * 2)
+    assert (dash[0][0] + dash[1][0]) / 2 == pytest.approx(LEFT + 3.5 * width) and dash[1][0] - dash[0][0] > 5
 
 
 def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
     one = Curve("audio", "red", [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], open=[1.0, 0.5, 0.0])
     other = Curve("visual", "blue", [0.1, 0.1, 0.1], [0.1] * 3, [0.1] * 3, open=[0.0, 0.0, 1.0])
     read = Reader(chart([one, other], "trace", "words", log=True))
-    lines = [points(a["points"]) for a, _ in read.all("polyline")]
-    height = lambda value: BOTTOM - (BOTTOM - TOP) * (math.log10(value) + 1) / 3  # noqa: E731
-    assert [[y for _, y in line] for line in lines] == [
-        pytest.approx([height(100), height(1)], abs=0.06), pytest.approx([BOTTOM] * 3, abs=0.06),
-    ]  # fmt: skip
-    width, strip = (RIGHT - LEFT) / 3, (BOTTOM - TOP) / 2
-    rects = [[float(a[k]) for k in ("x", "y", "width", "height", "opacity")] for a, _ in read.all("rect")]
-    assert rects == [
-        pytest.approx([LEFT, TOP, width, strip, 0.3], abs=0.06),
-        pytest.approx([LEFT + width, TOP, width, strip, 0.15], abs=0.06),
-        pytest.approx([LEFT + 2 * width, TOP + strip, width, strip, 0.3], abs=0.06),
+    heights = [[y for _, y in line] for line, _ in drawn(read, LINE)]
+    assert heights == [pytest.approx([level(1), level(2 / 3 - 1 / 3)]), pytest.approx([BOTTOM] * 3)]
+    width = (RIGHT - LEFT) / 3
+    shades = [
+        ([min(x for x, _ in box), max(x for x, _ in box)], [min(y for _, y in box), max(y for _, y in box)], style)
+        for box, style in drawn(read, SHADE)
     ]
-    assert [a["fill"] for a, _ in read.all("rect")] == ["red", "red", "blue"]
+    assert [x for x, _, _ in shades] == [pytest.approx([LEFT + k * width, LEFT + (k + 1) * width]) for k in range(3)]
+    middle = (TOP + BOTTOM) / 2
+    wanted = [pytest.approx([TOP, middle])] * 2 + [pytest.approx([middle, BOTTOM])]
+    assert [y for _, y, _ in shades] == wanted
+    assert [style for *_, style in shades] == [
+        "fill: #ff0000; opacity: 0.3", "fill: #ff0000; opacity: 0.15", "fill: #0000ff; opacity: 0.3",
+    ]  # fmt: skip
     assert {"0.1", "1", "10", "100"} <= {text for _, text in read.all("text")}
 
 
 @pytest.mark.parametrize(
-    "values, low, high, labels",
+    "values, labels",
     [
-        ([0.3, 42.0], -1, 2, ["0.1", "1", "10", "100"]),
-        ([100.0], 2, 3, ["100", "1000"]),
-        ([], 0, 1, ["1", "10"]),
-        ([1e-9, 1e9], -9, 9, ["1e-09", "1e-06", "0.001", "1", "1000", "1e+06", "1e+09"]),
+        ([0.3, 42.0], ["0.1", "1", "10", "100"]),
+        ([100.0], ["100", "1000"]),
+        ([0.0], ["1", "10"]),
+        ([1e-9, 1e9], ["1e-09", "1e-06", "0.001", "1", "1000", "1e+06", "1e+09"]),
     ],
 )
-def test_decades(values, low, high, labels):
-    assert decades(values)[:2] == (low, high) and [label for _, label in decades(values)[2]] == labels
+def test_the_axis_of_traces_has_whole_decades(values, labels):
+    read = Reader(chart([Curve("audio", "red", values, values, values)], "trace", "words", log=True))
+    texts = [text for a, text in read.all("text") if "text-anchor: end" in a["style"]]
+    assert texts == labels
 
 
-def test_at_most_ten_epochs_are_numbered():
-    assert [whole_step(count) for count in (1, 10, 11, 20, 21, 50, 51, 1000)] == [1, 1, 2, 2, 5, 5, 10, 100]
+@pytest.mark.parametrize("count", [1, 10, 11, 20, 21, 50, 51, 1000])
+def test_at_most_ten_epochs_are_numbered(count):
+    read = Reader(chart([Curve("audio", "red", [1.0] * count, [1.0] * count, [1.0] * count)], "accuracy", "words"))
+    marks = [a for a, text in read.all("text") if text.isdecimal() and "text-anchor: middle" in a["style"]]
+    numbers = [int(text) for a, text in read.all("text") if text.isdecimal() and "text-anchor: middle" in a["style"]]
+    assert 1 <= len(numbers) <= 10 and all(1 <= number <= count for number in numbers)
+    width = (RIGHT - LEFT) / count
+    assert [float(a["x"]) for a in marks] == pytest.approx([LEFT + width * (number - 0.5) for number in numbers])
+
+
+def test_the_page_says_which_black_and_which_grey():
+    """Nothing in a chart is drawn in a black that a dark page would swallow, or on a ground of its own."""
+    svg = chart([Curve("fused", TEXT, [1.0, 2.0], [1.0, 2.0], [1.5, 3.0])], "accuracy", "words")
+    colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
+    assert colours == {"none", "currentColor", "var(--faint)", "var(--line)"}
+    assert not any("fill" not in a["style"] for a, _ in Reader(svg).all("path"))  # which would be black
+    assert "<use" not in svg and " id=" not in svg and "font-family" not in svg
 
 
 def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
@@ -258,13 +295,11 @@ def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
     assert "fused 37.5, audio 42.5, visual 47.5." in accuracy["picture"]  # of 7 and 8, 8 and 9, 9 and 10 twentieths
     assert "(audio: 1-3, 6; visual: never)" in fisher["caption"]
     read = Reader(fisher["picture"])
-    assert [float(a["opacity"]) for a, _ in read.all("rect")] == [0.3, 0.3, 0.3, 0.15]
-    line = points(read.all("polyline")[0][0]["points"])
+    assert [re.search("opacity: (.*)", style)[1] for _, style in drawn(read, SHADE)] == ["0.3", "0.3", "0.3", "0.15"]
+    line = drawn(read, LINE)[0][0]
     means = [(trace("audio", 0, e) + trace("audio", 1, e)) / 2 for e in range(EPOCHS)]
-    low, high, _ = decades([trace("audio", 0, 0) + 1, trace("visual", 0, EPOCHS - 1)])
-    assert [y for _, y in line] == pytest.approx(
-        [BOTTOM - (BOTTOM - TOP) * (math.log10(mean) - low) / (high - low) for mean in means], abs=0.06
-    )
+    # From the decade of the least, 10 / 8, to that of the largest, 101.
+    assert [y for _, y in line] == pytest.approx([level(math.log10(mean) / 3) for mean in means])
     assert "data:image/png;base64,iVBOR" in tsne["picture"] and tsne["caption"] == "t-SNE: tsne_visual, seed0."
 
 
