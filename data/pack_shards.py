@@ -9,7 +9,6 @@ in dataset/storage/shards.py.
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 from webdataset import TarWriter
 
+from dataset.lists import read_fields
 from dataset.prepare.clips import read_json
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
@@ -40,11 +40,7 @@ def read_lists(root: Path) -> dict[str, list[str]]:
     """{split file: its clips}, train.csv and test.csv first. Raises DataError for one that training would refuse."""
     lists = {}
     for path in (root / "train.csv", root / "test.csv", *sorted(root.glob("t*_by_*.csv"))):
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                labels = {row[-1].strip() for row in csv.reader(file) if row}
-        except (OSError, UnicodeDecodeError, csv.Error):
-            labels = set()  # read_split says what is wrong
+        labels = {row[-1] for _, row in read_fields(path)} if path.is_file() else set()
         lists[path.name] = [clip for clip, _ in read_split(path, sorted(labels))]
     return lists
 

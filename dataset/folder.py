@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dataset.clips import AudioVisualClips
 from dataset.cremad import CREMAD
+from dataset.lists import read_lines
 from dataset.recipes.audio import Filterbank, LogSpectrogram
 from dataset.recipes.frames import random_frames, segment_frames
 from dataset.storage.index import folder_of
@@ -50,12 +51,9 @@ class Folder(AudioVisualClips):
     def class_names(cls, args) -> list[str]:
         path = folder_of(args.data_root) / "classes.txt"
         try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"cannot read the class names in {path} ({error}): "
-                "prepare the videos with data/prepare_videos.py, or set --data_root"
-            ) from None
+            names = [line for _, line in read_lines(path)]
+        except DataError as error:
+            raise DataError(f"{error}: prepare the videos with data/prepare_videos.py, or set --data_root") from None
         if len(names) < 2 or len(set(names)) < len(names):
             raise DataError(
                 f"{path} must hold two class names or more, each once, one a line: prepare the videos again"

@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 
 from dataset.base import MultimodalDataset
+from dataset.lists import read_lines
 from dataset.recipes.frames import FrameTransform, load_frames
 from dataset.recipes.text import UNKNOWN, Vocabulary
 from dataset.splits import check_disjoint
@@ -123,13 +124,9 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist: get the data as data/README.md says, or set --data_root")
-    try:
-        lines = [(n, line) for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a UTF-8 file ({error}): get it again") from None
-    if not lines:
+    rows = [(number, parse_row(line)) for number, line in read_lines(path)]
+    if not rows:
         raise DataError(f"{path} is empty: get it again (data/README.md)")
-    rows = [(number, parse_row(line)) for number, line in lines]
     if malformed := [f"line {number}" for number, row in rows if row is None]:
         raise DataError(
             f'{path}: lines must be {{"id", "img", "label": 0 or 1, "text"}}; not so in {list_names(malformed)}'

@@ -1,10 +1,10 @@
 """The strict reader of split files, and a share withheld from a split."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset.lists import read_fields
 from utils.errors import DataError, list_names
 
 
@@ -17,28 +17,24 @@ def read_split(path: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """
     if not path.is_file():
         raise DataError(f"split file {path} does not exist: prepare the data (data/README.md) or set --data_root")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a UTF-8 CSV file ({error}): write it again") from None
+    rows = read_fields(path)
     if not rows:
         raise DataError(f"split file {path} is empty: prepare the data again (data/README.md)")
-    malformed = [f"line {number}" for number, row in rows if len(row) != 2 or not row[0].strip()]
+    malformed = [f"line {number}" for number, row in rows if len(row) != 2 or not row[0]]
     if malformed:
         raise DataError(f"{path}: rows must be `clip,label`; not so in {list_names(malformed)}")
     number_of = {label: number for number, label in enumerate(classes)}
-    unknown = sorted({row[1].strip() for _, row in rows} - set(number_of))
+    unknown = sorted({row[1] for _, row in rows} - set(number_of))
     if unknown:
         raise DataError(f"{path}: unknown labels, {list_names(unknown)}; the classes are {', '.join(classes)}")
-    clips = [row[0].strip() for _, row in rows]
+    clips = [row[0] for _, row in rows]
     outside = [clip for clip in clips if "/" in clip or "\\" in clip or "\0" in clip or clip in (".", "..")]
     if outside:
         raise DataError(f"{path}: clip names must be plain names without a path, {list_names(outside)}")
     repeated = [clip for clip, count in Counter(clips).items() if count > 1]
     if repeated:
         raise DataError(f"{path}: clips named more than once, {list_names(repeated)}")
-    return [(clip, number_of[row[1].strip()]) for clip, (_, row) in zip(clips, rows, strict=True)]
+    return [(clip, number_of[row[1]]) for clip, (_, row) in zip(clips, rows, strict=True)]
 
 
 def check_disjoint(train: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], where: Path) -> None:

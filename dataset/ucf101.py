@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.base import MultimodalDataset
+from dataset.lists import read_lines
 from dataset.recipes.corrupt import Corrupt
 from dataset.recipes.frames import FrameTransform, even_frames, load_frames, opened, random_frames
 from dataset.splits import check_disjoint, read_split
@@ -102,7 +103,7 @@ class UCF101(MultimodalDataset):
         path = Path(args.data_root) / "classInd.txt"
         if not path.is_file():
             raise DataError(f"{path} does not exist: prepare the data (data/README.md) or set --data_root")
-        rows = [line.split() for line in path.read_text().splitlines()]
+        rows = [line.split() for _, line in read_lines(path)]
         if not rows or any(row[:1] != [str(number)] or len(row) != 2 for number, row in enumerate(rows, 1)):
             raise DataError(f"{path}: rows must be `number class`, numbered from 1: prepare the data again")
         return tuple(name for _, name in rows)
