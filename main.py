@@ -1,6 +1,7 @@
 """Train one method on one data set: `python main.py --dataset CREMAD --method inforeg` (see --help)."""
 
 import sys
+from argparse import Namespace
 
 import torch
 
@@ -12,7 +13,7 @@ from methods import Method
 from methods.run import Run
 from utils.distributed.processes import barrier, processes
 from utils.errors import one_sentence, refusals
-from utils.runs.folder import Record
+from utils.runs.folder import RunFolder
 from utils.runs.generators import seed_everything
 from utils.runs.plots import draw
 from utils.runs.provenance import provenance
@@ -28,46 +29,41 @@ def main(argv: list[str] | None = None) -> dict:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     with refusals(), processes(), signals():
-        return work(argv, args)
+        device = choose_device(args)
+        method = make_method(args)
+        folder = RunFolder(args)
+        folder.check_data(checksums(args))
+        barrier()  # nobody has written yet
+        with folder.hold():
+            if folder.done:
+                print(f"already done: {folder.path}")
+                return folder.result
+            return train(argv, args, device, method, folder)
 
 
-def work(argv: list[str], args) -> dict:
-    """What this process, of one or of several, does for the command line `argv`, parsed to `args`."""
-    device = choose_device(args)
-    method = make_method(args)
-    record = Record(args)
-    record.check_data(checksums(args))
-    barrier()  # nobody has written yet
-    with record.hold():
-        if record.done:
-            print(f"already done: {record.folder}")
-            return record.result
-        return train(argv, args, device, method, record)
-
-
-def train(argv: list[str], args, device: torch.device, method: Method, record: Record) -> dict:
+def train(argv: list[str], args: Namespace, device: torch.device, method: Method, folder: RunFolder) -> dict:
     """Train to the last epoch, as `argv` says, parsed to `args`; write what the run's folder holds."""
     model = method.model
     splits = build(args, model.modalities, method.held_out)
-    record.create(provenance("main.py", argv, device, checksums(args)))
+    folder.create(provenance("main.py", argv, device, checksums(args)))
     make_ready(args, model, device)
-    record.classes = list(splits.classes)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)
     print(f"{args.method} on {args.dataset}: {len(splits.train)} training, {len(splits.test)} test samples; {device}")
     # Anew, so that what a method draws does not depend on how much of the model was initialised before.
     seed_everything(args.seed)
     with noted():  # from now on there is something to save
-        result = fit(run, method, splits.test, record)
-        if record.writes:
-            draw(record.rows, record.folder / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
-        record.finish(result)
-    for rule, figures in result.items():
+        history = fit(run, method, splits.test, splits.classes, folder)
+        if folder.writes:
+            lines = [epoch.line() for epoch in history.epochs]
+            draw(lines, folder.path / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
+        history.finish()
+    for rule, metrics in history.result().items():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
-        shown = "  ".join(f"{name} {figures[name]:.2%}" for name in names)
-        print(f"{rule:>6} (epoch {figures['epoch'] + 1}): {shown}")
-    print(f"written to {record.folder}")
-    return result
+        shown = "  ".join(f"{name} {metrics[name]:.2%}" for name in names)
+        print(f"{rule:>6} (epoch {metrics['epoch'] + 1}): {shown}")
+    print(f"written to {folder.path}")
+    return history.result()
 
 
 if __name__ == "__main__":

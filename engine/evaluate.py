@@ -1,22 +1,25 @@
-"""Evaluation through the method's own forward, and the collection of anything per sample."""
+"""Evaluation through the method's own forward."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dataset.base import Batch
-from methods.run import collect
+from dataset.loader import make_loader
+from engine.setup import autocast
+from methods.base import Method
+from methods.run import Run, collect
 from models.multimodal import Output
 
 
 def evaluate(
     model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
 ) -> dict[str, float]:
-    """The `figures` of a model's predictions on the samples of `loader`."""
-    return figures(predict(model, forward, loader, device))
+    """The metrics of a model's predictions on the samples of `loader`."""
+    return metrics_of(predict(model, forward, loader, device))
 
 
 def predict(
@@ -30,24 +33,41 @@ def predict(
     def classify(batch: Batch) -> dict[str, Tensor]:
         output = forward(batch)
         heads = {"accuracy": output.logits} | output.unimodal
-        found = {name: logits.argmax(dim=1) for name, logits in heads.items()}
+        classes = {name: logits.argmax(dim=1) for name, logits in heads.items()}
         loss = F.cross_entropy(output.logits.float(), batch.target, reduction="none")
-        return found | {"loss": loss, "target": batch.target}
+        return classes | {"loss": loss, "target": batch.target}
 
     return collect(model, loader, device, classify)
 
 
-def figures(found: Mapping[str, Tensor]) -> dict[str, float]:
+def metrics_of(predictions: Mapping[str, Tensor]) -> dict[str, float]:
     """Loss, accuracy and macro F1 of the fused prediction, and the accuracy of each modality's read-out (0..1).
 
-    `found`: what `predict` returns. `majority` is the share of the most frequent class: the accuracy of a prediction
-    that looks at nothing.
+    `predictions`: what `predict` returns. `majority` is the share of the most frequent class: the accuracy of a
+    prediction that looks at nothing.
     """
     from sklearn.metrics import f1_score  # here, since it takes seconds to load
 
-    found = dict(found)
-    target, loss = found.pop("target"), found.pop("loss")
-    accuracies = {name: (predicted == target).double().mean().item() for name, predicted in found.items()}
-    macro_f1 = f1_score(target.numpy(), found["accuracy"].numpy(), average="macro", zero_division=0.0)
+    heads = dict(predictions)
+    target, loss = heads.pop("target"), heads.pop("loss")
+    accuracies = {name: (predicted == target).double().mean().item() for name, predicted in heads.items()}
+    macro_f1 = f1_score(target.numpy(), heads["accuracy"].numpy(), average="macro", zero_division=0.0)
     majority = target.bincount().max().item() / len(target)
     return {"loss": loss.double().mean().item(), "macro_f1": float(macro_f1), "majority": majority} | accuracies
+
+
+def evaluate_splits(
+    run: Run, method: Method, splits: Mapping[str, Dataset | None]
+) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
+    """The metrics of each split that there is, in the run's precision, and the predictions for the last one.
+
+    Raises:
+        Stopped: if the run has been sent a signal.
+    """
+    metrics, predictions = {}, {}
+    for name, data in splits.items():
+        if data is not None:
+            loader = make_loader(data, run.args.batch_size, run.args.workers, pin=run.device.type == "cuda")
+            predictions = predict(run.model, autocast(run, method.forward), loader, run.device)
+            metrics[name] = metrics_of(predictions)
+    return metrics, predictions

@@ -1,8 +1,10 @@
 """NaN and infinity stop a run at the step where they arise: found on the device, read without waiting for it."""
 
+import json
 import math
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from torch import Tensor
 from methods.base import Method
 from models.multimodal import Output
 from utils.errors import RunError
+from utils.files import write_atomically
+from utils.runs.history import Epoch
 
 
 class NotFinite(RunError):
@@ -24,6 +28,13 @@ class NotFinite(RunError):
             f"{what} became NaN or infinite in epoch {found['epoch'] + 1}, step {found['step'] + 1}: lower --lr, or "
             "check the data (not_finite.json has the batch); the last checkpoint is kept"
         )
+
+    def write(self, folder: Path) -> None:
+        """Write not_finite.json: the step, and its samples.
+
+        Whichever process finds it first writes it: all find the same, and the others end with it.
+        """
+        write_atomically(folder / "not_finite.json", json.dumps(self.found, indent=2) + "\n")
 
 
 class Watch:
@@ -101,3 +112,22 @@ def vital(method: Method, losses: Mapping[str, Tensor], output: Output) -> dict[
         grads.setdefault(part, []).append(parameter if parameter.grad is None else parameter.grad)
     sizes = iter(torch._foreach_norm([grad for part in grads.values() for grad in part]))
     return found | {f"final gradient of {part}": [next(sizes) for _ in held] for part, held in grads.items()}
+
+
+def check_finite(epoch: Epoch) -> None:
+    """See that an epoch's evaluation is finite, before weights that are of no use replace the checkpoint.
+
+    Raises:
+        RunError: if it is not; names the split and the number.
+    """
+    wrong = [
+        f"{split} {name}"
+        for split, metrics in epoch.evaluated.items()
+        for name, value in metrics.items()
+        if not math.isfinite(value)
+    ]
+    if wrong:
+        raise RunError(
+            f"{', '.join(wrong)} became NaN or infinite in epoch {epoch.epoch + 1}: lower --lr, or check the data; "
+            "the checkpoint of the epoch before is kept"
+        )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dataset import DATASETS, checksums
 from dataset.base import Batch
-from engine.evaluate import figures, predict
+from engine.evaluate import metrics_of, predict
 from methods import Method
 from models.multimodal import Output
 from scripts.experiments.ensembles import ENSEMBLE, folder_of_ensemble
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         for name, of_rule in models.items():
             together = nn.ModuleList(method.model for method in of_rule.values())
             predictions = predict(together, forward(of_rule, flags.average), loader, device)
-            result[name] = figures(predictions)
+            result[name] = metrics_of(predictions)
             kept |= {"target": predictions["target"], name: predictions["accuracy"]}
         origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
         write_predictions(folder, kept)

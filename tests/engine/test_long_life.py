@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.runs import make_demo, train
 
-from utils.runs.folder import Record
+from utils.runs.history import History
 
 EPOCHS = int(os.environ.get("LONG_LIFE", 120))
 
@@ -24,18 +24,18 @@ def resident() -> int:
 def test_memory_and_open_files_stay_flat_and_the_log_is_linear_and_always_readable(tmp_path, monkeypatch):
     demo = make_demo(tmp_path / "demo")
     memory, files, sizes = [], [], []
-    append = Record.append
+    append = History.append
 
-    def watched(self, row):
-        append(self, row)
-        metrics = self.folder / "metrics.jsonl"
+    def watched(self, epoch, *more):
+        append(self, epoch, *more)
+        metrics = self.folder.path / "metrics.jsonl"
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-        assert [found["epoch"] for found in rows] == list(range(row["epoch"] + 1))
+        assert [found["epoch"] for found in rows] == list(range(epoch.epoch + 1))
         memory.append(resident())
         files.append(len(os.listdir("/proc/self/fd")))
         sizes.append(metrics.stat().st_size)
 
-    monkeypatch.setattr(Record, "append", watched)
+    monkeypatch.setattr(History, "append", watched)
     train(demo, tmp_path, "--method", "inforeg", "--epochs", str(EPOCHS), "--cache", "ram", "--lr_step", str(EPOCHS))
     warm = EPOCHS // 4  # by then everything has been allocated once
     print(f"{EPOCHS} epochs: {memory[warm]} kB after a quarter, {memory[-1]} kB at the end, {files[-1]} files open")

@@ -21,16 +21,16 @@ import sys
 from pathlib import Path
 from helpers.runs import train
 from utils.errors import RunError
-from utils.record import Record
+from utils.runs.history import History
 
-demo, out, append = Path({demo!r}), Path({out!r}), Record.append
+demo, out, append = Path({demo!r}), Path({out!r}), History.append
 
 def forbid(*arguments):
     append(*arguments)
     (folder,) = out.glob("*/*/*/seed0")
     {forbid}
 
-Record.append = forbid
+History.append = forbid
 try:
     train(demo, out, *{argv!r})
 except RunError as error:
@@ -75,7 +75,7 @@ def test_permission_that_goes_away_costs_what_was_not_saved_and_no_more(demo, re
 
 @pytest.mark.parametrize("name", ["last.pt", "metrics.jsonl", "args.json", "checksums.txt"])
 def test_a_file_of_the_run_that_may_not_be_read(demo, reference, tmp_path, name):
-    assert said(demo, tmp_path, "if len(arguments[0].rows) == 2: raise RunError('stopped')") == "stopped"
+    assert said(demo, tmp_path, "if len(arguments[0].epochs) == 2: raise RunError('stopped')") == "stopped"
     (folder,) = tmp_path.glob("*/*/*/seed0")
     assert (folder / name).exists()
     (folder / name).chmod(0)

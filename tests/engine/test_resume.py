@@ -11,7 +11,7 @@ from helpers.runs import SETTINGS, STEPS, checkpoint, differing, rows_of, train
 
 from methods import METHODS
 from utils.errors import RunError
-from utils.runs.files import read_predictions
+from utils.runs.files import read_metrics, read_predictions
 
 LENGTH = ["--epochs", "4", "--lr_step", "3"]  # the rate decays after the interrupted epoch
 
@@ -61,11 +61,8 @@ def interrupt(monkeypatch, method, step):
     monkeypatch.setattr(METHODS[method], "after_backward", stop)
 
 
-def as_before(folder):
-    """A folder as earlier versions left it: without checksums, an earlier checkpoint, and metrics in the checkpoint."""
-    state = checkpoint(folder)
-    del state["rows"]
-    torch.save(state, folder / "last.pt")
+def without_checksums(folder):
+    """A folder in which nothing but a file itself tells that it is damaged."""
     for name in ("checksums.txt", "previous.pt"):
         (folder / name).unlink()
 
@@ -132,20 +129,6 @@ def test_resnets_resume_bit_for_bit_too(demo, tmp_path, monkeypatch):
     same_run(resumed, whole)
     for folder in (whole, resumed):  # 180 MB each
         (folder / "last.pt").unlink()
-
-
-def test_a_run_that_began_without_predictions_has_those_of_the_epochs_since(started, whole):
-    go_on, folder = started()
-    as_before(folder)
-    state = checkpoint(folder)
-    del state["predictions"]
-    torch.save(state, folder / "last.pt")
-    go_on()
-    same = read_predictions(whole())
-    found = read_predictions(folder)
-    chosen = {rule: figures["epoch"] for rule, figures in json.loads((folder / "result.json").read_text()).items()}
-    assert found.keys() == {"target"} | {rule for rule, epoch in chosen.items() if epoch >= 2}
-    assert all(np.array_equal(found[name], same[name]) for name in found)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: b"", lambda data: b"PK"])
@@ -230,31 +213,37 @@ DAMAGES = {
     "empty last.pt": (lambda f: (f / "last.pt").write_bytes(b""), ["last.pt is damaged"]),
     "text as last.pt": (lambda f: (f / "last.pt").write_text("hello"), ["last.pt is damaged"]),
     "another last.pt": (lambda f: torch.save({"weights": 1}, f / "last.pt"), ["last.pt is not a checkpoint"]),
-    "cut metrics": (lambda f: truncate(f / "metrics.jsonl"), ["metrics.jsonl", "--tag"]),
-    "no metrics": (lambda f: (f / "metrics.jsonl").unlink(), ["metrics.jsonl", "--tag"]),
-    "a row too few": (
-        lambda f: (f / "metrics.jsonl").write_text((f / "metrics.jsonl").read_text().split("\n")[0] + "\n"),
-        ["metrics.jsonl does not hold the epochs of last.pt", "--tag"],
+    "weights as last.pt": (
+        lambda f: torch.save({k: checkpoint(f)[k] for k in ("model", "args", "epoch")}, f / "last.pt"),
+        ["last.pt holds the weights alone", "--tag"],
     ),
-    "a row that is no object": (lambda f: (f / "metrics.jsonl").write_text("1\n2\n"), ["metrics.jsonl", "--tag"]),
     "cut args.json": (lambda f: truncate(f / "args.json"), ["args.json"]),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_is_refused_in_one_sentence(started, damage):
-    """Of an earlier version; tests/engine/test_damage.py has those of today."""
+    """Without checksums; tests/engine/test_damage.py has those that checksums tell."""
     go_on, folder = started()
-    as_before(folder)
+    without_checksums(folder)
     do, said = DAMAGES[damage]
     do(folder)
     message = refused(go_on)
     assert all(words in message for words in [str(folder), *said]), message
 
 
+@pytest.mark.parametrize("content", [None, b'{"epoch": 0', b"1\n2\n", b"{}\n"])
+def test_damaged_metrics_are_named(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=r"metrics.jsonl .*--tag"):
+        read_metrics(path)
+
+
 def test_a_damaged_checkpoint_that_is_deleted_starts_the_run_anew(started, whole):
     go_on, folder = started()
-    as_before(folder)
+    without_checksums(folder)
     truncate(folder / "last.pt")
     assert "delete it to start the run anew" in refused(go_on)
     (folder / "last.pt").unlink()
@@ -265,7 +254,7 @@ def test_a_damaged_checkpoint_that_is_deleted_starts_the_run_anew(started, whole
 def test_a_checkpoint_of_another_model_is_refused(demo, tmp_path, started):
     go_on, folder = started()
     other = train(demo, tmp_path / "other", "--method", "joint", "--fusion", "sum", "--epochs", "1")
-    as_before(folder)
+    without_checksums(folder)
     own = checkpoint(folder)["args"]
     shutil.copy(other / "last.pt", folder / "last.pt")
     message = refused(go_on)

@@ -17,6 +17,7 @@ from dataset.demo import Demo
 from dataset.loader import collate
 from dataset.storage import source
 from engine import train as loop
+from engine.checkpoints import Checkpoints
 from engine.parser import parse
 from engine.setup import make_method
 from inforeg.regulation import InfoReg
@@ -26,7 +27,6 @@ from methods.base import Method
 from models.fusion import FUSIONS
 from utils.errors import RunError
 from utils.runs.files import read_predictions
-from utils.runs.folder import Record
 
 FIGURES = {"loss", "accuracy", "macro_f1", "majority"}
 # What a method records beside the common columns, and the losses it logs beside the common ones.
@@ -156,13 +156,13 @@ def test_result_has_the_last_and_the_best_test_epoch(demo, tmp_path):
 
 
 def test_a_validation_share_selects_an_epoch_and_its_weights(demo, tmp_path, monkeypatch):
-    kept, save = {}, Record.save
+    kept, write = {}, Checkpoints.write
 
     def keep(self, name, state):
         kept.setdefault(state["epoch"], {key: value.clone() for key, value in state["model"].items()})
-        save(self, name, state)
+        write(self, name, state)
 
-    monkeypatch.setattr(Record, "save", keep)
+    monkeypatch.setattr(Checkpoints, "write", keep)
     argv = ["--method", "joint", "--epochs", "6", "--lr", "0.1", "--val_fraction", "0.34"]
     rows, result = check_result(train(demo, tmp_path, *argv), {"last", "oracle", "val"})
     accuracies = [row["val"]["accuracy"] for row in rows]

@@ -3,7 +3,7 @@
 import torch
 from helpers.contract import BATCH, EPOCHS, N, epoch_of
 
-from engine.checkpoints import check_state
+from engine.checkpoints import Begun, check_state
 from engine.train import train_epoch
 from utils.runs.generators import random_states, restore_random_states
 
@@ -34,8 +34,8 @@ def assert_resumes_after_every_step(make, folder):
 
         def keep(totals, watch, epoch=epoch):
             files[epoch, run.step] = folder / f"{epoch} {run.step}.pt"
-            begun = {"step": run.step, "totals": totals.state_dict()}
-            torch.save(_state(method, run) | {"begun": begun}, files[epoch, run.step])
+            begun = Begun(0.0, "cpu", run.step, totals.state_dict())
+            torch.save(_state(method, run) | {"begun": vars(begun)}, files[epoch, run.step])
 
         run.epoch = epoch
         records.append((train_epoch(run, method, after_step=keep), method.on_epoch_end(run)))
@@ -52,7 +52,8 @@ def assert_resumes_after_every_step(make, folder):
         resumed.epoch = epoch
         found = []
         if epoch < EPOCHS:
-            found.append((train_epoch(resumed, again, state["begun"]), again.on_epoch_end(resumed)))
+            begun = state["begun"] and Begun(**state["begun"])
+            found.append((train_epoch(resumed, again, begun), again.on_epoch_end(resumed)))
         found += [epoch_of(again, resumed, later) for later in range(epoch + 1, EPOCHS)]
         assert found == records[epoch:], f"another record after a stop in epoch {epoch}, step {step}"
         other = [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]

@@ -15,8 +15,8 @@ from helpers.runs import SmallEncoder
 
 import main as program
 from dataset.demo import Demo
+from engine.checkpoints import Checkpoints
 from methods import METHODS
-from utils.runs.folder import Record
 
 torch.set_num_threads(1)
 
@@ -43,10 +43,10 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     Demo.encoders = classmethod(lambda cls, _: ENCODERS)
     program.draw = lambda *_: None
-    save, losses = Record.save, METHODS["joint"].losses
+    write, losses = Checkpoints.write, METHODS["joint"].losses
 
-    def stop(record, name, state):
-        save(record, name, state)
+    def stop(checkpoints, name, state):
+        write(checkpoints, name, state)
         if state["epoch"] + 1 == args.stop_after:
             raise Stopped
 
@@ -61,7 +61,7 @@ def main() -> None:
         return losses(method, output)
 
     if args.stop_after:
-        Record.save = stop
+        Checkpoints.write = stop
     if args.die is not None or args.term is not None:
         METHODS["joint"].losses = die
     join, program.processes = program.processes, contextlib.nullcontext  # once for all jobs

@@ -18,13 +18,13 @@ from helpers.runs import SETTINGS, STEPS, checkpoint, flags, folder_of, rows_of,
 import main as program
 from dataset.demo import Demo
 from dataset.loader import make_loader
-from engine.checkpoints import check_state, on_device
+from engine.checkpoints import Checkpoints, check_state, on_device
 from methods import METHODS
 from methods.base import Method
 from methods.joint import Joint
 from scripts.kill import differences
 from utils.errors import RunError
-from utils.runs.folder import Record
+from utils.runs.history import History
 
 # --- Every method, stopped after every step of an epoch
 
@@ -174,16 +174,16 @@ def test_a_run_that_is_stopped_while_it_is_evaluated_does_not_train_the_epoch_ag
             signal.raise_signal(signal.SIGINT)
         return get(self, position)
 
-    append, rows = Record.append, 0
+    append, rows = History.append, 0
 
-    def count(self, row):
+    def count(self, *epoch):
         nonlocal rows
-        append(self, row)
-        rows = len(self.rows)
+        append(self, *epoch)
+        rows = len(self.epochs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Demo, "__getitem__", send)
-        patch.setattr(Record, "append", count)
+        patch.setattr(History, "append", count)
         exits = []
         patch.setattr("os._exit", exits.append)
         with pytest.raises(
@@ -223,11 +223,11 @@ def test_a_run_that_is_stopped_between_epochs_goes_on_from_the_last(demo, tmp_pa
 def test_by_the_clock(demo, tmp_path, monkeypatch):
     more = ["--method", "inforeg", "--threshold", "-10", "--epochs", "3"]
     whole = train(demo, tmp_path / "whole", *more, "--checkpoint_minutes", "0")
-    saved, save = [], Record.save
+    saved, write = [], Checkpoints.write
 
     def note(self, name, state):
-        saved.append((name, state["epoch"], state.get("begun", {}).get("step")))
-        save(self, name, state)
+        saved.append((name, state["epoch"], (state["begun"] or {}).get("step")))
+        write(self, name, state)
 
     class Killed(Exception):
         pass
@@ -240,7 +240,7 @@ def test_by_the_clock(demo, tmp_path, monkeypatch):
         if len(steps) == STEPS + 3:
             raise Killed
 
-    monkeypatch.setattr(Record, "save", note)
+    monkeypatch.setattr(Checkpoints, "write", note)
     with monkeypatch.context() as patch:
         patch.setattr(METHODS["inforeg"], "after_backward", die)
         with pytest.raises(Killed):

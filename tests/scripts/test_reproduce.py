@@ -144,10 +144,10 @@ def count_trainings(monkeypatch, file):
     """A line in `file` for each run that begins to train."""
     fit = program.fit
 
-    def counted(run, method, test, record):
+    def counted(run, method, test, classes, folder):
         with file.open("a") as lines:
-            print(record.folder, file=lines)
-        return fit(run, method, test, record)
+            print(folder.path, file=lines)
+        return fit(run, method, test, classes, folder)
 
     monkeypatch.setattr(program, "fit", counted)
 

@@ -1,16 +1,61 @@
-"""Reading a checkpoint: damage, and weights of another model, are found before they are used."""
+"""Checkpoints on disk: written whole or not at all; damage, and weights of another model, are found before their use."""
 
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import torch
 
 from utils.errors import DamageError, RunError
-from utils.files import (
-    check,
-    check_is_file,
-    digest,
-)
+from utils.files import add_checksum, aside, check, check_is_file, digest, discard, flush
+
+
+def write_checkpoint(path: Path, state: dict, before: Path | None = None) -> None:
+    """Write `state` aside and rename it to `path`; the file that was there becomes `before`, if that is given.
+
+    Raises:
+        RunError: if it cannot be written; what was there before stays.
+    """
+    temporary = aside(path)
+    try:
+        torch.save(state, temporary)
+        with temporary.open("rb+") as file:
+            checksum = digest(file)
+            flush(file)
+        add_checksum(path, checksum)
+        if before is not None and path.exists():
+            os.replace(path, before)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError in torch.save, which does not say so
+        free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free on its disk"
+        raise RunError(f"cannot write {path} ({error}; {free}): the previous one is intact") from error
+    finally:
+        discard(temporary)
+
+
+def load_newest(folder: Path) -> tuple[dict | None, DamageError | None]:
+    """last.pt of a run's folder; or previous.pt, with the damage of last.pt; None if the run has no checkpoint yet.
+
+    Raises:
+        DamageError: if none is sound.
+        RunError: if last.pt is not a checkpoint of this repository.
+    """
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    try:
+        if previous.exists() and not last.exists():  # killed while the one took the other's place
+            raise DamageError(last, "it is missing", "")
+        return (load_checkpoint(last) if last.exists() else None), None
+    except DamageError as damaged:
+        if not previous.exists():
+            raise
+        try:
+            return load_checkpoint(previous), damaged
+        except DamageError as also:
+            if also.path != previous:  # checksums.txt is damaged, both may be sound
+                raise
+            both = f"{damaged.reason}; previous.pt: {also.reason}"
+            raise DamageError(last, both, "delete both to start the run anew") from None
 
 
 def load_checkpoint(path: Path) -> dict:

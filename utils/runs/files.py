@@ -9,10 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from utils.errors import RunError
-from utils.files import (
-    read_checked,
-    write_checked,
-)
+from utils.files import read_checked, write_checked
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -33,12 +30,12 @@ def read_metrics(path: Path) -> list[dict]:
 def read_json(path: Path) -> dict:
     """Raises RunError if the file is missing or damaged."""
     try:
-        found = json.loads(read_checked(path))
+        content = json.loads(read_checked(path))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): choose another --tag") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise RunError(f"{path} is damaged (not a JSON object): choose another --tag")
-    return found
+    return content
 
 
 def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
@@ -49,7 +46,7 @@ def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
 
 
 def read_predictions(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of predictions.npz; {} where a run of an earlier version has none.
+    """The arrays of predictions.npz; {} if there is none yet.
 
     Raises:
         RunError: if the file is damaged.

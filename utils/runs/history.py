@@ -1,0 +1,129 @@
+"""What is known of a run's epochs: their lines in metrics.jsonl, their seconds, and the predictions for the test split."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from utils.errors import DamageError, warn
+from utils.files import read_checked, write_checked
+from utils.runs.files import write_predictions
+from utils.runs.folder import RunFolder
+
+SPLITS = ("val", "test")
+
+
+@dataclass
+class Epoch:
+    """A line of metrics.jsonl. `epoch` counts from 0, `lr` is the learning rate that the epoch began with."""
+
+    epoch: int
+    lr: float
+    train: dict[str, float]  # means over the training samples
+    method: dict[str, dict]  # what the method records, by its name and modality
+    evaluated: dict[str, dict[str, float]] = field(default_factory=dict)  # metrics by split: val, test
+
+    def line(self) -> dict:
+        """The epoch as metrics.jsonl has it, in one dict."""
+        return {"epoch": self.epoch, "lr": self.lr, "train": self.train} | self.method | self.evaluated
+
+    def plain(self) -> dict:
+        """`line` in values that a checkpoint may hold: NumPy's numbers are Python's, and what is not finite is None."""
+        return json.loads(json.dumps(_finite(self.line())))
+
+    @classmethod
+    def of_line(cls, line: Mapping) -> "Epoch":
+        common = ("epoch", "lr", "train")
+        evaluated = {split: line[split] for split in SPLITS if split in line}
+        method = {name: value for name, value in line.items() if name not in (*common, *SPLITS)}
+        return cls(*(line[name] for name in common), method, evaluated)
+
+
+class History:
+    """The epochs of the run in `folder`; the seconds of each stand apart, since a resumed run repeats the rest.
+
+    `predictions` holds (N,) class numbers of the test samples: `target`, and what was predicted, by epoch.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        self.epochs: list[Epoch] = []
+        self.seconds: list[float] = []
+        self.predictions: dict[int | str, Tensor] = {}
+
+    def append(self, epoch: Epoch, predictions: Mapping[str, Tensor], seconds: float) -> None:
+        """Add an epoch, and write metrics.jsonl as a whole: a reader never sees half a line.
+
+        `predictions` are those for the test split (engine/evaluate.py). They are kept while a rule may choose the epoch.
+        """
+        self.epochs.append(epoch)
+        self.seconds.append(seconds)
+        self.predictions |= {"target": predictions["target"].int(), epoch.epoch: predictions["accuracy"].int()}
+        kept = {"target", *self.chosen().values()}
+        self.predictions = {key: value for key, value in self.predictions.items() if key in kept}
+        if self.folder.writes:
+            self.folder.lock.check()
+            write_checked(self.folder.path / "metrics.jsonl", self._lines())
+
+    def chosen(self) -> dict[str, int]:
+        """The epoch that each selection rule chooses so far: `last`, `oracle`, and `val` with a validation split.
+
+        `oracle` is the best test epoch: the rule behind the papers' figures, and a look at the test set.
+        """
+        chosen = {"last": len(self.epochs) - 1, "oracle": self._best("test")}
+        return chosen | ({"val": self._best("val")} if "val" in self.epochs[-1].evaluated else {})
+
+    def _best(self, split: str) -> int:
+        """The first epoch with the highest accuracy on `split`."""
+        return max(self.epochs, key=lambda epoch: (epoch.evaluated[split]["accuracy"], -epoch.epoch)).epoch
+
+    def result(self) -> dict[str, dict[str, float]]:
+        """Test metrics by selection rule, as result.json has them."""
+        return {rule: {"epoch": at} | self.epochs[at].evaluated["test"] for rule, at in self.chosen().items()}
+
+    def finish(self) -> None:
+        """Write what a finished run leaves; `done` comes last."""
+        folder, result = self.folder, self.result()
+        if not folder.writes:
+            return
+        write_checked(folder.path / "result.json", json.dumps(result, indent=2) + "\n")
+        kept = {rule: self.predictions[epoch] for rule, epoch in self.chosen().items()}
+        write_predictions(folder.path, {"target": self.predictions["target"]} | kept)
+        for name in ("previous.pt", "not_finite.json"):
+            (folder.path / name).unlink(missing_ok=True)
+        timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
+        write_checked(folder.path / "done", json.dumps(timing) + "\n")
+
+    def state_dict(self) -> dict:
+        """What a checkpoint holds of it; `epoch` is the last finished one, or -1."""
+        done = {"epoch": len(self.epochs) - 1, "rows": self._lines(), "seconds": self.seconds}
+        return done | {"predictions": self.predictions}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Take over what a checkpoint holds, and write metrics.jsonl by it; warn about files that are damaged."""
+        self.epochs = [Epoch.of_line(json.loads(line)) for line in state["rows"].splitlines()]
+        self.seconds, self.predictions = state["seconds"], state["predictions"]
+        if not self.folder.writes:
+            return
+        metrics, best = self.folder.path / "metrics.jsonl", self.folder.path / "best.pt"
+        if not (metrics.is_file() and metrics.read_bytes().startswith(self._lines().encode())):
+            warn(f"{metrics} is damaged (the checkpoint has other rows): written again from the checkpoint")
+        write_checked(metrics, self._lines())
+        if best.exists():
+            try:
+                read_checked(best)
+            except DamageError as error:
+                warn(f"{best} is damaged ({error.reason}): only a better epoch writes it again")
+
+    def _lines(self) -> str:
+        return "".join(json.dumps(_finite(epoch.line())) + "\n" for epoch in self.epochs)
+
+
+def _finite(value):
+    """JSON has no NaN and no infinity; they become null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
