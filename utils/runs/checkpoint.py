@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all; damage, and weights of another model, are found before their use."""
+"""Checkpoints on disk: written whole or not at all; damage, and weights of another model, are found before use."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is known of a run's epochs: their lines in metrics.jsonl, their seconds, and the predictions for the test split."""
+"""What is known of a run's epochs: lines of metrics.jsonl, seconds, and the predictions for the test split."""
 
 import json
 import math
@@ -57,7 +57,7 @@ class History:
     def append(self, epoch: Epoch, predictions: Mapping[str, Tensor], seconds: float) -> None:
         """Add an epoch, and write metrics.jsonl as a whole: a reader never sees half a line.
 
-        `predictions` are those for the test split (engine/evaluate.py). They are kept while a rule may choose the epoch.
+        `predictions` are those for the test split (engine/evaluate.py), kept while a rule may choose the epoch.
         """
         self.epochs.append(epoch)
         self.seconds.append(seconds)
