@@ -20,14 +20,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
-from webdataset import TarWriter
 
 from dataset.lists import read_fields
-from dataset.prepare.clips import read_json
+from dataset.prepare.manifest import read_json
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
-from dataset.recipes.audio import wave_fault
-from dataset.recipes.frames import list_frames
 from dataset.splits import read_split
 from dataset.storage.index import INDEX, Place
 from utils.errors import DataError, RunError, list_names
@@ -72,6 +69,8 @@ def divide(lists: dict[str, list[str]], samples: int) -> dict[str, list[str]]:
 
 def files_of(root: Path, fps: int, clip: str) -> dict[str, Path]:
     """{suffix in the shard: file} of a clip, in the order of the suffixes, which is that of the shard."""
+    from dataset.recipes.frames import list_frames  # here, as it loads torch
+
     pictures = list_frames(root / f"Image-{fps:02d}-FPS" / clip)
     width = max(5, len(str(len(pictures))))
     numbered = {f"{number:0{width}d}.jpg": path for number, path in enumerate(pictures, 1)}
@@ -88,6 +87,8 @@ def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, 
 
     Raises DataError, with all of them, for files that training would refuse.
     """
+    from dataset.recipes.audio import wave_fault  # here, as it loads torch
+
     faults: dict[str, list[str]] = defaultdict(list)
     stamps, total = {}, 0
     for shard, clips in shards.items():
@@ -111,6 +112,8 @@ def look(root: Path, fps: int, shards: dict[str, list[str]]) -> tuple[dict[str, 
 
 def pack(root: Path, out: Path, fps: int, shard: str, clips: Sequence[str], stamp: str) -> None:
     """Write one shard, which appears when it is complete, and then what the index will say of it."""
+    from webdataset import TarWriter  # here, as it loads torch
+
     part = aside(out / shard)
     ends, frames = [0], []
     with part.open("wb") as file, TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:

@@ -1,87 +1,15 @@
-"""The data sets by name, and the one place that turns the arguments into splits."""
+"""Data sets, one a file; what clips become (`recipes`), where they lie (`storage`) and how they are made (`prepare`).
 
-import hashlib
-import json
-
-from torch.utils.data import Dataset, Subset
-
-from dataset.base import Splits, targets_of
-from dataset.cremad import CREMAD
-from dataset.demo import Demo
-from dataset.folder import Folder
-from dataset.grid import GRID
-from dataset.hateful_memes import HatefulMemes
-from dataset.kinetics_sounds import KineticsSounds
-from dataset.mosi import MOSEI, MOSI
-from dataset.splits import split_off
-from dataset.storage.index import folder_of
-from dataset.ucf101 import UCF101
-from utils.runs.provenance import checksum
-
-DATASETS = {
-    "CREMAD": CREMAD,
-    "KineticsSounds": KineticsSounds,
-    "UCF101": UCF101,
-    "HatefulMemes": HatefulMemes,
-    "MOSI": MOSI,
-    "MOSEI": MOSEI,
-    "GRID": GRID,
-    "folder": Folder,
-    "demo": Demo,
-}
-
-
-def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
-    """Read and check the data set that `args` names.
-
-    `held_out` is the share of the training split that the method withholds from itself, `args.val_fraction` the share
-    that selects the epoch; both are stratified and come out of the training split, never out of the test split. A data
-    set with a validation split of its own, the third that `read_splits` names, selects on that one unless
-    `args.val_fraction` asks for a share.
-
-    Raises:
-        DataError: if anything on disk is missing, empty, unknown, or in both splits.
-
-    Which samples are withheld does not depend on the run's seed: every seed and method selects on the same ones.
-    """
-    source = DATASETS[args.dataset]
-    train_rows, test_rows, *val_rows = source.read_splits(args)
-    train = source(args, train_rows, modalities, train=True)
-    test = source(args, test_rows, modalities, train=False)
-    rest: Dataset = train
-    parts: dict[str, Dataset | None] = {}
-    train_plain: Dataset | None = None
-    for number, (name, share) in enumerate({"val": args.val_fraction, "held_out": held_out}.items()):
-        parts[name] = None
-        if share > 0:
-            positions = rest.indices if isinstance(rest, Subset) else list(range(len(train)))
-            # Each share is one of the whole training split, whatever has been withheld before.
-            kept, withheld = split_off(targets_of(rest), share * len(train) / len(rest), seed=number)
-            rest = Subset(train, [positions[i] for i in kept])
-            # What is withheld is looked at as the test split is: without augmentation.
-            plain = source(args, train_rows, modalities, train=False)
-            parts[name] = Subset(plain, [positions[i] for i in withheld])
-            if name == "held_out":
-                train_plain = Subset(plain, rest.indices)
-    if parts["val"] is None and val_rows:
-        parts["val"] = source(args, *val_rows, modalities, train=False)
-    return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
-
-
-def checksums(args) -> dict[str, str | None]:
-    """{file: checksum} of what tells the data that `args` names from others.
-
-    These are its `split_files` and, where a preparation script has left its manifest, the settings in it.
-    """
-    found = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
-    manifest = folder_of(args.data_root) / "manifest.json"
-    if manifest.is_file():
-        try:
-            settings = json.dumps(json.loads(manifest.read_text())["settings"], sort_keys=True)
-            found["settings of manifest.json"] = hashlib.sha256(settings.encode()).hexdigest()
-        except (OSError, ValueError, KeyError, TypeError):
-            found["settings of manifest.json"] = None
-    return found
-
+`DATASETS`, `build` and `checksums` stand in `dataset.registry`. It is loaded when one of them is first asked for, since
+it needs torch, which takes seconds to load and which preparing data does without.
+"""
 
 __all__ = ["DATASETS", "build", "checksums"]
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dataset import registry
+
+    return getattr(registry, name)

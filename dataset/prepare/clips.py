@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dataset.prepare.manifest import read_json
 from dataset.prepare.space import check_space, in_units, size_on_disk
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
@@ -62,14 +63,6 @@ def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
     for number, image in enumerate(images, 1):
         _, jpg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         (folder / f"{number:05d}.jpg").write_bytes(jpg)
-
-
-def read_json(path: Path) -> dict | None:
-    """What a file of an earlier preparation holds, None if there is none. Raises DataError if it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): choose another --out") from error
 
 
 def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:

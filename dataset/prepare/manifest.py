@@ -3,11 +3,18 @@
 import json
 from pathlib import Path
 
-from dataset.prepare.clips import read_json
 from utils.errors import DataError
 from utils.files import write_atomically
 
 FILE = "manifest.json"
+
+
+def read_json(path: Path) -> dict | None:
+    """What a file of an earlier preparation holds, None if there is none. Raises DataError if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}): choose another --out") from error
 
 
 def open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:

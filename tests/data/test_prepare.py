@@ -382,3 +382,14 @@ def test_other_settings_and_other_peoples_folders_are_refused(cremad, capfd, tmp
     (raw / "AudioWAV" / "notes.wav").write_bytes(b"x")
     status, _, error = run(prepare_cremad.main, capfd, **flags, seed=1)
     assert status == 2 and "notes" in error
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "data").glob("*.py")))
+def test_help_loads_nothing_that_only_the_work_needs(recipe):
+    """A bound on what is loaded, since a clock would tell of the machine."""
+    program = "import runpy, sys\ntry:\n    runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    program += "finally:\n    print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", program, f"data/{recipe}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0 and "--out" in done.stdout, done.stderr
+    assert not {"torch", "torchaudio", "librosa", "sklearn", "webdataset"} & set(done.stderr.split())
