@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.base import Batch
 from dataset.loader import make_loader
-from engine.setup import autocast
 from methods.base import Method
 from methods.run import Run, collect
 from models.multimodal import Output
+from utils.precision import autocast
 
 
 def evaluate(
@@ -65,9 +65,10 @@ def evaluate_splits(
         Stopped: if the run has been sent a signal.
     """
     metrics, predictions = {}, {}
+    forward = autocast(run.device, run.args.precision)(method.forward)
     for name, data in splits.items():
         if data is not None:
             loader = make_loader(data, run.args.batch_size, run.args.workers, pin=run.device.type == "cuda")
-            predictions = predict(run.model, autocast(run, method.forward), loader, run.device)
+            predictions = predict(run.model, forward, loader, run.device)
             metrics[name] = metrics_of(predictions)
     return metrics, predictions

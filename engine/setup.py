@@ -8,7 +8,6 @@ import torch
 from dataset import DATASETS
 from methods import METHODS
 from methods.base import Method
-from methods.run import Run
 from models.multimodal import MultimodalModel, build_model, place
 from utils.distributed.gradients import share_gradients
 from utils.distributed.norm import synchronise_batch_norm
@@ -56,9 +55,3 @@ def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
     return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
-
-
-def autocast(run: Run, function):
-    """`function` in the run's precision."""
-    enabled = run.args.precision == "bf16"
-    return torch.autocast(run.device.type, torch.bfloat16, enabled=enabled)(function)

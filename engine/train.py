@@ -11,7 +11,6 @@ from dataset.base import Batch
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
 from engine.progress import Scalars, describe
-from engine.setup import autocast
 from engine.totals import Totals
 from engine.watch import NotFinite, Watch, check_finite, vital
 from methods.base import Method
@@ -20,6 +19,7 @@ from models.multimodal import MultimodalModel, Output
 from utils.distributed.gradients import agree
 from utils.distributed.processes import rank
 from utils.errors import RunError
+from utils.precision import autocast
 from utils.runs.folder import RunFolder
 from utils.runs.history import Epoch, History
 from utils.stopping import Stopped
@@ -125,8 +125,9 @@ def train_epoch(
 
 def step(run: Run, method: Method, batch: Batch) -> tuple[dict[str, Tensor], Output]:
     """One step of the optimizer on a batch that lies on the run's device; its losses and its output."""
-    output = autocast(run, method.forward)(batch)
-    losses = autocast(run, method.losses)(output)
+    in_precision = autocast(run.device, run.args.precision)
+    output = in_precision(method.forward)(batch)
+    losses = in_precision(method.losses)(output)
     run.optimizer.zero_grad()
     method.backward(losses)
     method.after_backward(output)

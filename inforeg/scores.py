@@ -21,9 +21,13 @@ def confidence(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
     return _true_class(unimodal_logits, target).exp().sum(dim=1)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32 at least, also where autocast has made it bfloat16; float64 stays float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _true_class(unimodal_logits: Mapping[str, Tensor], target: Tensor) -> Tensor:
     """(M, B) log-probability of the true class."""
     logits = torch.stack(list(unimodal_logits.values()))
-    # In full precision under autocast, too; a double stays a double.
-    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=2)
+    log_p = full_precision(logits).log_softmax(dim=2)
     return log_p.gather(2, target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)

@@ -21,21 +21,21 @@ forwards only: of its inputs, and of one sample of zeros, which serves the batch
 """
 
 import math
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Method
+from inforeg.scores import full_precision
+from methods.modulation import Modulation
+from methods.shapley import coalitions, shapley_weights
 from utils.numbers import not_negative
 
 MAX_LOSS = -math.log(1e-8)  # public code: probabilities are at least 1e-8
 MAX_EXPONENT = 10.0  # public code
 
 
-class AGM(Method):
-    modulates = True
+class AGM(Modulation):
     columns = ("kappa",)
 
     @classmethod
@@ -77,8 +77,7 @@ class AGM(Method):
                 chosen = [shown if i in members else hidden for i in range(len(shown))]
                 values.append(self.model.fuse({name: of[name] for of, name in zip(chosen, shown, strict=True)}))
         self.model.train()
-        values = torch.stack([*values, logits])
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return full_precision(torch.stack([*values, logits]))
 
     def shapley_of(self, values: Tensor) -> Tensor:
         """(M, coalitions, 1, 1) weights, where the values are."""
@@ -91,9 +90,7 @@ class AGM(Method):
         score = scores(responses, target)
         self.reference = self.reference.to(score)
         gap = discrepancy(self.reference) - discrepancy(score)
-        kappa = torch.exp(self.args.alpha * gap.clamp(max=MAX_EXPONENT))
-        names = self.model.modalities
-        kappa = torch.stack([k if self.in_force(m) else torch.ones_like(k) for m, k in zip(names, kappa, strict=True)])
+        kappa = self.gated(torch.exp(self.args.alpha * gap.clamp(max=MAX_EXPONENT)), neutral=1)
         self.steps += 1
         self.reference = self.reference + (score - self.reference) / self.steps
         self.note("kappa", kappa)
@@ -116,21 +113,6 @@ class AGM(Method):
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
         self.reference, self.steps = state["reference"], state["steps"]
-
-
-def coalitions(count: int) -> list[tuple[int, ...]]:
-    """Every one that is not empty, by size: that of all modalities is the last."""
-    return [members for size in range(1, count + 1) for members in combinations(range(count), size)]
-
-
-def shapley_weights(count: int) -> Tensor:
-    """(M, coalitions) so that phi_m = sum_S weight[m, S] f(S)."""
-    share = [math.factorial(k) * math.factorial(count - k - 1) / math.factorial(count) for k in range(count)]
-    rows = [
-        [share[len(members) - 1] if m in members else -share[len(members)] for members in coalitions(count)]
-        for m in range(count)
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 def scores(responses: Tensor, target: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inforeg.scores import confidence
-from methods.base import Method
+from methods.modulation import Modulation
 from models.multimodal import MultimodalModel, place
 from utils.errors import RunError
 from utils.numbers import count, not_negative, positive_float
@@ -34,10 +34,9 @@ from utils.numbers import count, not_negative, positive_float
 HELD = ("encoder", "convolutions")
 
 
-class G2D(Method):
+class G2D(Modulation):
     """One forward and one backward pass of the model and one forward pass of every teacher a step."""
 
-    modulates = True
     takes_unimodal_loss = False
     columns = ("learning",)  # the share of the epoch's steps in which the encoder was not held
 
@@ -99,22 +98,18 @@ class G2D(Method):
     def after_backward(self, output) -> None:
         super().after_backward(output)
         learning = self.learning(output.target)
-        for name, factor in learning.items():
-            if grads := self._held(self.model.encoders[name]):
+        for factor, encoder in zip(learning, self.model.encoders.values(), strict=True):
+            if grads := self._held(encoder):
                 torch._foreach_mul_(grads, factor)
-        self.note("learning", torch.stack(list(learning.values())))
+        self.note("learning", learning)
 
-    def learning(self, target: Tensor) -> dict[str, Tensor]:
-        """1 for each modality that learns from this batch, 0 for one that is held."""
+    def learning(self, target: Tensor) -> Tensor:
+        """(M,) 1 for each modality that learns from this batch, 0 for one that is held."""
         sure = confidence({name: logits for name, (_, logits) in self._taught.items()}, target)
         weaker = (sure < sure.unsqueeze(1)).sum(dim=1)  # how many are less sure
         epoch, last = self.window.epoch, self.args.priority_epochs
         allowed = epoch * (len(sure) - 1) // last if epoch < last else len(sure)
-        factors = (weaker <= allowed).to(sure.dtype)
-        return {
-            name: factor if self.in_force(name) else torch.ones_like(factor)
-            for name, factor in zip(self._taught, factors, strict=True)
-        }
+        return self.gated((weaker <= allowed).to(sure.dtype), neutral=1)
 
     def _held(self, encoder: nn.Module) -> list[Tensor]:
         everything = self.args.hold == "encoder"

@@ -31,6 +31,7 @@ from methods.base import Method
 from models.multimodal import MultimodalModel
 from utils.distributed.gradients import share_gradients
 from utils.numbers import positive, proper_share
+from utils.precision import autocast
 from utils.stopping import stop_if_asked
 
 FUSED = "fused"
@@ -105,7 +106,7 @@ class GBlending(Method):
             trial.epoch = epoch
             for batch in trial.loader(run.train):
                 batch = batch.to(run.device)
-                with torch.autocast(run.device.type, torch.bfloat16, enabled=run.args.precision == "bf16"):
+                with autocast(run.device, run.args.precision):
                     loss = F.cross_entropy(task_logits(model, batch.inputs, (task,))[task], batch.target)
                 optimizer.zero_grad()
                 loss.backward()

@@ -57,15 +57,16 @@ class Greedy(Modulation):
         self.branches = isinstance(model.fusion, Sum)
         self.speeds = torch.zeros(2, len(model.modalities))  # of main_m and of bypass_m
         self.steps_left = torch.tensor(0)  # of curation
-        self._admitted = torch.zeros(len(model.modalities), dtype=torch.bool)  # to curation, in this epoch
 
-    def on_epoch_start(self, run) -> None:
-        super().on_epoch_start(run)
+    def on_fit_start(self, run) -> None:
         where = next(self.model.parameters())
         self.speeds = self.speeds.to(where)
         self.steps_left = self.steps_left.to(where.device)
+
+    def curates(self, modality: str) -> bool:
+        """Whether this epoch may hold the gates of `modality` constant."""
         acts = self.args.curation != "none" and self.window.epoch >= self.args.counting_epochs
-        self._admitted = torch.tensor([acts and self.in_force(m) for m in self.model.modalities]).to(where.device)
+        return acts and self.in_force(modality)
 
     def forward(self, batch) -> Output:
         if self.model.training:
@@ -77,12 +78,18 @@ class Greedy(Modulation):
 
     def curated(self) -> Tensor:
         """(M,) bool: whose gates are constant in this step."""
-        modalities = torch.arange(len(self._admitted), device=self._admitted.device)
         if self.args.curation == "random":
+            modalities = torch.arange(len(self.model.modalities), device=self.speeds.device)
             drawn = torch.randint(-1, len(modalities), (), device=modalities.device)
-            return (modalities == drawn) & self._admitted
+            return self.gated(modalities == drawn, neutral=False, acts=self.curates)
         # The speeds stand still in curation, and so does the modality that is the fastest by them.
-        return (modalities == self.ratio().argmax()) & (self.steps_left > 0) & self._admitted
+        return self.fastest() & (self.steps_left > 0)
+
+    def fastest(self) -> Tensor:
+        """(M,) true for the modality of the largest r_m, if this epoch may curate it."""
+        ratio = self.ratio()
+        places = torch.arange(len(ratio), device=ratio.device)
+        return self.gated(places == ratio.argmax(), neutral=False, acts=self.curates)
 
     def losses(self, output) -> dict[str, Tensor]:
         if not self.branches:
@@ -97,7 +104,7 @@ class Greedy(Modulation):
         curating = self.steps_left > 0
         self.speeds = torch.where(curating, self.speeds, self.speeds + self.step_speeds())
         ratio = self.ratio()
-        begins = (ratio.max() - ratio.min() > self.args.epsilon) & self._admitted.take(ratio.argmax())
+        begins = (ratio.max() - ratio.min() > self.args.epsilon) & self.fastest().any()
         self.steps_left = torch.where(curating, self.steps_left - 1, begins * self.args.curation_steps)
 
     def ratio(self) -> Tensor:
@@ -122,12 +129,11 @@ class Greedy(Modulation):
         return super().on_epoch_end(run) | {"speed_ratio": ratio}
 
     def state_dict(self) -> dict:
-        state = {"speeds": self.speeds, "steps_left": self.steps_left, "admitted": self._admitted}
-        return super().state_dict() | state
+        return super().state_dict() | {"speeds": self.speeds, "steps_left": self.steps_left}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.speeds, self.steps_left, self._admitted = state["speeds"], state["steps_left"], state["admitted"]
+        self.speeds, self.steps_left = state["speeds"], state["steps_left"]
 
 
 def speed(parameters: list[Tensor]) -> Tensor:

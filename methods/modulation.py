@@ -1,4 +1,6 @@
-"""What the methods share that weigh the modalities against each other: the epochs in which they act, and ratios."""
+"""What methods share that weigh the modalities against each other: when and on whom they act, and ratios of scores."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,6 +27,15 @@ class Modulation(Method):
     def in_epochs(self) -> bool:
         """Whether this epoch is one of --modulation_starts to --modulation_ends, both included, counted from 0."""
         return self.args.modulation_starts <= self.window.epoch <= self.args.modulation_ends
+
+    def gated(self, values: Tensor, neutral: float, acts: Callable[[str], bool] | None = None) -> Tensor:
+        """(M,) `values`, with `neutral` for each modality that the method leaves alone in this epoch.
+
+        `acts` says of a modality's name whether it is acted on: `in_force` by default.
+        """
+        acts = acts or self.in_force
+        pairs = zip(values, self.model.modalities, strict=True)
+        return torch.stack([value if acts(name) else torch.full_like(value, neutral) for value, name in pairs])
 
 
 @torch.no_grad()

@@ -73,13 +73,11 @@ class OGM(Modulation):
     @torch.no_grad()
     def after_backward(self, output) -> None:
         super().after_backward(output)
-        k = coefficients(self.performance(output), self.args.alpha)
-        acting = [self.damps(name) for name in self._weights]
-        k = torch.stack([k_m if acts else torch.ones_like(k_m) for k_m, acts in zip(k, acting, strict=True)])
+        k = self.gated(coefficients(self.performance(output), self.args.alpha), neutral=1, acts=self.damps)
         self.note("coefficient", k)
-        for k_m, acts, weights in zip(k, acting, self._weights.values(), strict=True):
+        for k_m, (name, weights) in zip(k, self._weights.items(), strict=True):
             grads = [p.grad for p in weights if p.grad is not None]  # none in a frozen encoder
-            if acts and grads:
+            if self.damps(name) and grads:
                 self._modulate(grads, k_m)
 
     def _modulate(self, grads: list[Tensor], k: Tensor) -> None:

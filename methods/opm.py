@@ -58,9 +58,7 @@ class OPM(Modulation):
     def _scales(self, features, target) -> Tensor:
         """(B, M) what each sample's features are multiplied by."""
         self.score = confidence(self.model.unimodal(features), target)
-        rate = drop_rates(self.score, self.args.q_base, self.args.lam)
-        acting = zip(rate, features, strict=True)
-        rate = torch.stack([q if self.drops(name) else torch.zeros_like(q) for q, name in acting])
+        rate = self.gated(drop_rates(self.score, self.args.q_base, self.args.lam), neutral=0, acts=self.drops)
         self.note("drop_rate", rate)
         dims = self.model.dims.values()
         theta = sum(d * q for d, q in zip(dims, rate, strict=True)) / sum(dims)

@@ -27,14 +27,14 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dataset.loader import mix
+from inforeg.scores import full_precision
 from methods.modulation import Modulation, ratio_to_others
 from utils.numbers import count, fraction, not_negative, share
 
 
 def log_posterior(feature: Tensor, prototypes: Tensor) -> Tensor:
     """(B, C) log pi of (B, dim) features; in full precision under autocast, too."""
-    feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
-    squares = (feature.unsqueeze(1) - prototypes).square().sum(dim=2)
+    squares = (full_precision(feature).unsqueeze(1) - prototypes).square().sum(dim=2)
     # The root alone has an infinite slope where a feature meets its prototype.
     return (-(squares + 1e-12).sqrt()).log_softmax(dim=1)
 
@@ -101,14 +101,14 @@ class PMR(Modulation):
         log_p = torch.stack([log_posterior(output.features[m], self.prototypes[m]) for m in self.model.modalities])
         true = log_p.gather(2, output.target.expand(len(log_p), -1).unsqueeze(2)).squeeze(2)
         score, prototype_loss = true.detach().exp().sum(dim=1), -true.mean(dim=1)
-        behind = self._admitted(self._coefficients(score))
+        behind = self.gated(self._coefficients(score), neutral=0)
         losses["loss"] = losses["loss"] + self.args.alpha * (behind * prototype_loss).sum()
         self.note("prototype_score", score / len(output.target))
         self.note("prototype_loss", prototype_loss)
         self.note("coefficient", behind)
         if self.window.epoch < self.args.per_epochs:
             ahead = (ratio_to_others(score) - 1).clamp(0, 1)
-            ahead = self._admitted(torch.where(score == score.max(), ahead, 0.0))
+            ahead = self.gated(torch.where(score == score.max(), ahead, 0.0), neutral=0)
             entropy = -(log_p.exp() * log_p).sum(dim=2).mean(dim=1)
             losses["loss"] = losses["loss"] - self.args.mu * (ahead * entropy).sum()
             self.note("entropy_weight", ahead)
@@ -120,11 +120,6 @@ class PMR(Modulation):
         if self.args.coefficient == "switch":
             return (score < best).to(score.dtype)
         return (best / score.clamp(min=torch.finfo(score.dtype).tiny) - 1).clamp(0, 1)
-
-    def _admitted(self, weights: Tensor) -> Tensor:
-        """`weights`, with 0 for the modalities that --modulate_during leaves alone in this epoch."""
-        pairs = zip(weights, self.model.modalities, strict=True)
-        return torch.stack([w if self.in_force(name) else torch.zeros_like(w) for w, name in pairs])
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"prototypes": dict(self.prototypes)}

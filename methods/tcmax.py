@@ -20,10 +20,10 @@ smaller step than the mean of B cross entropies (docs/METHODS.md).
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inforeg.scores import full_precision
 from methods.base import Method
 from models.fusion import Concat, Sum
 
@@ -35,10 +35,10 @@ class TCMax(Method):
 
     def losses(self, output) -> dict[str, Tensor]:
         if isinstance(self.model.fusion, Concat | Sum):
-            partition = log_partition({name: _full(z) for name, z in output.unimodal.items()})
+            partition = log_partition({name: full_precision(z) for name, z in output.unimodal.items()})
         else:
-            partition = _full(self.model.fuse(recombine(output.features))).flatten().logsumexp(dim=0)
-        true = _full(output.logits).gather(1, output.target.unsqueeze(1)).mean()
+            partition = full_precision(self.model.fuse(recombine(output.features))).flatten().logsumexp(dim=0)
+        true = full_precision(output.logits).gather(1, output.target.unsqueeze(1)).mean()
         size, classes = output.logits.shape
         constant = len(output.features) * math.log(size) + math.log(classes)
         joint = F.cross_entropy(output.logits, output.target)
@@ -59,8 +59,3 @@ def recombine(features: dict[str, Tensor]) -> dict[str, Tensor]:
         own_axis = f.unflatten(0, [len(f) if k == m else 1 for k in range(count)])
         rows[name] = own_axis.expand(*[len(f)] * count, -1).flatten(0, count - 1)
     return rows
-
-
-def _full(logits: Tensor) -> Tensor:
-    # In full precision under autocast, too; a double stays a double.
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -22,31 +22,22 @@ to more. Both value the augmented training split. The code does so after each ep
 done before each epoch, so that the list follows from the checkpoint, the seed and the epoch.
 """
 
-from math import factorial
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from dataset.loader import mix
 from methods.base import Method
+from methods.shapley import shapley_values
 from utils.numbers import count, not_negative, share
 
 LEVELS = ("sample", "modality")
 
 
-def shapley(correct: Tensor) -> Tensor:
+def valued(correct: Tensor) -> Tensor:
     """(N, M) values from (N, 2^M) hits: column S is the subset whose modalities are the bits of S, column 0 is none."""
-    subsets = range(correct.shape[1])
-    size = [bin(s).count("1") for s in subsets]
-    modalities = size[-1]
-    benefit = correct.double() * torch.tensor(size, dtype=torch.float64)
-    values = torch.zeros(len(correct), modalities, dtype=torch.float64)
-    for m in range(modalities):
-        for s in (s for s in subsets if not s >> m & 1):
-            share_of_orders = factorial(size[s]) * factorial(modalities - size[s] - 1) / factorial(modalities)
-            values[:, m] += share_of_orders * (benefit[:, s | 1 << m] - benefit[:, s])
-    return values
+    size = torch.tensor([s.bit_count() for s in range(correct.shape[1])], dtype=torch.float64)
+    return shapley_values(correct.double() * size)
 
 
 def copies(values: Tensor) -> Tensor:
@@ -142,7 +133,7 @@ class Valuation(Method):
                 found.append(self.model.fuse(chosen).argmax(dim=1) == batch.target)
             return {"correct": torch.stack(found, dim=1)}
 
-        return shapley(run.collect(data, hits)["correct"])
+        return valued(run.collect(data, hits)["correct"])
 
     def modulate(self, features, batch):
         if self.kept is None:

@@ -32,6 +32,7 @@ from scripts.trained.restore import add_flags, plain_loader, restore
 from utils.errors import RunError, one_sentence
 from utils.files import write_checked
 from utils.lock import Lock
+from utils.precision import autocast
 from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json, read_predictions, write_predictions
 from utils.runs.provenance import provenance
@@ -113,8 +114,7 @@ def forward(methods: Mapping[str, Method], average: str) -> Callable[[Batch], Ou
     def predict(batch: Batch) -> Output:
         unimodal = {}
         for name, method in methods.items():
-            precision = method.args.precision
-            with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(batch.target.device, method.args.precision):
                 unimodal[name] = method.forward(batch).logits
         # In double precision: what one model tells apart stays apart in the average of equal models.
         together = AVERAGES[average](torch.stack([logits.double() for logits in unimodal.values()]))

@@ -18,12 +18,12 @@ import torch
 
 from dataset.base import Batch
 from engine.evaluate import predict
-from engine.setup import autocast
 from methods import METHODS
 from methods.run import Run
 from scripts.benchmarks.runs import BATCHES, add_synthetic, begin, few
 from scripts.benchmarks.step import flags_of
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
+from utils.precision import autocast
 
 OURS = {"--method": "name what to compare by --methods"}
 
@@ -48,7 +48,7 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             run, method, splits = begin(flags[name], own.synthetic)
             data = few(splits.test, BATCHES * run.args.batch_size)
             batches = [batch.to(run.device) for batch in run.loader(data, shuffle=False)]
-            forward = autocast(run, method.forward)
+            forward = autocast(run.device, run.args.precision)(method.forward)
             works = [partial(bare_pass, run, batches), partial(predict, run.model, forward, batches, run.device)]
             rounds = in_turn([clock(run.device, work) for work in works], 1, own.rounds, name)
             rows.append(compare(name, "bare", rounds, "ms a pass", 1000))
@@ -64,6 +64,6 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
 @torch.no_grad()
 def bare_pass(run: Run, batches: Sequence[Batch]) -> None:
     run.model.eval()
-    logits = autocast(run, lambda batch: run.model.fuse(run.model.encode(batch.inputs)))
     for batch in batches:
-        logits(batch)
+        with autocast(run.device, run.args.precision):
+            run.model.fuse(run.model.encode(batch.inputs))

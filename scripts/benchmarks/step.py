@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from dataset import DATASETS
 from dataset.base import Batch
 from engine.parser import make_parser, parse
-from engine.setup import autocast, make_method
+from engine.setup import make_method
 from engine.train import step
 from methods import METHODS
 from methods.run import Run
@@ -50,6 +50,7 @@ from scripts.benchmarks.peak import against_peak
 from scripts.benchmarks.runs import add_synthetic, prepare
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
 from utils.numbers import positive
+from utils.precision import autocast
 
 SPLIT = "_split"
 WRITTEN = {"bare": "joint", "contiguous": "joint", "naive": "inforeg"}  # rows that are no method: whose flags they take
@@ -193,10 +194,8 @@ def take(name: str, argv: Sequence[str], synthetic: bool) -> Stepper:
 def bare_step(run: Run, batch: Batch) -> None:
     """What every method has to do at least."""
 
-    def joint_loss() -> torch.Tensor:
-        return F.cross_entropy(run.model.fuse(run.model.encode(batch.inputs)), batch.target)
-
-    loss = autocast(run, joint_loss)()
+    with autocast(run.device, run.args.precision):
+        loss = F.cross_entropy(run.model.fuse(run.model.encode(batch.inputs)), batch.target)
     run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step()

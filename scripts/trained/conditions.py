@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dataset.base import Batch, MultimodalDataset, targets_of
-from methods.agm import coalitions, shapley_weights
+from methods.shapley import coalitions, shapley_weights
 from models.multimodal import MultimodalModel, Output
 from utils.errors import RunError
 

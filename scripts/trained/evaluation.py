@@ -17,6 +17,7 @@ from scripts.trained.conditions import Conflicting, contributions, draw_present,
 from scripts.trained.restore import make_plain, plain_loader, to_loader
 from utils.errors import RunError
 from utils.numbers import probability
+from utils.precision import autocast
 
 FILLS = ("zero", "mean")
 
@@ -96,7 +97,7 @@ class Evaluation:
         return self.mean
 
     def precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.method.args.precision == "bf16")
+        return autocast(self.device, self.method.args.precision)
 
 
 def read_rates(words: Sequence[str], modalities: Sequence[str]) -> dict[str, float]:

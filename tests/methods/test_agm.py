@@ -11,7 +11,7 @@ from helpers.steps import assert_same_gradients, gradients, sgd, step
 
 from dataset.base import Batch
 from engine.parser import parse
-from methods.agm import AGM, coalitions, discrepancy, scores, shapley_weights
+from methods.agm import AGM, discrepancy, scores
 from methods.joint import Joint
 from models.multimodal import build_model
 
@@ -40,21 +40,6 @@ def responses_of(*probabilities):
 EXAMPLE = responses_of((0.8, 0.5), (0.5, 0.5), (0.2, 0.5))
 OUTER = responses_of((0.8, 0.5), (0.2, 0.5))
 TARGET = torch.zeros(2, dtype=torch.long)
-
-
-def test_shapley_weights_by_hand():
-    assert coalitions(2) == [(0,), (1,), (0, 1)]
-    assert shapley_weights(2).tolist() == [[0.5, -0.5, 0.5], [-0.5, 0.5, 0.5]]
-    assert coalitions(3) == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
-    third, sixth = 1 / 3, 1 / 6
-    expected = [third, -sixth, -sixth, sixth, sixth, -third, third]
-    assert shapley_weights(3)[0].tolist() == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_responses_sum_to_the_joint_logits(count):
-    sums = shapley_weights(count).sum(dim=0)
-    assert sums.tolist() == pytest.approx([0.0] * (2**count - 2) + [1.0], abs=1e-15)
 
 
 def test_scores_and_discrepancies_by_hand():

@@ -107,7 +107,7 @@ def at_epoch(method, epoch, traces=None):
 
 def learning(method, probabilities):
     method._taught = taught(*probabilities)
-    return [int(factor) for factor in method.learning(torch.tensor([0])).values()]
+    return [int(factor) for factor in method.learning(torch.tensor([0]))]
 
 
 def test_the_weakest_learns_first_and_the_others_join_in_one_by_one(make):

@@ -246,7 +246,7 @@ def test_epochs_and_record(tiny_model, tiny_run, make_args):
 def test_modulate_during_gates_each_modality(tiny_model, make_args, during, acts):
     method = PMR(make_args(**FLAGS, modulate_during=during), tiny_model())
     method.trace.load_state_dict({"history": {"audio": [1.0, 2.0], "visual": [2.0, 2.0]}})  # open, closed
-    assert method._admitted(score(0.5, 0.25)).tolist() == [0.5 * acts[0], 0.25 * acts[1]]
+    assert method.gated(score(0.5, 0.25), neutral=0).tolist() == [0.5 * acts[0], 0.25 * acts[1]]
 
 
 @pytest.mark.parametrize("during", ["prime", "outside"])

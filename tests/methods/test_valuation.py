@@ -12,7 +12,7 @@ from dataset.loader import make_loader
 from engine.parser import parse
 from engine.train import train_epoch
 from methods.joint import Joint
-from methods.valuation import Listed, Valuation, copies, shapley
+from methods.valuation import Listed, Valuation, copies, valued
 
 PAIR, THREE = ("audio", "visual"), ("audio", "visual", "text")
 
@@ -43,7 +43,7 @@ def begin(tiny_model, tiny_run, make_args):
     ],
 )
 def test_values_and_copies_of_two_modalities(audio, visual, both, values, repeated):
-    found = shapley(torch.tensor([[0, audio, visual, both]]).bool())
+    found = valued(torch.tensor([[0, audio, visual, both]]).bool())
     assert tuple(found[0].tolist()) == values
     assert tuple(copies(found)[0].tolist()) == repeated
 
@@ -53,7 +53,7 @@ def test_values_are_means_over_all_orders_and_sum_to_the_benefit_of_all(modaliti
     draws = torch.Generator().manual_seed(modalities)
     correct = torch.rand(40, 2**modalities, generator=draws) < 0.5
     correct[:, 0] = False
-    found, orders = shapley(correct), list(permutations(range(modalities)))
+    found, orders = valued(correct), list(permutations(range(modalities)))
     for row, hits in zip(found.tolist(), correct.tolist(), strict=True):
         expected = [0.0] * modalities
         for order in orders:
@@ -69,8 +69,8 @@ def test_values_are_means_over_all_orders_and_sum_to_the_benefit_of_all(modaliti
 def test_copies_do_not_depend_on_rounding():
     # All that four modalities' 15 subsets can be; 4! times a value is a whole number.
     every = F.pad(torch.arange(2**15).unsqueeze(1) >> torch.arange(15) & 1, (1, 0)).bool()
-    parts = (24 * shapley(every)).round().long()
-    assert torch.equal(copies(shapley(every)), (-((2 * (parts - 24)) // 24)).clamp(min=0))
+    parts = (24 * valued(every)).round().long()
+    assert torch.equal(copies(valued(every)), (-((2 * (parts - 24)) // 24)).clamp(min=0))
 
 
 @pytest.mark.parametrize("modalities, fusion", [(PAIR, "concat"), (PAIR, "film"), (PAIR, "gated"), (THREE, "sum")])
@@ -86,7 +86,7 @@ def test_each_subset_is_read_with_the_other_features_at_zero(begin, modalities, 
             read = {name: f * (bits >> m & 1) for m, (name, f) in enumerate(features.items())}
             hits.append(run.model.fusion(read).argmax().item() == target)
         expected.append(hits)
-    assert torch.equal(method.value(run, run.train), shapley(torch.tensor(expected)))
+    assert torch.equal(method.value(run, run.train), valued(torch.tensor(expected)))
     assert len({tuple(row) for row in expected}) > 2  # several kinds of sample, so that a wrong subset would show
 
 
