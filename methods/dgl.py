@@ -3,7 +3,7 @@
 The joint loss trains the fusion head and no encoder; each encoder learns from its own unimodal loss alone:
 
     joint     z   = W [sg(f^1); ...; sg(f^M)] + b                            sg: constant to the gradient
-    unimodal  z^m = sg(W) [0; ...; f^m; ...; 0] + sg(b), with the whole bias
+    unimodal  z^m = sg(W) [0; ...; f^m; ...; 0] + sg(b), with the whole bias; with sum sg(W_m) f^m + sg(b_m)
     loss      CE(z, y) + alpha sum_m CE(z^m, y)
 
 so alpha is a factor on the encoders' learning rate (under SGD). The public code goes backward twice, from the unimodal
@@ -14,8 +14,11 @@ For concat and sum. The public code puts another fusion in the place of FiLM and
 fusion of this repository. One forward pass of each encoder and one backward pass a step, M more of the head.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.func import functional_call
 
 from methods.base import Method
@@ -47,13 +50,18 @@ class DGL(Method):
             return super().forward(batch)
         features = self.model.encode(batch.inputs)
         logits = self.model.fuse({name: feature.detach() for name, feature in features.items()})
-        constants = {name: p.detach() for name, p in self.model.fusion.named_parameters()}
+        return Output(logits, self.read_out(features), features, batch.target)
+
+    def read_out(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """z^m (B, C) of every modality, with the head as a constant."""
+        fusion = self.model.fusion
+        constants = {name: p.detach() for name, p in fusion.named_parameters()}
+        if isinstance(fusion, Sum):
+            layers = {name: [constants[f"heads.{name}.{part}"] for part in ("weight", "bias")] for name in features}
+            return {name: F.linear(feature, *layers[name]) for name, feature in features.items()}
         absent = {name: torch.zeros_like(feature) for name, feature in features.items()}
-        unimodal = {
-            name: functional_call(self.model.fusion, constants, (absent | {name: feature},))
-            for name, feature in features.items()
-        }
-        return Output(logits, unimodal, features, batch.target)
+        alone = {name: absent | {name: feature} for name, feature in features.items()}
+        return {name: functional_call(fusion, constants, (given,)) for name, given in alone.items()}
 
     def losses(self, output):
         losses = {"loss_joint": F.cross_entropy(output.logits, output.target)}

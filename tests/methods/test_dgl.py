@@ -10,6 +10,7 @@ from helpers.steps import gradients, one_step
 from engine.parser import parse
 from methods.dgl import DGL
 from methods.joint import Joint
+from models.fusion import Sum
 
 FLAGS = dict(alpha=4.0, clip_norm=1e9)
 NAMES = [("audio", "visual"), ("audio", "visual", "text")]
@@ -20,8 +21,11 @@ def literal_step(model, batch, alpha):
     model.train().zero_grad()
     features = model.encode(batch.inputs)
     for name in features:
-        alone = {other: f if other == name else torch.zeros_like(f) for other, f in features.items()}
-        (alpha * F.cross_entropy(model.fuse(alone), batch.target)).backward(retain_graph=True)
+        if isinstance(model.fusion, Sum):  # whose modalities each have a layer
+            logits = model.fusion.heads[name](features[name])
+        else:
+            logits = model.fuse({other: f if other == name else torch.zeros_like(f) for other, f in features.items()})
+        (alpha * F.cross_entropy(logits, batch.target)).backward(retain_graph=True)
     for p in model.fusion.parameters():
         p.grad = None
     encoders = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -36,12 +40,40 @@ def literal_step(model, batch, alpha):
 def test_gradients_are_those_of_the_two_passes(tiny_model, tiny_batch, make_args, names, fusion):
     model, batch = tiny_model(names, fusion), tiny_batch(names)
     with torch.no_grad():  # a bias of zero would hide who gets it
-        for p in model.fusion.parameters():
-            p += 0.3
+        for i, p in enumerate(model.fusion.parameters(), 1):
+            p += 0.3 * i
+            p[0] -= 0.7 * i  # the classes' biases differ, or a softmax would not see whose they are
     wanted = literal_step(copy.deepcopy(model), batch, alpha=4.0)
     found = one_step(DGL(make_args(**FLAGS), model), batch)
     for name, grad in wanted.items():
         torch.testing.assert_close(found[name], grad, rtol=1e-10, atol=1e-13)
+
+
+def test_a_read_out_by_hand(tiny_model, tiny_batch, make_args):
+    """With sum each modality has its own bias; with concat there is one, which every modality is given whole."""
+    features = {"audio": torch.tensor([[1.0, 2.0]]), "visual": torch.tensor([[3.0, 0.0, 1.0]])}
+    bias = {"sum": ([1.0, 0.0, 0.0], [0.0, 0.0, 5.0]), "concat": ([1.0, 0.0, 5.0],)}
+    expected = {"sum": ([4.0, 3.0, 3.0], [4.0, 4.0, 9.0]), "concat": ([4.0, 3.0, 8.0], [5.0, 4.0, 9.0])}
+    for fusion, biases in bias.items():
+        model = tiny_model(fusion=fusion).float()
+        with torch.no_grad():
+            for p in model.fusion.parameters():
+                p.fill_(1.0)
+            shifts = [p for p in model.fusion.parameters() if p.ndim == 1]
+            for p, values in zip(shifts, biases, strict=True):
+                p.copy_(torch.tensor(values))
+        found = DGL(make_args(**FLAGS), model).read_out(features)
+        assert [z[0].tolist() for z in found.values()] == list(expected[fusion])
+
+
+def test_of_a_sum_training_reads_what_evaluation_reads(tiny_model, tiny_batch, make_args):
+    model, batch = tiny_model(fusion="sum"), tiny_batch()
+    for head in model.fusion.heads.values():
+        torch.nn.init.normal_(head.bias)
+    features = model.encode(batch.inputs)
+    found = DGL(make_args(**FLAGS), model).read_out(features)
+    for name, logits in model.unimodal(features).items():
+        torch.testing.assert_close(found[name], logits, rtol=1e-12, atol=1e-12)
 
 
 def touched_by(method, batch, choose):
