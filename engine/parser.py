@@ -5,12 +5,13 @@ import difflib
 import sys
 
 from dataset import DATASETS
+from dataset.base import MultimodalDataset
 from dataset.recipes.corrupt import kinds_of, read
 from inforeg.window import DURING
-from methods import METHODS
+from methods import METHODS, Method
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
-from utils.runs.setting import flags_added, flags_of, folder_name, make_tag
+from utils.runs.setting import flags_added, folder_name, make_tag, options_of
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,9 +29,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args, unknown = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if unknown:
         parser.error(_explain(unknown, parser, chosen.dataset, chosen.method))
-    # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win.
-    per_dataset = DATASETS[args.dataset].method_defaults.get(args.method, {})
-    parser.set_defaults(**METHODS[args.method].defaults(args), **per_dataset)
+    # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win, then
+    # what is published for the method on this data set.
+    published = DATASETS[args.dataset].method_defaults.get(args.method, {})
+    parser.set_defaults(**METHODS[args.method].defaults(args) | published)
     args = parser.parse_args(argv)
     if refusal := DATASETS[args.dataset].refusal(args):
         parser.error(refusal)
@@ -52,6 +54,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
+    """The parser of all flags that there are with this data set and method, with the data set's defaults."""
     parser = argparse.ArgumentParser(
         prog="main.py",
         description="Train one method on one data set and write results/<dataset>/<method>/<tag>/seed<k>/.",
@@ -62,79 +65,87 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     )
     _add_choice(parser)
     source, chosen = DATASETS[dataset], METHODS[method]
+    _add_data(parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})"), source)
+    _add_model(parser.add_argument_group("model"), chosen)
+    _add_training(parser.add_argument_group(f"training (defaults: {source.protocol})"))
+    _add_window(parser.add_argument_group("prime learning window (recorded for every method)"), chosen)
+    chosen.add_args(parser.add_argument_group(f"method {method}"))
+    _add_run(parser.add_argument_group("run"))
+    parser.set_defaults(**source.defaults)
+    return parser
 
-    data = parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})")
-    data.add_argument("--data_root", help="folder or shards of the prepared data (data/README.md)")
-    data.add_argument(
+
+def _add_data(group, source: type[MultimodalDataset]) -> None:
+    group.add_argument("--data_root", help="folder or shards of the prepared data (data/README.md)")
+    group.add_argument(
         "--val_fraction", type=fraction, default=0.0,
         help="stratified share of the training split that selects the epoch, in place of a validation split of the "
         "data set's own; the papers use none",
     )  # fmt: skip
-    forms = source.forms
-    data.add_argument(
-        "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL", type=lambda text: str(read(text, forms)),
+    group.add_argument(
+        "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL",
+        type=lambda text: str(read(text, source.forms)),
         help="the data as if recorded with this noise, training and test alike; repeatable; what the levels are says "
-        f"dataset/recipes/corrupt.py; the kinds are {kinds_of(forms)}",
+        f"dataset/recipes/corrupt.py; the kinds are {kinds_of(source.forms)}",
     )  # fmt: skip
-    source.add_args(data)
+    source.add_args(group)
 
-    model = parser.add_argument_group("model")
-    model.add_argument("--fusion", choices=FUSIONS, default="concat", help="paper, Section 4; Table 5 compares all")
+
+def _add_model(group, chosen: type[Method]) -> None:
+    group.add_argument("--fusion", choices=FUSIONS, default="concat", help="paper, Section 4; Table 5 compares all")
     if chosen.takes_unimodal_loss:
-        model.add_argument(
+        group.add_argument(
             "--unimodal_loss", choices=("none", "split", "heads"), default="none",
             help="add one cross entropy per modality, on the fusion head's read-out (split) or on a classifier of its "
             "own (heads); the paper's starred rows are split",
         )  # fmt: skip
 
-    recipe = parser.add_argument_group(f"training (defaults: {source.protocol})")
-    recipe.add_argument("--epochs", type=positive, help="passes over the training split")
-    recipe.add_argument("--batch_size", type=positive, help="samples a step")
-    recipe.add_argument("--optimizer", choices=("sgd", "adamw"), help="AdamW cancels most of a gradient's scaling")
-    recipe.add_argument("--lr", type=positive_float, help="learning rate")
-    recipe.add_argument(
+
+def _add_training(group) -> None:
+    group.add_argument("--epochs", type=positive, help="passes over the training split")
+    group.add_argument("--batch_size", type=positive, help="samples a step")
+    group.add_argument("--optimizer", choices=("sgd", "adamw"), help="AdamW cancels most of a gradient's scaling")
+    group.add_argument("--lr", type=positive_float, help="learning rate")
+    group.add_argument(
         "--encoder_lr_factor", type=positive_float, default=1.0,
         help="of the encoders' learning rate; 1.5 with --unimodal_loss heads is the control of MMPareto's gamma",
     )  # fmt: skip
-    recipe.add_argument("--momentum", type=fraction, help="of SGD")
-    recipe.add_argument("--weight_decay", type=not_negative, help="on every parameter")
-    recipe.add_argument("--lr_step", type=positive, help="epochs between two decays of the learning rate")
-    recipe.add_argument("--lr_gamma", type=positive_float, help="factor of each decay")
-    recipe.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
-    recipe.add_argument(
+    group.add_argument("--momentum", type=fraction, help="of SGD")
+    group.add_argument("--weight_decay", type=not_negative, help="on every parameter")
+    group.add_argument("--lr_step", type=positive, help="epochs between two decays of the learning rate")
+    group.add_argument("--lr_gamma", type=positive_float, help="factor of each decay")
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
+    group.add_argument(
         "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"
     )
-    recipe.add_argument("--seed", type=seed, default=0, help="of the weights, the data order and the augmentation")
+    group.add_argument("--seed", type=seed, default=0, help="of the weights, the data order and the augmentation")
 
-    window = parser.add_argument_group("prime learning window (recorded for every method)")
-    window.add_argument("--threshold", type=number, default=0.04, help="K of Eq. 11; paper, Fig. 8")
-    window.add_argument("--window_smoothing", type=positive, default=1, help="epochs of which the trace is the mean")
+
+def _add_window(group, chosen: type[Method]) -> None:
+    group.add_argument("--threshold", type=number, default=0.04, help="K of Eq. 11; paper, Fig. 8")
+    group.add_argument("--window_smoothing", type=positive, default=1, help="epochs of which the trace is the mean")
     if chosen.modulates:
-        window.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
+        group.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
 
-    own = parser.add_argument_group(f"method {method}")
-    chosen.add_args(own)
 
-    machine = parser.add_argument_group("run")
-    machine.add_argument(
+def _add_run(group) -> None:
+    group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
     )
-    machine.add_argument(
+    group.add_argument(
         "--sync_bn", action="store_true",
         help="on several processes (torchrun): batch norm over the whole batch, not over a process's share",
     )  # fmt: skip
-    machine.add_argument("--workers", type=count, default=2, help="loader processes; results do not depend on it")
-    machine.add_argument(
+    group.add_argument("--workers", type=count, default=2, help="loader processes; results do not depend on it")
+    group.add_argument(
         "--checkpoint_minutes", type=not_negative, default=30.0,
         help="write a checkpoint within an epoch, too, when the last one is older; 0: at the end of an epoch only",
     )  # fmt: skip
-    machine.add_argument("--out", default="results", help="folder of all results")
-    machine.add_argument(
+    group.add_argument("--out", default="results", help="folder of all results")
+    group.add_argument(
         "--tag", help="name of this setting in --out; by default the flags that differ from their defaults"
     )
-    machine.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
-    parser.set_defaults(**source.defaults)
-    return parser
+    group.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
@@ -153,5 +164,7 @@ def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, 
         return f"--modulate_during does not apply: {method} modulates nothing"
     if flag == "--unimodal_loss":
         return f"--unimodal_loss does not apply: {method} defines its own losses"
-    close = difflib.get_close_matches(flag, flags_of(parser), n=1)
-    return f"unknown argument {unknown[0]}" + (f"; did you mean {close[0]}?" if close else "")
+    # Without the dashes, which every flag has, and which would make any two look alike.
+    names = [option.removeprefix("--") for option in options_of(parser)]
+    close = difflib.get_close_matches(flag.removeprefix("--"), names, n=1, cutoff=0.75)
+    return f"unknown argument {unknown[0]}" + (f"; did you mean --{close[0]}?" if close else "")

@@ -38,6 +38,7 @@ from scripts.benchmarks.synthetic import write_clips
 from scripts.benchmarks.timing import Report, clock, in_turn, median_of, range_of
 from utils.errors import CombinationError, RunError
 from utils.numbers import positive
+from utils.runs.setting import options_of
 
 OURS = {"--method": "the loader is the same for every method", "--cache": "every value of it is measured"}
 
@@ -126,7 +127,7 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
 
 def modes(dataset: str) -> list[str | None]:
     """The values of --cache, or one None where the data set has no such flag."""
-    flag = make_parser(dataset, "joint")._option_string_actions.get("--cache")
+    flag = options_of(make_parser(dataset, "joint")).get("--cache")
     return list(flag.choices) if flag else [None]
 
 

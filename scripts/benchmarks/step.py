@@ -51,6 +51,7 @@ from scripts.benchmarks.runs import add_synthetic, prepare
 from scripts.benchmarks.timing import Report, clock, compare, in_turn
 from utils.numbers import positive
 from utils.precision import autocast
+from utils.runs.setting import options_of
 
 SPLIT = "_split"
 WRITTEN = {"bare": "joint", "contiguous": "joint", "naive": "inforeg"}  # rows that are no method: whose flags they take
@@ -141,7 +142,7 @@ def deal(words: Sequence[str], dataset: str, methods: list[str]) -> dict[str, li
     A flag that joint training has is for all, another for those that have it, and one that nobody has for joint
     training, which refuses it by name. Values follow their flag.
     """
-    known = {name: make_parser(dataset, name)._option_string_actions for name in ("joint", *methods)}
+    known = {name: options_of(make_parser(dataset, name)) for name in ("joint", *methods)}
     dealt: dict[str, list[str]] = {name: [] for name in known}
     takers = list(known)
     for word in words:

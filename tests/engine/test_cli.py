@@ -8,9 +8,12 @@ import pytest
 import torch
 from helpers.places import ROOT
 
+from dataset.demo import Demo
 from dataset.loader import make_loader
 from engine.parser import parse
 from main import main
+from methods import METHODS
+from methods.joint import Joint
 from utils.errors import RunError
 from utils.runs.generators import seed_everything
 
@@ -72,6 +75,15 @@ def test_a_flag_equal_to_the_papers_default_wins_over_the_variant_too():
     assert (args.beta, args.threshold) == (0.9, 0.04)
 
 
+def test_what_is_published_for_a_data_set_wins_over_the_methods_default_and_the_user_over_both(monkeypatch):
+    monkeypatch.setitem(METHODS, "joint", type("Slow", (Joint,), {"defaults": classmethod(lambda *_: {"lr": 0.5})}))
+    argv = ["--dataset", "demo", "--method", "joint"]
+    assert parse(argv).lr == 0.5
+    monkeypatch.setattr(Demo, "method_defaults", {"joint": {"lr": 0.25}})
+    assert (parse(argv).lr, parse(argv).tag) == (0.25, "default")
+    assert parse([*argv, "--lr", "0.125"]).lr == 0.125
+
+
 def test_joint_has_no_flag_of_inforeg():
     args = vars(parse(["--method", "joint"]))
     assert not {"beta", "variant", "regulation", "start_epoch", "modulate_during"} & set(args)
@@ -85,6 +97,8 @@ def test_joint_has_no_flag_of_inforeg():
         (["--batch", "4"], ["--batch"]),
         (["--meth", "joint"], ["--meth", "did you mean --method?"]),
         (["stray"], ["stray"]),
+        (["--scheduler", "step"], ["unknown argument --scheduler\n"]),  # nothing is close
+        (["--epcohs", "4"], ["did you mean --epochs?"]),
         (["--method", "joint", "--beta", "0.5"], ["--beta is a flag of --method inforeg, not of joint"]),
         (["--method", "joint", "--beta=0.5"], ["--beta is a flag of --method inforeg, not of joint"]),
         (["--modality", "audio"], ["--modality is a flag of --method unimodal, not of inforeg"]),

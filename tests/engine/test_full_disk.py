@@ -1,6 +1,7 @@
 """Training on a file system that is really full: a small tmpfs, in a mount namespace of the test's own."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -46,7 +47,10 @@ def test_a_full_disk_stops_with_one_sentence_and_loses_no_checkpoint(tmp_path):
     program = PROGRAM.format(demo=str(demo), disk=str(disk), left=left)
     script = f'mount -t tmpfs -o size=8m tmpfs "{disk}" && exec "{sys.executable}" -c "$PROGRAM"'
     done = subprocess.run(
-        [*INSIDE, "sh", "-c", script], env={"PROGRAM": program, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+        [*INSIDE, "sh", "-c", script],
+        env={"PROGRAM": program, "PATH": "/usr/bin:/bin", "PYTHONPATH": os.environ["PYTHONPATH"]},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = {int(kilobytes): result for kilobytes, result in json.loads(done.stdout.splitlines()[-1]).items()}

@@ -42,6 +42,7 @@ from methods import METHODS
 from scripts.results.tables import Line, Table, as_csv, grid, latex, markdown
 from utils.errors import DataError, RunError
 from utils.runs.checkpoint import load_checkpoint
+from utils.runs.setting import options_of
 
 here = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.register_profile("default", here, derandomize=True, max_examples=60)
@@ -89,7 +90,7 @@ def test_a_good_split_is_read_as_it_was_written(file, rows):
 
 # --- The command line
 
-FLAGS = sorted({flag for name in METHODS for flag in make_parser("CREMAD", name)._option_string_actions})
+FLAGS = sorted({flag for name in METHODS for flag in options_of(make_parser("CREMAD", name))})
 VALUES = [
     "0",
     "1",

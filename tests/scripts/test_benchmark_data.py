@@ -28,6 +28,7 @@ from scripts.benchmarks import data, ddp, step, timing
 from scripts.benchmarks.public import PublicClips, has_public_loader
 from scripts.benchmarks.synthetic import random_splits, write_clips
 from utils.errors import CombinationError, RunError
+from utils.runs.setting import options_of
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_every_value_of_the_flag_beside_the_public_loader(call, now, monkeypatch
     monkeypatch.setattr(PublicClips, "__getitem__", public)
     text, found = call("data", "--samples", "20")
     rows = {row["loader"]: row for row in table_of(text)}
-    choices = make_parser("demo", "joint")._option_string_actions["--cache"].choices
+    choices = options_of(make_parser("demo", "joint"))["--cache"].choices
     assert list(rows) == ["public", *choices] and {"none", "ram"} <= {*choices}
     shown = [tuple(row.values())[1:5] for row in rows.values()]
     assert shown[:3:2] == [("0.2", "1.00", "1.00 to 1.00", "-"), ("2.0", "8.00", "8.00 to 8.00", "60.0")]

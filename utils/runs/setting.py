@@ -88,13 +88,13 @@ def run_folder(args: Namespace) -> Path:
     return Path(args.out) / args.dataset / args.method / args.tag / f"seed{args.seed}"
 
 
-def flags_of(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """{"--flag": its name in the arguments} of all flags of a parser."""
-    return {option: action.dest for action in parser._actions for option in action.option_strings}
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """{"--flag": its action} of all flags of a parser; argparse itself gives no list of them."""
+    return {option: action for action in parser._actions for option in action.option_strings}
 
 
 def flags_added(add_args: Callable) -> dict[str, str]:
-    """`flags_of` what `add_args`, of a method or a data set, adds to a parser."""
+    """{"--flag": its name in the arguments} of what `add_args`, of a method or a data set, adds to a parser."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_args(parser)
-    return flags_of(parser)
+    return {option: action.dest for option, action in options_of(parser).items()}
