@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from helpers.places import ROOT
+from helpers.tiny import TinyData
 
 from dataset.demo import Demo
 from dataset.loader import make_loader
@@ -138,7 +139,7 @@ def test_a_bad_number_is_refused_by_the_name_of_its_flag(capsys, argv):
 def test_a_seed_that_is_taken_is_one_for_every_generator(seed):
     assert parse([f"--seed={seed}"]).seed == seed
     seed_everything(seed)
-    make_loader([0], batch_size=1, workers=0, seed=seed)
+    make_loader(TinyData(), batch_size=1, workers=0, seed=seed)
 
 
 def test_help_has_groups_and_the_sources_of_the_defaults(capsys):
