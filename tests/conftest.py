@@ -21,10 +21,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, TESTS)))
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """The generated data set that `runs.train` reads, anew for each file of tests."""
-    return make_demo(tmp_path_factory.mktemp("data") / "demo")
+    """The generated data set that `runs.train` reads, to be read only: a test that changes one makes its own."""
+    folder = make_demo(tmp_path_factory.mktemp("data") / "demo")
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    yield folder
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert left == files, "a test has changed the data of the others"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.decoded import remember
 from helpers.instances import make_clips, make_folder, make_hateful_memes, make_series, make_ucf101, save_series
 from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, make_demo, rows_of, save_teachers
 
@@ -66,6 +67,7 @@ def roots(tmp_path_factory):
 def train(roots, tmp_path, monkeypatch):
     """train(dataset, method, *flags): an epoch of tiny encoders; the run's folder."""
     monkeypatch.setattr(program, "draw", lambda *_: None)
+    remember(monkeypatch)
 
     def run(dataset, method, *more):
         argv = ["--dataset", dataset, "--method", method, "--data_root", str(roots[dataset]), "--out", str(tmp_path)]

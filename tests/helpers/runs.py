@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from helpers.decoded import remember
 
 import main as program
 from dataset.demo import Demo, generate
@@ -59,6 +60,7 @@ def train(data_root, out, *more, encoders=SMALL, figures=False):
         more = (*more, "--teachers", *save_teachers(out, encoders or Demo.encoders(parse(flags(data_root, out)))))
     argv = flags(data_root, out, *more)
     with pytest.MonkeyPatch.context() as patch:
+        remember(patch)
         if encoders:
             patch.setattr(Demo, "encoders", lambda args: encoders)
         if not figures:

@@ -1,0 +1,48 @@
+"""Clips decoded once in a process, as most of the time of a small run would go into its sounds and pictures."""
+
+from pathlib import Path
+
+from dataset.recipes import frames
+from dataset.recipes.audio import Filterbank, LogSpectrogram, read_wave
+
+SOUNDS, PICTURES = {}, {}  # what a file gave, until it changes: its content, its permissions or its place
+
+
+def state(path):
+    """What changes with the file."""
+    found = path.stat()
+    return path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def remember(patch):
+    """Let the recipes remember what a file gave, until `patch` (a MonkeyPatch) is undone."""
+    for recipe in (LogSpectrogram, Filterbank):
+        patch.setattr(recipe, "__call__", remembering_sound(recipe.__call__))
+    patch.setattr(frames, "opened", remembering_picture(frames.opened))
+
+
+def remembering_sound(call):
+    def heard(recipe, path, corrupt=None):
+        if not isinstance(path, Path):
+            return call(recipe, path, corrupt)
+        key = recipe, state(path)
+        if key not in SOUNDS:
+            SOUNDS[key] = read_wave(path, recipe.sample_rate), call(recipe, path)
+        wave, spectrogram = SOUNDS[key]
+        clean = corrupt is None or corrupt(wave) is wave
+        return spectrogram.clone() if clean else call(recipe, path, corrupt)
+
+    return heard
+
+
+def remembering_picture(opened):
+    def seen(path):
+        if not isinstance(path, Path):
+            return opened(path)
+        key = state(path)
+        if key not in PICTURES:
+            with opened(path) as image:
+                PICTURES[key] = image.convert("RGB")  # decoded while the file is open
+        return PICTURES[key].copy()
+
+    return seen
