@@ -5,6 +5,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from helpers.forked import programs
 from helpers.places import ROOT, TESTS
 from helpers.runs import make_demo
 from helpers.tiny import CLASSES, TinyData, TinyEncoder
@@ -29,6 +30,13 @@ def demo(tmp_path_factory):
     yield folder
     left = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert left == files, "a test has changed the data of the others"
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Programs in processes of their own, without the time that importing torch takes."""
+    with programs() as started:
+        yield started
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
+# What a run imports, also where it is imported late.
+WANTED = ("helpers.runs", "engine.train", "librosa.core.spectrum", "librosa.filters", "librosa.util.utils")
+WANTED += ("sklearn.metrics", "torch.utils.tensorboard", "torch._dynamo")
+
 
 class Programs:
     """start() and run() execute a program's text, as `python -c` would, in a fork of the process that they share."""
@@ -97,5 +101,6 @@ def execute(text, environment, said):
 
 
 if __name__ == "__main__":
-    importlib.import_module("helpers.runs")  # what programs that train need
+    for name in WANTED:
+        importlib.import_module(name)
     serve()

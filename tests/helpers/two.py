@@ -33,13 +33,13 @@ class Stopped(Exception):
     pass
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("jobs", type=json.loads)
     parser.add_argument("--stop-after", type=int)
     parser.add_argument("--die", type=int)
     parser.add_argument("--term", type=int)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_default_dtype(torch.float64)
     Demo.encoders = classmethod(lambda cls, _: ENCODERS)
     program.draw = lambda *_: None

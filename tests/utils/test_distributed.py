@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import sys
 import pack_shards
 import pytest
 import torch
-from helpers.places import ROOT, TESTS
+from helpers.places import ROOT
 from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers
 from helpers.two import ENCODERS
 
@@ -29,25 +28,19 @@ MORE = {
 }
 
 
-def start(count, jobs, *more):
+def start(forked, count, jobs, *more):
     """As torchrun: `count` processes that know of one another."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, str(TESTS / "helpers" / "two.py"), json.dumps(jobs), *more], cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | place | {"RANK": str(number)},
-        )
-        for number in range(count)
-    ]  # fmt: skip
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    text = f"from helpers.two import main; main({[json.dumps(jobs), *more]!r})"
+    return [forked.start(text, **place, RANK=str(number)) for number in range(count)]
 
 
 def finish(processes):
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
-    return said
+    ended = [process.wait() for process in processes]
+    assert [process.returncode for process in ended] == [0] * len(ended), "\n".join(p.stdout + p.stderr for p in ended)
 
 
 def job(demo, out, method, *more):
@@ -68,14 +61,18 @@ def shards(demo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(demo, shards, tmp_path_factory):
-    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips."""
+def runs(forked, demo, shards, tmp_path_factory):
+    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips, `long` InfoReg
+    for an epoch more, by one process alone.
+    """
     found = {}
     for count in (1, 2):
         out = tmp_path_factory.mktemp(f"of{count}")
         jobs = {method: job(demo, out, method) for method in METHODS}
         jobs["shards"] = job(shards, out / "shards", "joint", "--shuffle_buffer", "16")
-        finish(start(count, list(jobs.values())))
+        if count == 1:
+            jobs["long"] = job(demo, out / "long", "inforeg", "--epochs", "3")
+        finish(start(forked, count, list(jobs.values())))
         found[count] = {method: folder_of(argv) for method, argv in jobs.items()}
     return found
 
@@ -103,23 +100,22 @@ def same(one, two):
         assert one == two
 
 
-def test_another_number_of_processes_goes_on(demo, tmp_path):
-    whole, cut = (job(demo, tmp_path / name, "inforeg", "--epochs", "3", "--resume") for name in ("whole", "cut"))
-    finish(start(1, [whole]))
-    finish(start(2, [job(demo, tmp_path / "cut", "inforeg", "--epochs", "3", "--resume")], "--stop-after", "2"))
-    finish(start(1, [cut]))
-    for one, other in zip(rows_of(folder_of(whole)), rows_of(folder_of(cut)), strict=True):
+def test_another_number_of_processes_goes_on(forked, runs, demo, tmp_path):
+    cut = job(demo, tmp_path, "inforeg", "--epochs", "3", "--resume")
+    finish(start(forked, 2, [cut], "--stop-after", "2"))
+    assert len(rows_of(folder_of(cut))) == 2
+    finish(start(forked, 1, [cut]))
+    for one, other in zip(rows_of(runs[1]["long"]), rows_of(folder_of(cut)), strict=True):
         same(one, other)
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(demo, tmp_path):
-    whole, cut = (job(demo, tmp_path / name, "joint", "--resume") for name in ("whole", "cut"))
-    finish(start(1, [whole]))
-    for process in start(2, [cut], "--term", "1"):
-        assert "stopped by SIGTERM in epoch 1, step 2: go on with --resume" in process.communicate(timeout=300)[0]
+def test_a_signal_to_one_process_stops_all_at_the_same_step(forked, runs, demo, tmp_path):
+    cut = job(demo, tmp_path, "joint", "--resume")
+    for process in start(forked, 2, [cut], "--term", "1"):
+        assert "stopped by SIGTERM in epoch 1, step 2: go on with --resume" in process.wait().stderr
     assert checkpoint(folder_of(cut))["begun"]["step"] == 2
-    finish(start(2, [cut]))
-    for one, other in zip(rows_of(folder_of(whole)), rows_of(folder_of(cut)), strict=True):
+    finish(start(forked, 2, [cut]))
+    for one, other in zip(rows_of(runs[1]["joint"]), rows_of(folder_of(cut)), strict=True):
         same(one, other)
 
 
