@@ -98,6 +98,12 @@ class MultimodalDataset(Dataset):
         other.noise = noise
         return other
 
+    def renumbered(self, numbers: Sequence[int]) -> "MultimodalDataset":
+        """The same split with `numbers[k]` for class number k."""
+        other = copy.copy(self)
+        other.targets = [numbers[target] for target in self.targets]
+        return other
+
     def plan(self, at: Sequence[int], generator: torch.Generator) -> EpochPlan | None:
         """An order of its own for a training epoch over the positions `at`, drawn by `generator`; None: any will do."""
         return None

@@ -136,10 +136,12 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
     """The unimodal model of a checkpoint, frozen.
 
     Raises:
-        RunError: if the checkpoint is missing or damaged, or not one of modality `name` on this data set.
+        RunError: if the checkpoint is missing or damaged, not one of modality `name` on this data set, or if its
+            classes have other names or numbers.
     """
     # Here, since utils.record knows the command line, and the command line every method.
-    from utils.runs.checkpoint import load_checkpoint, load_model
+    from dataset import DATASETS
+    from utils.runs.checkpoint import class_numbers, load_checkpoint, load_model
 
     state = load_checkpoint(path)
     wanted = {"dataset": args.dataset, "method": "unimodal", "modality": name}
@@ -148,6 +150,10 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
         described = " ".join(f"--{key} {value}" for key, value in held.items() if value is not None)
         raise RunError(f"--teachers {name}={path} is a run of {described}: it must be one of --method unimodal "
                        f"--modality {name} on {args.dataset}")  # fmt: skip
+    numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)
+    if numbers != sorted(numbers):
+        raise RunError(f"--teachers {name}={path}: its classes have other numbers than those of {args.data_root}: the "
+                       f"first of the data is its number {numbers[0] + 1}; train it again on these data")  # fmt: skip
     teacher = MultimodalModel({name: copy.deepcopy(model.encoders[name])}, "concat", model.classes)
     load_model(teacher, state, path)
     return teacher.requires_grad_(False).eval()

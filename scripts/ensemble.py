@@ -24,11 +24,10 @@ from torch import Tensor
 from dataset import DATASETS, checksums
 from dataset.base import Batch
 from engine.evaluate import metrics_of, predict
-from methods import Method
 from models.multimodal import Output
 from scripts.experiments.ensembles import ENSEMBLE, folder_of_ensemble
 from scripts.results.folder import write_runs
-from scripts.trained.restore import add_flags, plain_loader, restore
+from scripts.trained.restore import Trained, add_flags, rebuild
 from utils.errors import RunError, one_sentence
 from utils.files import write_checked
 from utils.lock import Lock
@@ -54,28 +53,28 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     argv = sys.argv[1:] if argv is None else argv
     flags = parser.parse_args(argv)
 
-    rule, methods = load(flags.checkpoints, flags)
-    models = {rule: methods}
+    rule, models = load(flags.checkpoints, flags)
+    by_rule = {rule: models}
     best = [path.with_name("best.pt") for path in flags.checkpoints]
     if rule == "last" and all(path.exists() for path in best):
-        models |= [load(best, flags)]
-    args = next(iter(methods.values())).args
+        by_rule |= [load(best, flags)]
+    first = next(iter(models.values()))
+    args = first.args
 
-    runs = {name: method.args for name, method in methods.items()}
+    runs = {name: trained.args for name, trained in models.items()}
     folder = folder_of_ensemble(runs, flags.out.resolve(), flags.average)
     tag = folder.parent.name
     setting = {"dataset": args.dataset, "method": ENSEMBLE, "tag": tag, "seed": args.seed, "average": flags.average}
     setting["runs"] = {name: run_of(run) for name, run in runs.items()}
     with Lock(folder):
         result, kept = earlier(folder, setting), read_predictions(folder)
-        device = torch.device(flags.device)
-        loader = plain_loader(args, DATASETS[args.dataset].read_splits(args)[1], tuple(methods), flags)
-        for name, of_rule in models.items():
-            together = nn.ModuleList(method.model for method in of_rule.values())
-            predictions = predict(together, forward(of_rule, flags.average), loader, device)
+        loader = first.loader(first.data(first.splits()[1], tuple(models)))
+        for name, of_rule in by_rule.items():
+            together = nn.ModuleList(trained.method.model for trained in of_rule.values())
+            predictions = predict(together, forward(of_rule, flags.average), loader, first.device)
             result[name] = metrics_of(predictions)
             kept |= {"target": predictions["target"], name: predictions["accuracy"]}
-        origin = {"provenance": [provenance("scripts/ensemble.py", argv, device, checksums(args))]}
+        origin = {"provenance": [provenance("scripts/ensemble.py", argv, first.device, checksums(args))]}
         write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
             write_checked(folder / name, json.dumps(content, indent=2) + "\n")
@@ -83,8 +82,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return result[rule]
 
 
-def load(paths: list[Path], flags: argparse.Namespace) -> tuple[str, dict[str, Method]]:
-    """The rule that the checkpoints follow, and {modality: its trained method} in the data set's order.
+def load(paths: list[Path], flags: argparse.Namespace) -> tuple[str, dict[str, Trained]]:
+    """The rule that the checkpoints follow, and {modality: its trained model} in the data set's order.
 
     Raises:
         RunError: if a checkpoint cannot be read, or they do not belong together.
@@ -92,9 +91,9 @@ def load(paths: list[Path], flags: argparse.Namespace) -> tuple[str, dict[str, M
     states = [load_checkpoint(path) for path in paths]
     rule = rule_of(paths, states)
     check_together([state["args"] for state in states], moved=flags.data_root is not None)
-    methods = {s["args"]["modality"]: restore(s, path, flags) for s, path in zip(states, paths, strict=True)}
-    args = next(iter(methods.values())).args
-    return rule, {name: methods[name] for name in DATASETS[args.dataset].encoders(args) if name in methods}
+    models = {s["args"]["modality"]: rebuild(s, path, flags) for s, path in zip(states, paths, strict=True)}
+    first = next(iter(models.values()))
+    return rule, {name: models[name] for name in first.source.encoders(first.args) if name in models}
 
 
 def mean_probability(logits: Tensor) -> Tensor:
@@ -108,14 +107,19 @@ AVERAGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def forward(methods: Mapping[str, Method], average: str) -> Callable[[Batch], Output]:
-    """The ensemble as evaluation calls it: each model in the precision of its run, then their average."""
+def forward(models: Mapping[str, Trained], average: str) -> Callable[[Batch], Output]:
+    """The ensemble as evaluation calls it: each model in the precision of its run, then their average.
+
+    Classes have the numbers of the first model.
+    """
+    names = next(iter(models.values())).state["classes"]
+    order = {name: [trained.state["classes"].index(label) for label in names] for name, trained in models.items()}
 
     def predict(batch: Batch) -> Output:
         unimodal = {}
-        for name, method in methods.items():
-            with autocast(batch.target.device, method.args.precision):
-                unimodal[name] = method.forward(batch).logits
+        for name, trained in models.items():
+            with autocast(batch.target.device, trained.args.precision):
+                unimodal[name] = trained.method.forward(batch).logits[:, order[name]]
         # In double precision: what one model tells apart stays apart in the average of equal models.
         together = AVERAGES[average](torch.stack([logits.double() for logits in unimodal.values()]))
         return Output(together, unimodal, {}, batch.target)

@@ -19,7 +19,6 @@ from scripts.trained.restore import add_flags, restore
 from utils.errors import one_sentence
 from utils.files import write_atomically
 from utils.numbers import positive, probability
-from utils.runs.checkpoint import load_checkpoint
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -55,17 +54,16 @@ def main(argv: list[str] | None = None) -> dict:
     add_flags(parser)
     flags = parser.parse_args(argv)
 
-    state = load_checkpoint(flags.checkpoint)
-    tested = Evaluation(restore(state, flags.checkpoint, flags), flags)
+    trained = restore(flags.checkpoint, flags)
+    tested, args, epoch = Evaluation(trained), trained.args, trained.state["epoch"]
     condition = Condition(tuple(flags.eval_noise), tuple(flags.eval_missing), flags.missing_fill, flags.eval_conflict)
     clean = tested.metrics(Condition(), contribution=flags.report_contribution)
     result = {
-        "checkpoint": str(flags.checkpoint), "epoch": state["epoch"], "condition": asdict(condition), "clean": clean,
+        "checkpoint": str(flags.checkpoint), "epoch": epoch, "condition": asdict(condition), "clean": clean,
     }  # fmt: skip
     if condition != Condition(missing_fill=flags.missing_fill):
         result |= tested.average(condition, flags.eval_seeds, flags.report_contribution)
-    args = tested.method.args
-    print(f"{args.method} on {args.dataset}, setting {args.tag}, seed {args.seed}, epoch {state['epoch'] + 1}")
+    print(f"{args.method} on {args.dataset}, setting {args.tag}, seed {args.seed}, epoch {epoch + 1}")
     show(result, flags.eval_seeds)
     if flags.out:
         write_atomically(flags.out, json.dumps(result, indent=2) + "\n")

@@ -11,18 +11,15 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dataset import DATASETS
 from methods.run import collect
-from scripts.trained.restore import add_flags, plain_loader, restore
+from scripts.trained.restore import add_flags, restore
 from utils.errors import one_sentence
 from utils.files import write_atomically
 from utils.lock import Lock
-from utils.runs.checkpoint import load_checkpoint
 
 PROBE_LOCK = "probe.lock"
 
@@ -46,17 +43,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def probe(flags: argparse.Namespace) -> dict[str, float]:
     """{modality: test accuracy} of a probe of each encoder."""
-    method = restore(load_checkpoint(flags.checkpoint), flags.checkpoint, flags)
-    args, model, names = method.args, method.model, method.model.modalities
-    device = torch.device(flags.device)
+    trained = restore(flags.checkpoint, flags)
+    model = trained.method.model
 
     features = []
-    for rows in DATASETS[args.dataset].read_splits(args)[:2]:
-        loader = plain_loader(args, rows, names, flags)
-        features.append(collect(model, loader, device, lambda batch: model.encode(batch.inputs) | {"": batch.target}))
+    for rows in trained.splits()[:2]:
+        loader = trained.loader(trained.data(rows))
+        features.append(
+            collect(model, loader, trained.device, lambda batch: model.encode(batch.inputs) | {"": batch.target})
+        )
     train, test = features
     scores = {}
-    for name in names:
+    for name in model.modalities:
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
         fitted.fit(train[name].numpy(), train[""].numpy())
         scores[name] = float(fitted.score(test[name].numpy(), test[""].numpy()))

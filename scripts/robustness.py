@@ -29,7 +29,6 @@ from scripts.trained.restore import add_flags, restore
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.numbers import positive, probability
-from utils.runs.checkpoint import load_checkpoint
 from utils.runs.files import read_json
 
 SHARES = ("0.25", "0.5", "0.75", "1")  # of the samples with a missing or a conflicting modality
@@ -145,7 +144,7 @@ def evaluated(
             for seed in range(1, 1 + (1 if corruption == CLEAN else flags.eval_seeds)):
                 key = f"{corruption}:{level} seed {seed}"
                 if key not in results:
-                    tested = tested or Evaluation(restore(load_checkpoint(checkpoint), checkpoint, flags), flags)
+                    tested = tested or Evaluation(restore(checkpoint, flags))
                     results[key] = tested.metrics(condition_of(corruption, level), seed)
                     write_atomically(kept, json.dumps(results, indent=1) + "\n")
                 drawn.append(results[key])

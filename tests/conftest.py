@@ -11,6 +11,7 @@ from helpers.runs import make_demo
 from helpers.tiny import CLASSES, TinyData, TinyEncoder
 
 from dataset.base import Batch
+from dataset.cremad import CREMAD
 from methods.run import Run
 from models.multimodal import MultimodalModel, build_model
 
@@ -61,7 +62,8 @@ def save_teachers(tiny_model, tmp_path):
             teacher = MultimodalModel({name: encoder}, "concat", CLASSES)
             args = {"dataset": "CREMAD", "method": "unimodal", "modality": name} | said
             path = tmp_path / f"{name}.pt"
-            torch.save({"model": teacher.state_dict(), "args": args, "epoch": 7}, path)
+            state = {"model": teacher.state_dict(), "args": args, "epoch": 7, "classes": list(CREMAD.classes)}
+            torch.save(state, path)
             words.append(f"{name}={path}")
         return words
 

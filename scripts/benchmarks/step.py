@@ -176,7 +176,8 @@ def save_teachers(common: Sequence[str], folder: Path) -> list[str]:
         args = parse([*common, "--method", "unimodal", "--modality", name])
         classes = DATASETS[args.dataset].class_names(args)
         model = build_model({name: encoder}, args.fusion, len(classes), args.seed)
-        torch.save({"model": model.state_dict(), "args": vars(args), "epoch": 0}, folder / f"{name}.pt")
+        state = {"model": model.state_dict(), "args": vars(args), "epoch": 0, "classes": list(classes)}
+        torch.save(state, folder / f"{name}.pt")
         words.append(f"{name}={folder / name}.pt")
     return words
 

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from scripts.drawing.pictures import Picture, Runs, save
 from scripts.trained.maps import Map, make_maps
 from scripts.trained.restore import places, restore
-from utils.runs.checkpoint import load_checkpoint
 from utils.runs.plots import COLOURS, MARKERS
 
 HEADER = ("setting", "run", "modality", "sample", "class", "x", "y", "silhouette")
@@ -36,8 +35,8 @@ def write_maps(path: Path, flags: argparse.Namespace) -> dict[str, Map]:
     Raises:
         RunError: if the checkpoint or its data cannot be read, or the test split has one class only.
     """
-    method = restore(load_checkpoint(path), path, flags)
-    args, maps = method.args, make_maps(method, path, flags)
+    trained = restore(path, flags)
+    args, maps = trained.args, make_maps(trained, path)
     for name, its_map in maps.items():
         runs = Runs(f"{args.method} on {args.dataset}, seed {args.seed}", args, [path.parent])
         save(picture([runs], [[{name: its_map}]]), path.parent / "figures" / f"tsne_{name}.svg")

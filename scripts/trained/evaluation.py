@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from engine.evaluate import evaluate
-from methods import Method
 from methods.run import collect
 from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets
-from scripts.trained.restore import make_plain, plain_loader, to_loader
+from scripts.trained.restore import Trained
 from utils.errors import RunError
 from utils.numbers import probability
 from utils.precision import autocast
@@ -33,14 +31,13 @@ class Condition:
 
 
 class Evaluation:
-    """A trained method with its test split, and its metrics under a condition. `flags`: those of `add_flags`."""
+    """A trained method with its test split, and its metrics under a condition."""
 
-    def __init__(self, method: Method, flags: argparse.Namespace):
-        self.method, self.flags, self.device = method, flags, torch.device(flags.device)
-        self.source = DATASETS[method.args.dataset]
-        self.train_rows, test_rows, *_ = self.source.read_splits(method.args)
-        self.data = make_plain(method.args, test_rows, method.model.modalities)
-        self.modalities = tuple(self.source.encoders(method.args))  # also those that a unimodal model does not read
+    def __init__(self, trained: Trained):
+        self.trained, self.method, self.device = trained, trained.method, trained.device
+        self.train_rows, test_rows, *_ = trained.splits()
+        self.data = trained.data(test_rows)
+        self.modalities = tuple(trained.source.encoders(trained.args))  # also those that a unimodal model does not read
         self.mean: dict[str, Tensor] | None = None
 
     def average(self, condition: Condition, seeds: int, contribution: bool = False) -> dict[str, dict[str, float]]:
@@ -67,7 +64,7 @@ class Evaluation:
         fill = self.means() if condition.missing_fill == "mean" else None
         forward = missing(model, method.forward, present, fill, contribution)
         with self.precision():
-            every = evaluate(model, forward, to_loader(data, method.args, self.flags), self.device)
+            every = evaluate(model, forward, self.trained.loader(data), self.device)
         metrics = {name: every[name] for name in ("accuracy", "macro_f1", "majority", *model.modalities)}
         if contribution:
             accuracy = {names: every[names] for names in subsets(model.modalities)}
@@ -90,7 +87,7 @@ class Evaluation:
         """{modality: (dim,)}: the mean feature of the training split, without augmentation."""
         if self.mean is None:
             model = self.method.model
-            loader = plain_loader(self.method.args, self.train_rows, model.modalities, self.flags)
+            loader = self.trained.loader(self.trained.data(self.train_rows))
             with self.precision():
                 features = collect(model, loader, self.device, lambda batch: model.encode(batch.inputs))
             self.mean = {name: feature.float().mean(dim=0) for name, feature in features.items()}

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Subset
 
 from dataset import build
-from dataset.base import Batch
+from dataset.base import Batch, below
 from dataset.loader import make_loader
 from models.multimodal import MultimodalModel
 from scripts.trained.restore import restore
 from utils.errors import RunError
-from utils.runs.checkpoint import load_checkpoint
 from utils.runs.generators import seed_everything
 
 BATCHES = 20
@@ -38,19 +38,20 @@ def measure(path: Path, flags: argparse.Namespace, batches: int = BATCHES) -> Me
     Raises:
         RunError: if the checkpoint or its data cannot be read, or there are fewer than two full batches.
     """
-    state = load_checkpoint(path)
-    method = restore(state, path, flags)
+    trained = restore(path, flags)
+    method, state = trained.method, trained.state
     if "method" not in state:
         raise RunError(f"{path} holds no Fisher traces, which say whether the window is open: give last.pt")
     method.trace.load_state_dict(state["method"]["trace"])
     args, model, epoch = method.args, method.model, state["epoch"] + 1
-    train = build(args, model.modalities, method.held_out).train
+    data, at = below(build(args, model.modalities, method.held_out).train)
+    train = Subset(data.renumbered(trained.numbers), at)
     if len(train) < 2 * args.batch_size:
         raise RunError(f"{path}: {len(train)} training samples are not two full batches of {args.batch_size}")
     seed_everything(args.seed)  # for dropout
     loader = make_loader(train, args.batch_size, flags.workers, args.seed, epoch, shuffle=True)
     full = itertools.islice((batch for batch in loader if len(batch) == args.batch_size), batches)
-    vectors = gradients(model, (batch.to(torch.device(flags.device)) for batch in full))
+    vectors = gradients(model, (batch.to(trained.device) for batch in full))
     opened = tuple(name for name in model.modalities if method.window.is_open(name))
     return Measured({name: cosines(each) for name, each in vectors.items()}, opened, epoch + 1)
 

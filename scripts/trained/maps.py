@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_samples
 from threadpoolctl import threadpool_limits
 
-from dataset import DATASETS
-from methods import Method
 from methods.run import collect
-from scripts.trained.restore import plain_loader
+from scripts.trained.restore import Trained
 from utils.errors import RunError
 
 PERPLEXITY = 30.0  # scikit-learn's, and at most a third of the samples
@@ -28,17 +25,15 @@ class Map(NamedTuple):
     names: Sequence[str]
 
 
-def make_maps(method: Method, path: Path, flags) -> dict[str, Map]:
-    """{modality: its map} of a method's test split; `path`: its checkpoint, in messages.
+def make_maps(trained: Trained, path: Path) -> dict[str, Map]:
+    """{modality: its map} of the test split; `path`: the model's checkpoint, in messages.
 
     Raises:
         RunError: if the test split has one class only.
     """
-    args, model = method.args, method.model
-    source = DATASETS[args.dataset]
-    loader = plain_loader(args, source.read_splits(args)[1], model.modalities, flags)
-    features = collect(model, loader, torch.device(flags.device), lambda b: model.encode(b.inputs) | {"": b.target})
-    classes, names = features.pop("").numpy(), source.class_names(args)
+    model, loader = trained.method.model, trained.loader(trained.data(trained.splits()[1]))
+    features = collect(model, loader, trained.device, lambda batch: model.encode(batch.inputs) | {"": batch.target})
+    classes, names = features.pop("").numpy(), trained.state["classes"]
     try:
         return {
             name: Map(classes, embed(x.numpy()), silhouette_samples(x.numpy(), classes), names)

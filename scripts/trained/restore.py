@@ -1,9 +1,13 @@
 """A trained model from its checkpoint, its data, and the flags of the programs that look at it."""
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
@@ -11,7 +15,7 @@ from dataset.loader import make_loader
 from engine.setup import choose_device, make_method
 from methods import Method
 from models.multimodal import place
-from utils.runs.checkpoint import load_model
+from utils.runs.checkpoint import class_numbers, load_checkpoint, load_model
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -25,39 +29,69 @@ def places(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(data_root=args.data_root, workers=args.workers, device=choose_device(args))
 
 
-def restore(state: dict, path, flags: argparse.Namespace) -> Method:
-    """The method of the checkpoint `state`, read from `path`, with its trained model on `flags.device`.
+@dataclass(frozen=True)
+class Trained:
+    """A method with its trained model, and the data by which it is looked at.
+
+    `state`: its checkpoint; `numbers`: the model's number of each class, in the order of the data's own numbers. Data
+    that come from here have the model's numbers, whatever theirs are.
+    """
+
+    method: Method
+    state: dict
+    numbers: Sequence[int]
+    flags: argparse.Namespace
+
+    @property
+    def args(self) -> argparse.Namespace:
+        return self.method.args
+
+    @property
+    def source(self) -> type[MultimodalDataset]:
+        return DATASETS[self.args.dataset]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.flags.device)
+
+    def splits(self) -> Sequence[Any]:
+        """Rows of the training split, of the test split, and maybe of another."""
+        return self.source.read_splits(self.args)
+
+    def data(self, rows, modalities: tuple[str, ...] | None = None) -> MultimodalDataset:
+        """A split's `rows` as evaluation sees them, without augmentation; by default in the model's modalities.
+
+        Raises:
+            DataError: if anything of it is missing on disk.
+        """
+        plain = self.source(self.args, rows, modalities or self.method.model.modalities, train=False)
+        return plain.renumbered(self.numbers)
+
+    def loader(self, data: Dataset) -> DataLoader:
+        """Batches of `data` in their order."""
+        return make_loader(data, self.args.batch_size, self.flags.workers, pin=self.device.type == "cuda")
+
+
+def restore(path: Path, flags: argparse.Namespace) -> Trained:
+    """The checkpoint at `path`, with its model on `flags.device`; `flags`: those of `add_flags`.
 
     Raises:
-        RunError: if the weights are those of another model.
+        RunError: if it cannot be read, and as `rebuild`.
+    """
+    return rebuild(load_checkpoint(path), path, flags)
+
+
+def rebuild(state: dict, path: Path, flags: argparse.Namespace) -> Trained:
+    """`restore` from a checkpoint's content.
+
+    Raises:
+        RunError: if the weights are those of another model, or the data's classes others by name.
     """
     args = argparse.Namespace(**state["args"])
     args.data_root = flags.data_root or args.data_root
     args.cache = "none"  # the data set is read once, or with other noise every time
+    numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)
     method = make_method(args)
     load_model(method.model, state, path)
     place(method.model, torch.device(flags.device))
-    return method
-
-
-def make_plain(args: argparse.Namespace, rows, modalities: tuple[str, ...]) -> MultimodalDataset:
-    """A split's `rows` as evaluation sees them, without augmentation.
-
-    Raises:
-        DataError: if anything of it is missing on disk.
-    """
-    return DATASETS[args.dataset](args, rows, modalities, train=False)
-
-
-def to_loader(data: MultimodalDataset, args: argparse.Namespace, flags: argparse.Namespace) -> DataLoader:
-    """Batches of `data` in their order."""
-    return make_loader(data, args.batch_size, flags.workers, pin=torch.device(flags.device).type == "cuda")
-
-
-def plain_loader(args: argparse.Namespace, rows, modalities: tuple[str, ...], flags: argparse.Namespace) -> DataLoader:
-    """Batches of a split's `rows` as evaluation sees them: in their order, without augmentation.
-
-    Raises:
-        DataError: if anything of it is missing on disk.
-    """
-    return to_loader(make_plain(args, rows, modalities), args, flags)
+    return Trained(method, state, numbers, flags)

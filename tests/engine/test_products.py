@@ -79,7 +79,7 @@ def train(roots, tmp_path, monkeypatch):
         if method == "g2d":
             args = parse(argv[:2] + argv[4:])
             encoders, classes = DATASETS[dataset].encoders(args), DATASETS[dataset].class_names(args)
-            argv += ["--teachers", *save_teachers(tmp_path, encoders, dataset, len(classes))]
+            argv += ["--teachers", *save_teachers(tmp_path, encoders, dataset, classes)]
         program.main([*argv, *more])
         return folder_of([*argv, *more])
 

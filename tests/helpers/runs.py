@@ -69,15 +69,16 @@ def train(data_root, out, *more, encoders=SMALL, figures=False):
     return folder_of(argv)
 
 
-def save_teachers(out, encoders, dataset="demo", classes=8):
+def save_teachers(out, encoders, dataset="demo", classes=Demo.classes):
     """Checkpoints of a data set's unimodal models, untrained but always the same, as --teachers names them."""
     words = []
     for name, encoder in encoders.items():
         path = out / "teachers" / f"{name}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        teacher = build_model({name: encoder}, "concat", classes, seed=7)
+        teacher = build_model({name: encoder}, "concat", len(classes), seed=7)
         args = {"dataset": dataset, "method": "unimodal", "modality": name}
-        torch.save({"model": teacher.state_dict(), "args": args, "epoch": 0}, path)
+        state = {"model": teacher.state_dict(), "args": args, "epoch": 0, "classes": list(classes)}
+        torch.save(state, path)
         words.append(f"{name}={path}")
     return words
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.steps import assert_same_gradients, count_samples, gradients, sgd, step
 
+from dataset.cremad import CREMAD
 from engine.parser import parse
 from methods.g2d import G2D
 from methods.joint import Joint
@@ -17,7 +18,8 @@ from utils.errors import RunError
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 GROWING, CONSTANT = [1.0, 2.0], [2.0, 2.0]  # traces after which the next window is open, and closed
-FLAGS = dict(dataset="CREMAD", temperature=1.0, logit_weight=1.0, feature_weight=1.0, priority_epochs=4, hold="encoder")
+FLAGS = dict(temperature=1.0, logit_weight=1.0, feature_weight=1.0, priority_epochs=4, hold="encoder")
+FLAGS |= dict(dataset="CREMAD", data_root="data/CREMAD")
 
 
 @pytest.fixture
@@ -86,7 +88,8 @@ def test_convolutions_cannot_be_held_where_there_are_none(make_args, tmp_path):
     for name, encoder in model.encoders.items():
         teacher, path = MultimodalModel({name: encoder}, "concat", 3), tmp_path / f"{name}.pt"
         args = {"dataset": "CREMAD", "method": "unimodal", "modality": name}
-        torch.save({"model": teacher.state_dict(), "args": args, "epoch": 0}, path)
+        state = {"model": teacher.state_dict(), "args": args, "epoch": 0, "classes": list(CREMAD.classes)}
+        torch.save(state, path)
         words.append(f"{name}={path}")
     G2D(make_args(**FLAGS | {"teachers": words}), model)
     with pytest.raises(ValueError, match="the encoder of audio, visual has none; use --hold encoder"):
@@ -213,6 +216,21 @@ def test_teachers_that_are_missing_or_others_are_refused_in_a_sentence(make, sav
     for said in ({"method": "joint", "modality": None}, {"dataset": "GRID"}):
         with pytest.raises(RunError, match="is a run of"):
             make(teachers=save_teachers(**said))
+
+
+def test_teachers_whose_classes_have_other_names_or_numbers_are_refused(make, save_teachers, tmp_path):
+    audio, visual = save_teachers()
+    path = tmp_path / "visual.pt"
+    state = torch.load(path, weights_only=True)
+    names = list(CREMAD.classes)
+    torch.save(state | {"classes": [*names[1:], names[0]]}, path)
+    with pytest.raises(
+        RunError, match=f"--teachers visual={path}: its classes have other numbers .* number {len(names)}"
+    ):
+        make(teachers=[audio, visual])
+    torch.save(state | {"classes": [*names[:-1], "boredom"]}, path)
+    with pytest.raises(RunError, match=f"visual.pt was trained on other classes .* 1: {names[-1]} .* 1: boredom"):
+        make(teachers=[audio, visual])
 
 
 def test_flags(save_teachers):

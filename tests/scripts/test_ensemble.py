@@ -109,7 +109,8 @@ def save(tmp_path, monkeypatch):
                 nn.init.zeros_(layer.bias)
         path = Path(ensemble.run_of(args)) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"model": model.state_dict(), "args": vars(args), "epoch": epoch}, path)
+        state = {"model": model.state_dict(), "args": vars(args), "epoch": epoch, "classes": ["low", "middle", "high"]}
+        torch.save(state, path)
         return path
 
     return make
@@ -171,6 +172,15 @@ def test_equal_models_predict_what_one_does(save, tmp_path, monkeypatch, average
 def test_the_mean_of_probabilities_is_one_of_probabilities():
     logits = torch.tensor(list(TABLES.values()), dtype=torch.float64).log()
     torch.testing.assert_close(ensemble.mean_probability(logits).exp(), logits.exp().mean(dim=0))
+
+
+def test_models_that_number_the_classes_otherwise_predict_the_same(save, tmp_path):
+    audio, visual = save("audio"), save("visual")
+    expected = run(tmp_path / "one", audio, visual)
+    state, order = torch.load(visual, weights_only=True), [2, 0, 1]
+    state["model"] = {name: x[order] if name.startswith("fusion") else x for name, x in state["model"].items()}
+    torch.save(state | {"classes": [state["classes"][number] for number in order]}, visual)
+    assert run(tmp_path / "other", audio, visual) == expected
 
 
 @pytest.mark.parametrize("average", ensemble.AVERAGES.values())

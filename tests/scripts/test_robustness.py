@@ -11,7 +11,6 @@ import torch
 from helpers.runs import SMALL, make_demo, train
 from helpers.tiny import CLASSES, TinyData
 
-from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.demo import Demo
 from dataset.loader import make_loader
@@ -21,7 +20,7 @@ from models.multimodal import Output
 from scripts import evaluate
 from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets, without
 from scripts.trained.evaluation import FILLS, Condition, Evaluation
-from scripts.trained.restore import make_plain, restore
+from scripts.trained.restore import restore
 from utils.errors import RunError
 from utils.runs.checkpoint import load_checkpoint
 
@@ -302,9 +301,9 @@ def test_without_the_others_the_accuracy_is_that_of_the_read_out(run, name):
 
 def by_hand(path, seed, change):
     """Accuracy of a run's model on the test split, one sample at a time; `change(inputs, i)` corrupts its inputs."""
-    method = restore(load_checkpoint(path), path, Namespace(data_root=None, device="cpu"))
+    trained = restore(path, Namespace(data_root=None, device="cpu"))
+    method, data = trained.method, trained.data(trained.splits()[1])
     model = method.model.eval()
-    data = make_plain(method.args, DATASETS["demo"].read_splits(method.args)[1], model.modalities)
     change(data)
     hits = 0
     with torch.no_grad():
@@ -346,7 +345,7 @@ def test_a_run_that_was_trained_from_memory_is_tested_with_noise_too(runs, run):
     state = load_checkpoint(runs["joint"])
     assert state["args"]["cache"] == "ram"
     own = Namespace(data_root=None, device="cpu", workers=0)
-    tested = Evaluation(restore(state, runs["joint"], own), own)
+    tested = Evaluation(restore(runs["joint"], own))
     clean = tested.data[3][0]
     noisy = tested.corrupted(Condition(noise=("any:gaussian:5",)), seed=1)[3][0]
     for name in clean:
@@ -373,7 +372,7 @@ def test_the_mean_feature_is_that_of_the_training_split(runs, run, monkeypatch):
     one = run("joint", "--eval_missing", "audio:1", "--missing_fill", "mean")
     tested, found = seen[0]
     model = tested.method.model.eval()
-    data = make_plain(tested.method.args, tested.train_rows, model.modalities)
+    data = tested.trained.data(tested.train_rows)
     with torch.no_grad():
         features = [model.encode({n: x[None] for n, x in data[i][0].items()}) for i in range(len(data))]
     for name in model.modalities:

@@ -3,11 +3,12 @@
 import os
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from utils.errors import DamageError, RunError
+from utils.errors import DamageError, RunError, list_names
 from utils.files import add_checksum, aside, check, check_is_file, digest, discard, flush
 
 
@@ -78,9 +79,26 @@ def load_checkpoint(path: Path) -> dict:
         except Exception as error:  # torch raises whatever the broken archive makes it raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DamageError(path, f"not a checkpoint: {reason}", "delete it to start the run anew") from None
-    if not isinstance(state, dict) or not {"model", "args", "epoch"} <= state.keys():
+    if not isinstance(state, dict) or not {"model", "args", "epoch", "classes"} <= state.keys():
         raise RunError(f"{path} is not a checkpoint of this repository")
     return state
+
+
+def class_numbers(state: dict, path: Path, names: Sequence[str], place) -> list[int]:
+    """The model's number of each of `names`, the classes of the data at `place` in the order of their numbers there.
+
+    Raises:
+        RunError: if they are not by name the classes on which the model of the checkpoint was trained.
+    """
+    known = state["classes"]
+    strange, absent = [name for name in names if name not in known], [name for name in known if name not in names]
+    if strange or absent:
+        told = {"it does not know": strange, "the data do not have": absent}
+        differences = " and ".join(f"{what} {list_names(classes)}" for what, classes in told.items() if classes)
+        raise RunError(
+            f"{path} was trained on other classes than those of {place}: {differences}; name data with its classes"
+        )
+    return [known.index(name) for name in names]
 
 
 def load_model(model: torch.nn.Module, state: dict, path: Path) -> None:
