@@ -8,7 +8,7 @@ import sys
 import pytest
 from helpers.places import ROOT
 
-PROGRAMS = [*sorted(ROOT.glob("scripts/[!_]*.py")), *sorted(ROOT.glob("data/prepare_*.py"))]
+PROGRAMS = [*sorted(ROOT.glob("scripts/[!_]*.py")), *sorted(ROOT.glob("data/[!_]*.py"))]
 # All of them in one process, which imports the libraries once; each as `python PATH --help` starts it.
 ASK = """
 import contextlib, io, json, os, runpy, sys
