@@ -25,9 +25,10 @@ def evaluate(
 def predict(
     model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
 ) -> dict[str, Tensor]:
-    """(N,) each, in the loader's order: `target`, `loss`, the fused prediction `accuracy`, each modality's own by name.
+    """Predict every sample of `loader`.
 
-    Predictions are class numbers.
+    Returns (N,) tensors in the loader's order: class numbers `target`, `loss`, and the predicted class numbers, those
+    of the fused logits as `accuracy` and those of each modality's read-out by its name.
     """
 
     def classify(batch: Batch) -> dict[str, Tensor]:

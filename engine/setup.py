@@ -1,4 +1,4 @@
-"""Making what a run trains ready: the method with its model, the device, the precision, the optimizer."""
+"""The set-up of a run: the method with its model, the device, the optimizer."""
 
 import os
 import sys
@@ -15,7 +15,11 @@ from utils.errors import CombinationError, RunError
 
 
 def make_method(args) -> Method:
-    """The method that `args` names, with its model, both as they are before the first step."""
+    """Build the method that `args` names, with its model, both as they are before the first step.
+
+    Raises:
+        CombinationError: if the method, the fusion and the modalities do not go together.
+    """
     source, method = DATASETS[args.dataset], METHODS[args.method]
     available = source.encoders(args)
     encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
@@ -26,6 +30,11 @@ def make_method(args) -> Method:
 
 
 def choose_device(args) -> torch.device:
+    """The device that --device names, and that this process of several trains on.
+
+    Raises:
+        RunError: if CUDA is asked for and there is none.
+    """
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -37,7 +46,7 @@ def choose_device(args) -> torch.device:
 
 
 def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
-    """Bring a model that has been built to where and to how it is trained: the device, the processes, --compile."""
+    """Make a model that has been built ready to train: on its device, over the processes, with --compile."""
     if args.sync_bn:
         synchronise_batch_norm(model)
     place(model, device)

@@ -22,6 +22,7 @@ class Totals:
 
     @torch.no_grad()
     def add(self, losses: dict[str, Tensor], output: Output) -> None:
+        """Add a step's losses (scalars, means over its samples) and its numbers of right predictions."""
         count = len(output.target)
         values = {name: loss * count for name, loss in losses.items()}
         for name, logits in ({"accuracy": output.logits} | output.unimodal).items():
@@ -32,7 +33,7 @@ class Totals:
         self.samples += count
 
     def due(self) -> bool:
-        """Whether the bar wants new figures (at most twice a second)."""
+        """Whether the bar wants new numbers (at most twice a second)."""
         now = time.monotonic()
         if now < self.next_glance:
             return False
@@ -40,7 +41,7 @@ class Totals:
         return True
 
     def glance(self) -> dict[str, str]:
-        """Figures for the bar. On CUDA the copy runs behind the steps, so they are those of the glance before."""
+        """Numbers for the bar. On CUDA the copy runs behind the steps, so they are those of the glance before."""
         if self.buffer is None:
             pin = self.sums.device.type == "cuda"
             self.buffer = torch.full((len(self.names) + 1,), math.nan, pin_memory=pin)
@@ -61,6 +62,11 @@ class Totals:
         self.names, self.sums, self.samples = state["names"], state["sums"].to(device), state["samples"]
 
     def read(self) -> dict[str, float]:
+        """The means over the samples; waits for the device.
+
+        Raises:
+            RunError: if no sample was added.
+        """
         if self.sums is None:
             raise RunError("the training split gives no batch: it is empty")
         return self._means(torch.cat([self.sums.cpu(), torch.tensor([float(self.samples)])]))

@@ -17,7 +17,11 @@ from utils.runs.history import Epoch
 
 
 class NotFinite(RunError):
-    """`found`: epoch and step, counted from 0; `indices`, the batch's places in the data set; `what` is not finite."""
+    """A step's numbers are not finite.
+
+    `found` holds `epoch` and `step`, counted from 0; `indices`, the batch's positions in the data set; and `what` is
+    not finite, in words.
+    """
 
     def __init__(self, found: dict):
         self.found = found
@@ -38,7 +42,7 @@ class NotFinite(RunError):
 
 
 class Watch:
-    """What is not finite in an epoch's steps, and since which step.
+    """Finds what is not finite in an epoch's steps, and since which step.
 
     `first` (K,) stays on the device: the first step in which each of K quantities was not finite, or -1. `look` reads
     it at once on the CPU; on CUDA, where the steps run `behind` the host, it reads a copy made after an earlier step,
@@ -55,7 +59,10 @@ class Watch:
 
     @torch.no_grad()
     def add(self, step: int, index: Tensor, watched: Mapping[str, list[Tensor]]) -> None:
-        """Of a step on the samples `index` (B,), on the CPU: {name: scalars}, each finite if all behind it are."""
+        """Look at a step on the samples `index` (B,), on the CPU.
+
+        `watched` is {name: scalars}: each scalar is finite if all numbers that it was made of are.
+        """
         names = [name for name, scalars in watched.items() for _ in scalars]
         if names != self.names:
             self.close()
@@ -67,7 +74,7 @@ class Watch:
         self.first = torch.where(values.isfinite() | (self.first >= 0), self.first, step)
 
     def look(self) -> None:
-        """Raises NotFinite if it is known by now that there is anything to raise it for."""
+        """Raise NotFinite if it is known by now that something is not finite; on CUDA that may be some steps later."""
         if not self.behind:
             self._check(self.first)
         elif self.copied is None or self.copied.query():
@@ -80,7 +87,7 @@ class Watch:
             self.copied.record()
 
     def close(self) -> None:
-        """Raises NotFinite if there was anything; waits for the device."""
+        """Raise NotFinite if anything was not finite so far; waits for the device."""
         self.copied = None
         if self.first is not None:
             self._check(self.first)
@@ -97,7 +104,7 @@ class Watch:
 
 @torch.no_grad()
 def vital(method: Method, losses: Mapping[str, Tensor], output: Output) -> dict[str, list[Tensor]]:
-    """What `Watch.add` is to see of a step, in the order in which a step computes it.
+    """The numbers of a step that `Watch.add` looks at, in the order in which a step computes them.
 
     Features, losses, each encoder's gradient as its Fisher trace has it, and what the method has made of all gradients.
     """

@@ -137,7 +137,7 @@ def read_sums(sums: Path) -> list[str] | None:
 
 
 def check(path: Path, found: str) -> bool:
-    """Whether the folder's checksums.txt knows `path`, whose sha256 is `found`; one of an earlier version has none.
+    """Whether the folder's checksums.txt knows `path`, whose sha256 is `found`; there need not be a checksums.txt.
 
     Read the file before: the run may go on meanwhile.
 

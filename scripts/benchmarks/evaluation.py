@@ -3,7 +3,7 @@
     python scripts/benchmark.py eval --dataset CREMAD --synthetic --batch_size 16
     python scripts/benchmark.py eval --dataset GRID --methods joint greedy g2d
 
-A round is one pass of each over the same batches of the test split, read before. `utils.evaluate.predict` adds to the
+A round is one pass of each over the same batches of the test split, read before. `engine.evaluate.predict` adds to the
 loop the unimodal read-outs, losses and predictions of every sample, and their way to the host. Other flags are those of
 `step`.
 """

@@ -7,14 +7,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global generator. The data order and the augmentation do not use them (dataset/base.py)."""
+    """Seed every global generator. The data order and the augmentation do not use them (dataset/loader.py)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_states() -> dict:
-    """Every global generator, in plain values that load without executing anything."""
+    """The states of every global generator, in plain values that load without executing anything."""
     name, keys, *position = np.random.get_state()
     version, internal, gauss = random.getstate()
     return {
@@ -26,6 +26,7 @@ def random_states() -> dict:
 
 
 def restore_random_states(states: dict) -> None:
+    """Set every global generator to what `random_states` gave; those of CUDA only where as many devices are there."""
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
