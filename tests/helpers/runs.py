@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 from helpers.decoded import remember
+from helpers.narrow import NarrowResNet18
 
 import main as program
 from dataset.demo import Demo, generate
@@ -38,6 +39,7 @@ class SmallEncoder(Staged):
         return x.flatten(0, 1) if x.ndim == 5 else x
 
 
+NARROW = {"audio": partial(NarrowResNet18, channels=1), "visual": partial(NarrowResNet18, channels=3)}
 SMALL = {"audio": partial(SmallEncoder, channels=1), "visual": partial(SmallEncoder, channels=3)}
 
 

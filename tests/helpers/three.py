@@ -3,9 +3,9 @@
 from functools import partial
 
 import torch
+from helpers.narrow import NarrowResNet18
 
 from dataset.base import MultimodalDataset
-from models.encoders import ResNet18
 
 
 class Three(MultimodalDataset):
@@ -42,7 +42,7 @@ class Three(MultimodalDataset):
 
     @classmethod
     def encoders(cls, args):
-        return dict.fromkeys(cls.names, partial(ResNet18, channels=1))
+        return dict.fromkeys(cls.names, partial(NarrowResNet18, channels=1))
 
     @classmethod
     def class_names(cls, args):

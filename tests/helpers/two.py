@@ -10,7 +10,9 @@ import os
 import signal
 from functools import partial
 
+import pytest
 import torch
+from helpers.decoded import remember
 from helpers.runs import SmallEncoder
 
 import main as program
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_default_dtype(torch.float64)
     Demo.encoders = classmethod(lambda cls, _: ENCODERS)
+    remember(pytest.MonkeyPatch())
     program.draw = lambda *_: None
     write, losses = Checkpoints.write, METHODS["joint"].losses
 
