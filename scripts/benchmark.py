@@ -34,23 +34,23 @@ def main(argv: list[str] | None = None) -> str:
         RunError: if something that is to be measured cannot be set up, in one sentence.
     """
     argv = sys.argv[1:] if argv is None else argv
-    own, words = read(argv)
-    if own.synthetic:
-        clips_of(own.dataset)
-    report = COMMANDS[own.command].measure(own, words)
+    asked, words = read(argv)
+    if asked.synthetic:
+        clips_of(asked.dataset)
+    report = COMMANDS[asked.command].measure(asked, words)
     text = f"{report.markdown()}\n{machine(report.device)}\n"
     print(text)
-    if own.json:
+    if asked.json:
         origin = provenance("scripts/benchmark.py", argv, report.device, None)
-        found = (
-            origin | {"machine_line": machine(report.device), "benchmark": own.command, "markdown": text} | report.raw
+        content = (
+            origin | {"machine_line": machine(report.device), "benchmark": asked.command, "markdown": text} | report.raw
         )
-        write_atomically(own.json, json.dumps(found, indent=2) + "\n")
+        write_atomically(asked.json, json.dumps(content, indent=2) + "\n")
     return text
 
 
 def read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The benchmark's own flags, and the words that are for main.py."""
+    """The flags of the benchmark, and the words that are for main.py."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -63,15 +63,15 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         command.add_argument("--rounds", type=positive, default=LEAST_ROUNDS, help=f"{LEAST_ROUNDS} (default) or more")
         command.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
         module.add_args(command)
-    own, words = parser.parse_known_args(argv)
-    if own.rounds < LEAST_ROUNDS:
-        parser.error(f"--rounds {own.rounds}: the median and the range are of {LEAST_ROUNDS} or more")
-    if own.json and not own.json.parent.is_dir():
-        parser.error(f"--json {own.json}: {own.json.parent} does not exist")
+    asked, words = parser.parse_known_args(argv)
+    if asked.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {asked.rounds}: the median and the range are of {LEAST_ROUNDS} or more")
+    if asked.json and not asked.json.parent.is_dir():
+        parser.error(f"--json {asked.json}: {asked.json.parent} does not exist")
     for word in words:
-        if reason := COMMANDS[own.command].OURS.get(word.split("=")[0]):
+        if reason := COMMANDS[asked.command].OURS.get(word.split("=")[0]):
             parser.error(f"{word}: {reason}")
-    return own, words
+    return asked, words
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def rule_of(paths: list[Path], states: list[dict]) -> str:
 
 
 def check_together(runs: list[dict], moved: bool) -> None:
-    """Whether the arguments are those of unimodal runs that make an ensemble; `moved`: --data_root says where to read.
+    """Refuse arguments that are not of unimodal runs which make an ensemble; `moved`: --data_root says where to read.
 
     Raises:
         RunError: with the difference, if they are not.

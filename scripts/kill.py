@@ -33,7 +33,11 @@ FORK = multiprocessing.get_context("fork")  # what a life costs is training, not
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Raises RunError if a run ends otherwise than the one that was left alone."""
+    """Kill as often as asked for, and print what came out.
+
+    Raises:
+        RunError: if a run ends otherwise than the one that was left alone.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=positive, default=50, help="in all (default: 50)")
     parser.add_argument("--draws", type=int, default=0, help="seed of the moments (default: 0)")
@@ -73,7 +77,7 @@ def live(argv: Sequence[str], log: Path, seconds: float | None) -> bool:
     Raises:
         RunError: if it ends with an error.
     """
-    process = FORK.Process(target=work, args=(argv, log))
+    process = FORK.Process(target=run_main, args=(argv, log))
     process.start()
     process.join(seconds)
     if process.exitcode is None:
@@ -85,23 +89,25 @@ def live(argv: Sequence[str], log: Path, seconds: float | None) -> bool:
     return True
 
 
-def work(argv: Sequence[str], log: Path) -> None:
+def run_main(argv: Sequence[str], log: Path) -> None:
+    """One life: main.py in this process, its output in the log."""
     with log.open("a") as file, redirect_stdout(file), redirect_stderr(file), one_sentence():
         program.main(list(argv))
 
 
 def folder_of(argv: Sequence[str]) -> Path:
+    """The folder of the run that these words name."""
     return run_folder(parse(list(argv)))
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """In what two finished runs differ."""
+    """The files and weights in which two finished runs differ."""
     names = ("metrics.jsonl", "result.json", "predictions.npz")
-    found = [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
+    unlike = [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
     for name in filter(lambda name: (one / name).exists(), ("last.pt", "best.pt")):
         ours, theirs = (load_checkpoint(folder / name)["model"] for folder in (one, other))
-        found += [f"{key} in {name}" for key in ours if not torch.equal(ours[key], theirs[key])]
-    return found
+        unlike += [f"{key} in {name}" for key in ours if not torch.equal(ours[key], theirs[key])]
+    return unlike
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def page(root: Path) -> str:
         warnings=unlike(runs),
         experiments=experiment_tables(root / "tables"),
         datasets=[
-            {"name": name, "tables": folder_tables(found), "settings": settings(found)}
-            for name, found in by_dataset.items()
+            {"name": name, "tables": folder_tables(runs_of_set), "settings": settings(runs_of_set)}
+            for name, runs_of_set in by_dataset.items()
         ],
     )
 
@@ -100,7 +100,7 @@ def folder_tables(runs: dict[Setting, list[Path]]) -> list[dict]:
 
 
 def table_of(rule: str, caption: str, header: Sequence[str], rows: Sequence[Sequence], notes: Sequence[str]) -> dict:
-    """What the page shows of a table."""
+    """A table as the page's template takes it."""
     table = Markup(render(header, rows, "html", caption))
     return {"rule": rule, "caption": Markup(escape(caption, "html")), "table": table, "notes": notes}
 
@@ -164,12 +164,14 @@ def tests_of(entry: dict[str, str], named: bool) -> list[str]:
 
 
 def measured(entry: dict[str, str]) -> str:
+    """Mean and deviation, or that there is no run."""
     if not entry["mean"]:
         return "no run" if entry["empty"] else DOES_NOT_APPLY
     return f"{float(entry['mean']):.1f}" + (f" +- {float(entry['deviation']):.1f}" if entry["deviation"] else "")
 
 
 def published(entry: dict[str, str]) -> str:
+    """The paper's value and, in brackets, ours minus it."""
     if not entry["paper"]:
         return DOES_NOT_APPLY
     return f"{float(entry['paper']):.2f}" + (f" ({float(entry['difference']):+.1f})" if entry["difference"] else "")
@@ -179,7 +181,7 @@ def published(entry: dict[str, str]) -> str:
 
 
 def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
-    """{name, figures} of each setting that has epochs."""
+    """{name, its pictures} of each setting that has epochs."""
     return [
         {"name": f"{method}, {tag}", "figures": figures(folders)}
         for (_, method, tag), folders in runs.items()
@@ -188,6 +190,7 @@ def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
 
 
 def figures(folders: Sequence[Path]) -> list[dict]:
+    """The pictures of a setting: accuracies, Fisher traces, t-SNE."""
     runs = [read_metrics(folder / "metrics.jsonl") for folder in folders]
     # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
     seeds = [rows[: min(map(len, runs))] for rows in runs]
@@ -232,6 +235,7 @@ def curve(
 
 
 def open_share(rows: Sequence[dict], name: str) -> float:
+    """The share of the seeds whose window was open in an epoch."""
     return statistics.fmean(row["prime_window"][name] for row in rows)
 
 
@@ -245,8 +249,8 @@ def epochs_of(shares: Sequence[float]) -> str:
 def pictures(folders: Sequence[Path]) -> list[dict]:
     """The t-SNE pictures of the first seed that has some, in the page itself."""
     for folder in folders:
-        found = sorted(path for path in (folder / "figures").glob("tsne*") if path.suffix in KINDS)
-        if found:
+        maps = sorted(path for path in (folder / "figures").glob("tsne*") if path.suffix in KINDS)
+        if maps:
             return [
                 {
                     "picture": Markup('<img alt="{}" src="data:{};base64,{}">').format(
@@ -257,7 +261,7 @@ def pictures(folders: Sequence[Path]) -> list[dict]:
                     "caption": f"t-SNE: {path.stem}, {folder.name}.",
                     "key": [],
                 }
-                for path in found
+                for path in maps
             ]
     return []
 

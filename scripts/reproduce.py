@@ -40,7 +40,7 @@ OURS = ("--dataset", "--method", "--seed", "--out", "--data_root", "--tag", "--r
 
 @dataclass(frozen=True)
 class Request:
-    """What the environment asks for."""
+    """The runs that the environment asks for."""
 
     experiment: Experiment
     datasets: Sequence[str]
@@ -51,7 +51,7 @@ class Request:
     jobs: int
 
     def places(self, dataset: str) -> tuple:
-        """What names the runs on one data set, for tables and figures, too."""
+        """The words that name the runs on one data set, for tables and figures, too."""
         return dataset, self.seeds, self.out, self.roots[dataset], self.extra
 
 
@@ -163,10 +163,12 @@ def plan(wanted: Request, probe: bool) -> tuple[list[Job], dict[str, str]]:
 
 
 def name_of(cell: Cell, dataset: str) -> str:
+    """The name of a cell in messages."""
     return f"{cell.row.label} on {dataset}, seed {cell.seed}"
 
 
 def probe_of(run: Job) -> Job:
+    """The linear probe of a run."""
     checkpoint = run.folder / "last.pt"
     argv = ("scripts/linear_probe.py", str(checkpoint), *machine_words(parsed(run.argv[1:])))
     return Job(f"probe of {run.name}", argv, run.folder, (checkpoint,), made="probe.json", lock="probe.lock")

@@ -117,7 +117,7 @@ def every_corruption(folder: Path, flags: argparse.Namespace) -> dict[str, tuple
 
 
 def condition_of(corruption: str, level: str) -> Condition:
-    """Noise and missing modalities are read where they are evaluated, which refuses what is not defined."""
+    """The condition of a corruption at a level; what is not defined is refused where it is evaluated."""
     kind, _, rest = corruption.partition(":")
     if corruption == CLEAN:
         return Condition()

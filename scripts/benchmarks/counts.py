@@ -20,7 +20,7 @@ INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch
 
 @dataclass
 class Counts:
-    """Of one step.
+    """What one step does.
 
     forward, backward: {encoder: samples that passed its first layer}, frames counted one by one; backward_calls: into
     autograd's engine; host_reads: operations that wait for the device, since the host needs a value or a size that it
@@ -114,7 +114,7 @@ def passes(encoders: Mapping[str, nn.Module]) -> Iterator[tuple[dict[str, int], 
 
 
 def first_layer(encoder: nn.Module) -> nn.Module:
-    """The first one that has weights of its own."""
+    """The first module that has weights itself, not in its children."""
     return next(module for module in encoder.modules() if next(module.parameters(recurse=False), None) is not None)
 
 
@@ -123,13 +123,13 @@ def held_bytes(owner: object) -> int:
     storages: dict[int, int] = {}
     seen, queue = set(), [owner]
     while queue:
-        found = queue.pop()
-        if id(found) in seen or isinstance(found, type | ModuleType):
+        item = queue.pop()
+        if id(item) in seen or isinstance(item, type | ModuleType):
             continue
-        seen.add(id(found))
-        if isinstance(found, Tensor):
-            storages[found.untyped_storage().data_ptr()] = found.untyped_storage().nbytes()
-            queue.append(found.grad if found.is_leaf else None)
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+            queue.append(item.grad if item.is_leaf else None)
         # Of a function only what it holds: through its globals everything can be reached.
-        queue += (found.__closure__ or ()) if isinstance(found, FunctionType) else gc.get_referents(found)
+        queue += (item.__closure__ or ()) if isinstance(item, FunctionType) else gc.get_referents(item)
     return sum(storages.values())

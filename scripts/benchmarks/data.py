@@ -45,7 +45,7 @@ OURS = {"--method": "the loader is the same for every method", "--cache": "every
 
 @dataclass
 class Use:
-    """What there is at a moment, or what has come to it since another one."""
+    """The resources in use at a moment, or what was added between two moments."""
 
     seconds: float
     memory: int  # bytes, here and below
@@ -61,6 +61,7 @@ class Use:
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this benchmark."""
     parser.add_argument("--samples", type=positive, default=256, help="of a pass, at most (default: 256)")
     parser.add_argument("--synthetic", action="store_true", help="generate clips like CREMA-D's, read these")
     parser.add_argument(
@@ -70,40 +71,40 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=positive, default=64, help="that --synthetic generates (default: 64)")
 
 
-def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
+def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
     """Every mode, under main.py's flags `words`.
 
     Raises:
         RunError: if the data are not there, or no mode is for them.
     """
-    argv = ["--dataset", own.dataset, "--method", "joint", *words]
+    argv = ["--dataset", asked.dataset, "--method", "joint", *words]
     with ExitStack() as stack:
-        if own.synthetic:
+        if asked.synthetic:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            write_clips(folder, parse(argv), own.clips)
+            write_clips(folder, parse(argv), asked.clips)
             argv += ["--data_root", str(folder)]
         args = parse(argv)
         device = choose_device(args)
         passes, uses, notes = {}, {}, []
-        for mode in modes(own.dataset):
+        for mode in modes(asked.dataset):
             name = mode or "as it is"
             try:
-                run, uses[name] = prepared([*argv, "--cache", mode] if mode else argv, device, own.samples)
+                run, uses[name] = prepared([*argv, "--cache", mode] if mode else argv, device, asked.samples)
             except CombinationError as error:
                 notes.append(f"No row `{name}`: {error}.")
             else:
-                passes[name] = partial(one_pass, run, own.host)
-        source = DATASETS[own.dataset]
+                passes[name] = partial(one_pass, run, asked.host)
+        source = DATASETS[asked.dataset]
         if has_public_loader(source, args):
-            clips = few(PublicClips(args, source, source.read_splits(args)[0]), own.samples)
+            clips = few(PublicClips(args, source, source.read_splits(args)[0]), asked.samples)
             loader = DataLoader(clips, args.batch_size, shuffle=True, num_workers=args.workers)
-            passes = {"public": partial(public_pass, loader, device, own.host), **passes}
+            passes = {"public": partial(public_pass, loader, device, asked.host), **passes}
         else:
             notes.append("No row `public`: that loader makes spectrograms of the sound in a folder.")
         if not passes:
             raise RunError(" ".join(notes))
         clocks = [clock(device, work) for work in passes.values()]
-        rounds = in_turn(clocks, 1, own.rounds, "passes")
+        rounds = in_turn(clocks, 1, asked.rounds, "passes")
     seconds = {name: list(column) for name, column in zip(passes, zip(*rounds, strict=True), strict=True)}
     samples, first = len(run.train), next(iter(seconds))
     rows, raw = [], {}
@@ -116,11 +117,11 @@ def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
             | {"ready after, s": "-", "takes": "-"} | ready
         )  # fmt: skip
         raw[name] = {"seconds": taken, "ready": asdict(uses[name]) if name in uses else None}
-    what = f"{own.clips} generated clips as " * own.synthetic + own.dataset
-    where = "on the host alone" if own.host else f"to {device}"
+    what = f"{asked.clips} generated clips as " * asked.synthetic + asked.dataset
+    where = "on the host alone" if asked.host else f"to {device}"
     title = (
         f"Loading {what}: {samples} samples a pass, batches of {args.batch_size}, {args.workers} "
-        f"worker process(es), {where}; {own.rounds} passes of each, in turn; ratios over `{first}`."
+        f"worker process(es), {where}; {asked.rounds} passes of each, in turn; ratios over `{first}`."
     )
     return Report(title, device, {"samples": samples, "rows": raw}, [rows], notes)
 
@@ -142,6 +143,7 @@ def prepared(argv: Sequence[str], device: torch.device, samples: int) -> tuple[R
 
 
 def use(data_root: str) -> Use:
+    """What this process, the data's folder and the GPU hold now."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])  # resident
     disk = sum(file.stat().st_size for file in Path(data_root).rglob("*") if file.is_file())
@@ -150,13 +152,14 @@ def use(data_root: str) -> Use:
 
 
 def one_pass(run: Run, host: bool) -> None:
-    """Every batch of an epoch, as the training loop takes them; of the `host` alone, before it comes to the device."""
+    """Take every batch of an epoch as the training loop does; with `host` without the way to the device."""
     for batch in run.loader(run.train):
         if not host:
             batch.to(run.device)
 
 
 def public_pass(loader: DataLoader, device: torch.device, host: bool) -> None:
+    """`one_pass` of the loader as the field writes it."""
     for parts in loader:
         for part in parts if not host else ():
             part.to(device)

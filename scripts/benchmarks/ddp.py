@@ -38,6 +38,7 @@ OURS = {"--method": "name what to measure by --methods", "--synthetic": "the inp
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this benchmark."""
     parser.add_argument(
         "--methods", choices=METHODS, nargs="+", default=["joint", "inforeg"], metavar="NAME",
         help="default: joint inforeg",
@@ -47,38 +48,38 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(synthetic=True)
 
 
-def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
-    """The efficiency of every method that `own` names, under main.py's flags `words`.
+def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
+    """The efficiency of every method that `asked` names, under main.py's flags `words`.
 
     Raises:
         RunError: if a process fails, or the machine has fewer cores (GPUs) than there are to be processes.
     """
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        flags = flags_of(own.dataset, own.methods, words, Path(folder))
+        flags = flags_of(asked.dataset, asked.methods, words, Path(folder))
         args = parse(flags["bare"])
         device = choose_device(args)
         there = torch.cuda.device_count() if device.type == "cuda" else len(os.sched_getaffinity(0))
-        if own.processes > there:
+        if asked.processes > there:
             kind = "GPU" if device.type == "cuda" else "core"
-            raise RunError(f"--processes {own.processes}: each takes a {kind} of its own, and there are {there}")
-        for name in own.methods:
+            raise RunError(f"--processes {asked.processes}: each takes a {kind} of its own, and there are {there}")
+        for name in asked.methods:
             with ExitStack() as stack:
-                counts = (1, own.processes)
-                groups = [stack.enter_context(Group(count, name, flags[name], own.steps)) for count in counts]
-                times = in_turn([group.clock() for group in groups], 1, own.rounds, name)
-            efficiency = [one / (own.processes * shared) for one, shared in times]
+                counts = (1, asked.processes)
+                groups = [stack.enter_context(Group(count, name, flags[name], asked.steps)) for count in counts]
+                times = in_turn([group.clock() for group in groups], 1, asked.rounds, name)
+            efficiency = [one / (asked.processes * shared) for one, shared in times]
             one, shared = (median_of([1000 * s for s in column], 1) for column in zip(*times, strict=True))
             rows.append(
-                {"method": name, "ms a step, 1 process": one, f"ms a step, {own.processes} processes": shared}
+                {"method": name, "ms a step, 1 process": one, f"ms a step, {asked.processes} processes": shared}
                 | {"efficiency, median": median_of(efficiency), "efficiency, range": range_of(efficiency)}
             )
             raw[name] = {"seconds": times, "efficiency": efficiency}
     title = (
-        f"One process and {own.processes} on {own.dataset} (random inputs), batches of {args.batch_size} in all, on "
-        f"{device}, {args.precision}, a thread each: {own.rounds} rounds of {own.steps} steps, in turn."
+        f"One process and {asked.processes} on {asked.dataset} (random inputs), batches of {args.batch_size} in all, "
+        f"on {device}, {args.precision}, a thread each: {asked.rounds} rounds of {asked.steps} steps, in turn."
     )
-    return Report(title, device, {"processes": own.processes, "rows": raw}, [rows])
+    return Report(title, device, {"processes": asked.processes, "rows": raw}, [rows])
 
 
 class Group(ExitStack):
@@ -108,6 +109,7 @@ class Group(ExitStack):
             yield float(answer)
 
     def last_words(self) -> str:
+        """The error that the processes ended with, or their last line."""
         self.torchrun.wait()
         self.said.seek(0)
         lines = [line for line in self.said.read().splitlines() if line.strip()] or ["they said nothing"]
@@ -115,15 +117,15 @@ class Group(ExitStack):
         return (errors or lines[-1:])[0]
 
 
-def work(name: str, argv: Sequence[str], steps: int) -> None:
-    """What each of the processes does; the first reads when to go on, and prints the seconds of a step."""
+def take_steps(name: str, argv: Sequence[str], steps: int) -> None:
+    """Take steps, in each of the processes; the first reads when to go on, and prints the seconds of a step."""
     device = choose_device(parse(list(argv)))
     if device.type == "cpu":
         core = sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"])]
         os.sched_setaffinity(0, {core})
     with processes():
         row = take(name, argv, synthetic=True)
-        while asked():
+        while another_round():
             synchronise(device)
             began = perf_counter()
             for _ in range(steps):
@@ -132,7 +134,7 @@ def work(name: str, argv: Sequence[str], steps: int) -> None:
             print((perf_counter() - began) / steps, flush=True)
 
 
-def asked() -> bool:
+def another_round() -> bool:
     """Whether there is to be another round; the others learn it from the first process, and sleep until then."""
     going = torch.tensor(rank() == 0 and sys.stdin.readline() != "")
     if world() > 1:
@@ -142,4 +144,4 @@ def asked() -> bool:
 
 if __name__ == "__main__":
     with one_sentence():
-        work(**json.loads(sys.argv[1]))
+        take_steps(**json.loads(sys.argv[1]))

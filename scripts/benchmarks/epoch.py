@@ -25,6 +25,7 @@ OURS = {"--method": "name what to compare by --methods"}
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this benchmark."""
     parser.add_argument(
         "--methods", choices=METHODS, nargs="+", default=["inforeg"], metavar="NAME", help="default: inforeg"
     )
@@ -32,32 +33,33 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add_synthetic(parser)
 
 
-def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
-    """Epochs of every method that `own` names, under main.py's flags `words`.
+def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
+    """Epochs of every method that `asked` names, under main.py's flags `words`.
 
     Raises:
         RunError: if a method cannot be built or the data cannot be read.
     """
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        flags = flags_of(own.dataset, [own.against, *own.methods], words, Path(folder))
-        run, method, _ = begin(flags[own.against], own.synthetic)
+        flags = flags_of(asked.dataset, [asked.against, *asked.methods], words, Path(folder))
+        run, method, _ = begin(flags[asked.against], asked.synthetic)
         reference = clock(run.device, partial(one_epoch, run, method))
-        for name in own.methods:
-            other = clock(run.device, partial(one_epoch, *begin(flags[name], own.synthetic)[:2]))
-            rounds = in_turn([reference, other], 1, own.rounds, name)
-            rows.append(compare(name, own.against, rounds, "s an epoch", 1))
+        for name in asked.methods:
+            other = clock(run.device, partial(one_epoch, *begin(flags[name], asked.synthetic)[:2]))
+            rounds = in_turn([reference, other], 1, asked.rounds, name)
+            rows.append(compare(name, asked.against, rounds, "s an epoch", 1))
             raw[name] = {"seconds": rounds}
     args = run.args
     title = (
-        f"Epochs of training on {own.dataset}{' (random inputs)' * own.synthetic}: {len(run.train)} samples in batches "
-        f"of {args.batch_size}, {args.workers} loader process(es), on {run.device}, {args.precision}; {own.rounds} of "
-        f"each, in turn with {own.against}."
+        f"Epochs of training on {asked.dataset}{' (random inputs)' * asked.synthetic}: {len(run.train)} samples in "
+        f"batches of {args.batch_size}, {args.workers} loader process(es), on {run.device}, {args.precision}; "
+        f"{asked.rounds} of each, in turn with {asked.against}."
     )
-    return Report(title, run.device, {"against": own.against, "samples": len(run.train), "rows": raw}, [rows])
+    return Report(title, run.device, {"against": asked.against, "samples": len(run.train), "rows": raw}, [rows])
 
 
 def one_epoch(run: Run, method: Method) -> None:
+    """Train for an epoch, and leave the method as it was before."""
     train_epoch(run, method)
     method.on_epoch_end(run)
     open_windows(method)  # as before: the epoch has added its traces

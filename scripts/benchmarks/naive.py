@@ -38,9 +38,11 @@ class NaiveInfoReg:
         self.start_epoch()
 
     def start_epoch(self) -> None:
+        """Keep the weights from which an encoder must not move away."""
         self.previous = copy.deepcopy(self.model)
 
     def step(self, batch: Batch) -> None:
+        """One step of training on the batch."""
         with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.args.precision == "bf16"):
             features = self.model.encode(batch.inputs)
             logits, unimodal = self.model.fuse(features), self.model.unimodal(features)
@@ -73,7 +75,7 @@ class NaiveInfoReg:
         self.optimizer.step()
 
     def scores(self, unimodal: dict[str, torch.Tensor], target: torch.Tensor) -> dict[str, float]:
-        """Eq. 8."""
+        """The scores of Eq. 8."""
         scores = {}
         for modality in unimodal:
             score = 0.0

@@ -1,4 +1,4 @@
-"""How much of this machine's arithmetic the bare step uses: beside the best matrix product and the best convolution."""
+"""The share of this machine's arithmetic that the bare step uses, beside a matrix product and a convolution."""
 
 from collections.abc import Iterator
 
@@ -21,10 +21,10 @@ def against_peak(bare: Iterator[float], counts: Counts, run: Run, rounds: int) -
     images = torch.randn(IMAGES[device.type], 64, 56, 56, device=device, dtype=kind)
     images = images.to(memory_format=torch.channels_last)
     weight = torch.randn(64, 64, 3, 3, device=device, dtype=kind).to(memory_format=torch.channels_last)
-    work = {"bare": counts.flops, "matmul": 2 * len(matrix) ** 3, "convolution": 2 * 9 * 64 * images.numel()}
+    operations = {"bare": counts.flops, "matmul": 2 * len(matrix) ** 3, "convolution": 2 * 9 * 64 * images.numel()}
     clocks = [bare, clock(device, lambda: matrix @ matrix), clock(device, lambda: conv2d(images, weight, padding=1))]
     seconds = zip(*in_turn(clocks, 1, rounds, "peak"), strict=True)
-    rates = {name: [work[name] / s for s in column] for name, column in zip(work, seconds, strict=True)}
+    rates = {name: [operations[name] / s for s in column] for name, column in zip(operations, seconds, strict=True)}
     shares = {name: [a / b for a, b in zip(rates["bare"], rates[name], strict=True)] for name in list(rates)[1:]}
     told = ", ".join(f"{median_of(share)} ({range_of(share)}) of a {name}'s rate" for name, share in shares.items())
     sample, moved = counts.flops / run.args.batch_size / 1e9, counts.operand_bytes / 1e9

@@ -1,4 +1,4 @@
-"""The loader of audio-visual clips as this field writes it, which decodes, resamples and transforms at every access.
+"""The loader of audio-visual clips as this field writes it: it decodes, resamples and transforms at every access.
 
 It gives what dataset/clips.py gives, but for the draws (tests/scripts/test_benchmark_data.py).
 """

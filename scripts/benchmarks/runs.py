@@ -81,4 +81,5 @@ def few(data: Dataset, wanted: int) -> Subset:
 
 
 def add_synthetic(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that asks for random inputs."""
     parser.add_argument("--synthetic", action="store_true", help="random inputs in the shapes of the data set, unread")

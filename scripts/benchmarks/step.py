@@ -64,25 +64,27 @@ OURS = {"--method": "name what to compare by --methods"}
 
 @dataclass
 class Stepper:
-    """A row at work: `step` takes one on the next of its batches."""
+    """A row that is being measured: `step` takes one step, on the next of its batches."""
 
     run: Run
     batches: list[Batch]
     step: Callable[[], object]
 
     def clock(self) -> Iterator[float]:
+        """The seconds of one step after another, without end."""
         return clock(self.run.device, self.step)
 
 
 @dataclass
 class Gauge:
-    """What one step of a row does."""
+    """The counts of one step of a row."""
 
     counts: Counts
     held: int  # bytes, without the batches
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this benchmark."""
     kinds = f"of {', '.join((*WRITTEN, *METHODS))}; with {SPLIT} those that take a unimodal loss"
     parser.add_argument("--methods", choices=ROWS, nargs="+", default=USUAL, metavar="ROW", help=kinds)
     parser.add_argument("--against", choices=ROWS, default="bare", metavar="ROW", help="the reference (default: bare)")
@@ -90,35 +92,38 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add_synthetic(parser)
 
 
-def measure(own: argparse.Namespace, words: Sequence[str]) -> Report:
-    """The rows that `own` names, under main.py's flags `words`.
+def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
+    """The rows that `asked` names, under main.py's flags `words`.
 
     Raises:
         RunError: if a row cannot be built or the data cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        flags = flags_of(own.dataset, [own.against, *own.methods], words, Path(folder))
-        for name in own.methods:
+        flags = flags_of(asked.dataset, [asked.against, *asked.methods], words, Path(folder))
+        for name in asked.methods:
             make_method(parse(flags[name]))  # what is wrong with the last row is said before the first is timed
-        bare, base = gauged("bare", flags["bare"], own.synthetic)
-        reference = bare if own.against == "bare" else take(own.against, flags[own.against], own.synthetic)
+        bare, base = gauged("bare", flags["bare"], asked.synthetic)
+        reference = bare if asked.against == "bare" else take(asked.against, flags[asked.against], asked.synthetic)
         times, counts, raw = [], [], {}
-        for name in own.methods:
-            row, gauge = gauged(name, flags[name], own.synthetic)
-            rounds = in_turn([reference.clock(), row.clock()], own.steps, own.rounds, name)
+        for name in asked.methods:
+            row, gauge = gauged(name, flags[name], asked.synthetic)
+            rounds = in_turn([reference.clock(), row.clock()], asked.steps, asked.rounds, name)
             del row
-            rounds = [tuple(seconds / own.steps for seconds in both) for both in rounds]
-            times.append(compare(name, own.against, rounds, "ms a step", 1000) | work_of(gauge.counts, base.counts))
+            rounds = [tuple(seconds / asked.steps for seconds in both) for both in rounds]
+            times.append(compare(name, asked.against, rounds, "ms a step", 1000) | work_of(gauge.counts, base.counts))
             counts.append({"method": name} | overhead_of(gauge, base, parameters(bare.run)))
             raw[name] = {"seconds": rounds} | asdict(gauge)
-        rates, note = against_peak(bare.clock(), base.counts, bare.run, own.rounds)
+        rates, note = against_peak(bare.clock(), base.counts, bare.run, asked.rounds)
     args = bare.run.args
     title = (
-        f"Training steps on {own.dataset}{' (random inputs)' * own.synthetic}, batches of {args.batch_size}, on "
-        f"{bare.run.device}, {args.precision}: {own.rounds} rounds of {own.steps} steps, in turn with {own.against}."
+        f"Training steps on {asked.dataset}{' (random inputs)' * asked.synthetic}, batches of {args.batch_size}, on "
+        f"{bare.run.device}, {args.precision}: {asked.rounds} rounds of {asked.steps} steps, in turn with "
+        f"{asked.against}."
     )
     base = asdict(base) | {"encoder_parameters": parameters(bare.run), "rates": rates}
-    return Report(title, bare.run.device, {"against": own.against, "bare": base, "rows": raw}, [times, counts], [note])
+    return Report(
+        title, bare.run.device, {"against": asked.against, "bare": base, "rows": raw}, [times, counts], [note]
+    )
 
 
 def flags_of(dataset: str, rows: Sequence[str], words: Sequence[str], folder: Path) -> dict[str, list[str]]:
@@ -165,6 +170,7 @@ def missing(method: str, words: Sequence[str], common: Sequence[str], folder: Pa
 
 
 def encoders_of(common: Sequence[str]) -> dict[str, Callable]:
+    """{modality: what makes its encoder} of the data set that the words name."""
     args = parse([*common, "--method", "joint"])
     return DATASETS[args.dataset].encoders(args)
 
@@ -183,18 +189,19 @@ def save_teachers(common: Sequence[str], folder: Path) -> list[str]:
 
 
 def take(name: str, argv: Sequence[str], synthetic: bool) -> Stepper:
+    """The row of that name under main.py's flags `argv`, ready for its first step."""
     kind = name.removesuffix(SPLIT)
     run, method, batches = prepare(argv, synthetic, plain=kind in PLAIN)
     if kind == "naive":
-        work = NaiveInfoReg(run).step
+        step_on = NaiveInfoReg(run).step
     else:
-        work = partial(bare_step, run) if kind in WRITTEN else partial(step, run, method)
+        step_on = partial(bare_step, run) if kind in WRITTEN else partial(step, run, method)
     turns = itertools.cycle(batches)
-    return Stepper(run, batches, lambda: work(next(turns)))
+    return Stepper(run, batches, lambda: step_on(next(turns)))
 
 
 def bare_step(run: Run, batch: Batch) -> None:
-    """What every method has to do at least."""
+    """The least that every method has to do."""
 
     with autocast(run.device, run.args.precision):
         loss = F.cross_entropy(run.model.fuse(run.model.encode(batch.inputs)), batch.target)
@@ -213,10 +220,12 @@ def gauged(name: str, argv: Sequence[str], synthetic: bool) -> tuple[Stepper, Ga
 
 
 def parameters(run: Run) -> int:
+    """How many weights the encoders have."""
     return sum(p.numel() for p in run.model.encoders.parameters())
 
 
 def work_of(counts: Counts, bare: Counts) -> dict[str, str]:
+    """A row's passes through each encoder, and its FLOPs over the bare step's."""
     return {
         "forward": passes(counts.forward, bare.forward),
         "backward": passes(counts.backward, bare.backward),
@@ -226,12 +235,13 @@ def work_of(counts: Counts, bare: Counts) -> dict[str, str]:
 
 def passes(samples: dict[str, int], batch: dict[str, int]) -> str:
     """`1`, or `audio 2, visual 2.1` where encoders differ; `batch`: samples of one pass."""
-    shown = {name: f"{found / batch[name]:.3g}" for name, found in samples.items()}
+    shown = {name: f"{count / batch[name]:.3g}" for name, count in samples.items()}
     same = len(set(shown.values())) == 1 and samples.keys() == batch.keys()
     return next(iter(shown.values())) if same else ", ".join(f"{name} {number}" for name, number in shown.items())
 
 
 def overhead_of(gauge: Gauge, base: Gauge, size: int) -> dict[str, str]:
+    """What a row does or holds beyond the bare step; `size`: the encoders' weights."""
     return {
         "backward calls": str(gauge.counts.backward_calls),
         "host reads": str(gauge.counts.host_reads),

@@ -1,4 +1,4 @@
-"""Data for those who have none: batches of random numbers in a data set's shapes, and a folder of generated clips."""
+"""Data where there are none: batches of random numbers in a data set's shapes, and a folder of generated clips."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -47,6 +47,7 @@ def random_splits(args: Namespace, modalities: tuple[str, ...], held_out: float,
 
 
 def clips_of(name: str) -> type[AudioVisualClips]:
+    """The data set of that name. Raises RunError if it has no shapes of sound and frames."""
     having = {
         other: source for other, source in DATASETS.items() if issubclass(source, AudioVisualClips) and source.audio
     }

@@ -27,6 +27,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def markdown(self) -> str:
+        """The title, the tables and the notes."""
         tables = (render(list(rows[0]), [list(row.values()) for row in rows], "md") for rows in self.tables)
         return "\n".join([f"{self.title}\n", *tables, *(f"{note}\n" for note in self.notes)])
 
@@ -52,7 +53,7 @@ def in_turn(clocks: Sequence[Iterator[float]], steps: int, rounds: int, label: s
 
     One step of each comes before and is not counted: it makes what the later ones reuse (gradients, momentum).
     """
-    found = []
+    seconds = []
     with tqdm(total=1 + rounds * steps, desc=label, leave=False, disable=None) as bar:
         for one in clocks:
             next(one)
@@ -62,12 +63,12 @@ def in_turn(clocks: Sequence[Iterator[float]], steps: int, rounds: int, label: s
             for _ in range(steps):
                 taken.append([next(one) for one in clocks])
                 bar.update()
-            found.append(tuple(map(sum, zip(*taken, strict=True))))
-    return found
+            seconds.append(tuple(map(sum, zip(*taken, strict=True))))
+    return seconds
 
 
 def compare(name: str, reference: str, times: Sequence[tuple[float, float]], unit: str, scale: float) -> dict[str, str]:
-    """A table's row of `times`, by round the seconds of the reference and of `name`; shown is `scale` times them."""
+    """A table's row: `times` are the seconds of the reference and of `name` by round, shown multiplied by `scale`."""
     ratios = [other / one for one, other in times]
     one, other = (median_of([scale * seconds for seconds in column], 1) for column in zip(*times, strict=True))
     return {
@@ -77,15 +78,17 @@ def compare(name: str, reference: str, times: Sequence[tuple[float, float]], uni
 
 
 def median_of(values: Sequence[float], digits: int = 2) -> str:
+    """The median as text."""
     return f"{statistics.median(values):.{digits}f}"
 
 
 def range_of(values: Sequence[float], digits: int = 2) -> str:
+    """The least and the largest value as text."""
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def machine(device: torch.device) -> str:
-    """The line without which no time means anything."""
+    """The processor, the threads, the GPU and PyTorch, in a line: without it no time means anything."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     threads = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))

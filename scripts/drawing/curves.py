@@ -1,4 +1,4 @@
-"""The figures that are lines: 1, 3, 5 and 10 over the epochs, 7 and 8 over a flag (scripts/figures.py draws them)."""
+"""The figures made of curves: 1, 3, 5 and 10 over the epochs, 7 and 8 over a flag."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scripts.drawing.pictures import Picture, Runs
-from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import FUSED, style
 
@@ -18,12 +17,16 @@ COMPARED = {"linestyle": ":", "markerfacecolor": "white"}  # joint training, whe
 
 
 class Curve(NamedTuple):
+    """A value at each x for every seed."""
+
     x: Sequence[float]
     values: np.ndarray  # (seeds, len(x))
     style: dict
 
 
 class Panel(NamedTuple):
+    """Curves in one pair of axes, which these words label."""
+
     title: str
     x: str
     y: str
@@ -31,7 +34,7 @@ class Panel(NamedTuple):
 
 
 def figure1(rows: Sequence[Runs]) -> Picture:
-    """Tr(F) of each encoder and of the model, which is their sum, trained together (a); of each trained alone (b)."""
+    """Tr(F) of each encoder and of the model, which is their sum, trained together (a); Tr(F) of each alone (b)."""
     joint = traces(the(rows, "joint"))
     alone = {name: values for runs in of(rows, "unimodal") for name, values in traces(runs).items()}
     together = Panel("(a) trained together", "epoch", TRACE, over_epochs(with_sum(joint), joint))
@@ -111,41 +114,36 @@ def of(rows: Sequence[Runs], method: str) -> list[Runs]:
 
 
 def the(rows: Sequence[Runs], method: str) -> Runs:
+    """The only row of a method."""
     (runs,) = of(rows, method)
     return runs
 
 
 def series(runs: Runs, column: str, name: str) -> np.ndarray:
-    """(seeds, epochs) of one number in the lines of metrics.jsonl.
-
-    Raises:
-        RunError: if a run has not recorded it.
-    """
-    found = []
-    for folder in runs.folders:
-        lines = read_metrics(folder / "metrics.jsonl")
-        if column not in lines[0]:
-            raise RunError(f"{folder} has no {column}, an earlier version ran it: delete the folder and run it again")
-        found.append([line[column][name] for line in lines])
-    return np.array(found, dtype=float)  # null, for what was not finite, becomes NaN
+    """(seeds, epochs) of one number in the lines of metrics.jsonl; NaN for what was not finite."""
+    rows = [read_metrics(folder / "metrics.jsonl") for folder in runs.folders]
+    return np.array([[row[column][name] for row in of_seed] for of_seed in rows], dtype=float)  # null becomes NaN
 
 
 def traces(runs: Runs, column: str = "fisher_trace") -> dict[str, np.ndarray]:
-    """{modality: (seeds, epochs)}."""
+    """{modality: (seeds, epochs)} of one number that every encoder has."""
     names = read_metrics(runs.folders[0] / "metrics.jsonl")[0]["fisher_trace"]
     return {name: series(runs, column, name) for name in names}
 
 
-def with_sum(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {"model": sum(found.values())} | found
+def with_sum(numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The sum over the modalities, which is the model's, before its parts."""
+    return {"model": sum(numbers.values())} | numbers
 
 
-def over_epochs(found: dict[str, np.ndarray], modalities: Sequence[str], look: dict | None = None) -> dict[str, Curve]:
-    """Curves in the style of their modality, whichever panel they stand in; black for what is none."""
+def over_epochs(
+    numbers: dict[str, np.ndarray], modalities: Sequence[str], look: dict | None = None
+) -> dict[str, Curve]:
+    """Curves in the style of their modality, whichever panel they stand in; black for what is no modality."""
     styles = {name: style(place) for place, name in enumerate(modalities)}
     return {
         name: Curve(range(1, values.shape[1] + 1), values, styles.get(name, FUSED) | (look or {}))
-        for name, values in found.items()
+        for name, values in numbers.items()
     }
 
 

@@ -44,7 +44,10 @@ def write_maps(path: Path, flags: argparse.Namespace) -> dict[str, Map]:
 
 
 def picture(rows: Sequence[Runs], maps: Sequence[Sequence[dict[str, Map]]]) -> Picture:
-    """`maps`: by row and seed. The points are the first seed's, the silhouettes all seeds'."""
+    """A column for each row, a line for each modality: the points of the first seed, the silhouettes of all seeds.
+
+    `maps`: by row and seed.
+    """
     names = tuple(maps[0][0])
     figure = Figure(figsize=(3.4 * len(rows) + 0.4, 3.6 * len(names) + 1), layout="constrained")
     axes = figure.subplots(len(names), len(rows), squeeze=False)

@@ -22,7 +22,7 @@ class Runs(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure, what is to be said of it, and the numbers behind it as a table."""
+    """A figure, a note for its title, and the numbers behind it as a table."""
 
     figure: Figure
     note: str

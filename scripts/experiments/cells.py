@@ -44,6 +44,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Experiment:
+    """A table, a figure or an ablation: its rows, and the data sets on which the paper has them."""
+
     name: str
     title: str
     datasets: tuple[str, ...]  # the paper's
@@ -73,6 +75,7 @@ class Cell:
 
     @property
     def done(self) -> bool:
+        """Whether its run has come to its end."""
         return self.folder is not None and (self.folder / "done").exists()
 
     def missing(self) -> str:
@@ -96,7 +99,11 @@ def folder_of(argv: Sequence[str]) -> Path:
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """The parser's own sentence becomes a RunError: here nobody has typed the whole line."""
+    """The arguments that main.py makes of these words.
+
+    Raises:
+        RunError: with the parser's sentence: nobody has typed the whole line, so a usage message would mislead.
+    """
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -133,6 +140,8 @@ def common(experiment: Experiment, dataset: str, out, data_root, extra: Sequence
 
 
 def cell_of(row: Row, seed: int, words: Sequence[str], setting: Setting) -> Cell:
+    """The cell of a row; `words`: those that all cells begin with."""
+
     def run(flags: Sequence[str]) -> list[str]:
         return [*words, *flags, "--seed", str(seed), "--resume"]
 

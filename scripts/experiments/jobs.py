@@ -34,6 +34,7 @@ class Job:
 
     @property
     def done(self) -> bool:
+        """Whether it has made what it is for."""
         return (self.folder / self.made).exists()
 
     @property
@@ -43,6 +44,7 @@ class Job:
 
     @property
     def command(self) -> list[str]:
+        """The words by which it is started."""
         program, *words = self.argv
         return [sys.executable, str(ROOT / program), *words]
 
@@ -158,6 +160,7 @@ def environments(at_a_time: int) -> list[dict[str, str]]:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -55,7 +55,7 @@ def size(experiment: Experiment, dataset: str) -> tuple[int, int]:
     """How many models are trained with SEEDS seeds, and the epochs of all of them together."""
     default = parsed(["--dataset", dataset, *experiment.flags.get(dataset, "").split(), "--method", "joint"]).epochs
     trained = [row.flags for row in rows_of(experiment, dataset) if row.program == "main.py"]
-    epochs = [int(found[1]) if (found := re.search(r"--epochs (\d+)", flags)) else default for flags in trained]
+    epochs = [int(flag[1]) if (flag := re.search(r"--epochs (\d+)", flags)) else default for flags in trained]
     return SEEDS * len(trained), SEEDS * sum(epochs)
 
 

@@ -22,10 +22,12 @@ def controls(setting: Setting) -> tuple[Row, ...]:
 
 
 def visual(value: float) -> dict[str, dict[str, float]]:
+    """The paper's accuracy of video on CREMA-D."""
     return {"CREMAD": {"visual": value}}
 
 
 def accuracy(dataset: str, value: float) -> dict[str, dict[str, float]]:
+    """The paper's accuracy on one data set."""
     return {dataset: {"accuracy": value}}
 
 
@@ -50,11 +52,13 @@ INFOREG_STAR = Row(
 
 
 def twice_as_long(setting: Setting) -> Row:
+    """Joint training for twice the epochs of the data set, with the paper's accuracy after 100."""
     epochs = 2 * setting.args.epochs
     return Row(f"Joint training, {epochs} epochs", f"--method joint --epochs {epochs}", visual(35.36))
 
 
 def table1(setting: Setting) -> tuple[Row, ...]:
+    """Video alone gains from InfoReg, not from training for longer."""
     epochs = setting.args.epochs
     return (
         Row(f"Joint training, {epochs} epochs", "--method joint", visual(35.14)),
@@ -64,6 +68,7 @@ def table1(setting: Setting) -> tuple[Row, ...]:
 
 
 def table2(setting: Setting) -> tuple[Row, ...]:
+    """Methods without a loss for each modality."""
     return (
         *controls(setting),
         JOINT,
@@ -76,6 +81,7 @@ def table2(setting: Setting) -> tuple[Row, ...]:
 
 
 def table3(setting: Setting) -> tuple[Row, ...]:
+    """Methods with a loss for each modality."""
     return (
         *controls(setting),
         # Audio on Kinetics-Sounds is 53.13 in Table 2 and 54.13 here; one of the two is a slip of the paper.
@@ -88,6 +94,7 @@ def table3(setting: Setting) -> tuple[Row, ...]:
 
 
 def table4(setting: Setting) -> tuple[Row, ...]:
+    """Each method in all epochs, inside and outside the prime learning window."""
     during = {"all": "whole training", "prime": "prime learning window only", "outside": "outside the window only"}
     values = {
         "OGM": (68.70, 68.76, 67.13),
@@ -106,6 +113,7 @@ def table4(setting: Setting) -> tuple[Row, ...]:
 
 
 def table5(setting: Setting) -> tuple[Row, ...]:
+    """Joint training and InfoReg with every fusion."""
     values = {
         ("Joint training", "joint"): {"gated": 65.32, "sum": 64.38, "film": 66.67, "concat": 66.61},
         ("InfoReg", "inforeg"): {"gated": 69.18, "sum": 70.12, "film": 70.23, "concat": 71.90},
@@ -121,6 +129,7 @@ def table5(setting: Setting) -> tuple[Row, ...]:
 
 
 def table6(setting: Setting) -> tuple[Row, ...]:
+    """Methods that are defined for three modalities."""
     values = {
         ("Joint training", "joint"): (61.09, 60.74),
         ("OGM", "ogm"): (61.88, 61.32),
@@ -138,6 +147,7 @@ def table6(setting: Setting) -> tuple[Row, ...]:
 
 
 def table7(setting: Setting) -> tuple[Row, ...]:
+    """Joint training and InfoReg on two further data sets."""
     return (
         *controls(setting),
         Row("Joint training", "--method joint", accuracy("folder", 89.21) | accuracy("HatefulMemes", 55.00)),
@@ -146,6 +156,7 @@ def table7(setting: Setting) -> tuple[Row, ...]:
 
 
 def figure1(setting: Setting) -> tuple[Row, ...]:
+    """Joint training, and each modality alone."""
     return JOINT, *controls(setting)[:-1]
 
 
@@ -157,6 +168,7 @@ def figure4(setting: Setting) -> tuple[Row, ...]:
 
 
 def figure6(setting: Setting) -> tuple[Row, ...]:
+    """Joint training, for longer, and InfoReg."""
     return JOINT, twice_as_long(setting), INFOREG
 
 
@@ -171,10 +183,12 @@ def figure8(setting: Setting) -> tuple[Row, ...]:
 
 
 def ablation_regulation(setting: Setting) -> tuple[Row, ...]:
+    """InfoReg with each way to slow the leader."""
     return JOINT, *sweep("regulation", ("proximal", "gradient", "lr"))
 
 
 def ablation_variant(setting: Setting) -> tuple[Row, ...]:
+    """By the paper's equations and by the rules of the public code, without and with losses for each modality."""
     official = "--method inforeg --variant official --unimodal_loss"
     return (
         *controls(setting),
@@ -193,7 +207,7 @@ def ablation_smoothing(setting: Setting) -> tuple[Row, ...]:
 
 
 def ablation_batch_size(setting: Setting) -> tuple[Row, ...]:
-    """Around the data set's own size, at its learning rate."""
+    """Sizes around the data set's default, all at its learning rate."""
     sizes = [max(1, round(factor * setting.args.batch_size)) for factor in (0.25, 0.5, 1, 2)]
     return tuple(
         Row(f"{label}, batches of {size}", f"--method {method} --batch_size {size}")
@@ -203,7 +217,7 @@ def ablation_batch_size(setting: Setting) -> tuple[Row, ...]:
 
 
 def ablation_start(setting: Setting) -> tuple[Row, ...]:
-    """Of the paper's equations from epoch 2 on, the first with two traces before it; of the public code from 0 on."""
+    """By the paper's equations from epoch 2 on, the first with two traces before it; by the public code from 0 on."""
     official = (
         Row(f"{row.label}, official", f"{row.flags} --variant official --unimodal_loss none")
         for row in sweep("start_epoch", (0, 2, 5, 10))
@@ -221,7 +235,7 @@ def sweep(flag: str, values: Sequence) -> tuple[Row, ...]:
 
 
 def methods(setting: Setting) -> tuple[Row, ...]:
-    """All of them, with the controls of some. Re-learning's rhythm is the published share of the epochs, 20 of 90."""
+    """Every method, and controls of some. Re-learning's rhythm is the published share of the epochs, 20 of 90."""
     teachers = " ".join(f"{name}={{{name}}}" for name in setting.modalities)
     return (
         *controls(setting),
@@ -242,6 +256,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
 
 
 def rows(*fixed: Row) -> Callable[[Setting], tuple[Row, ...]]:
+    """Rows that depend on nothing."""
     return lambda setting: fixed
 
 

@@ -24,16 +24,17 @@ class Origin:
 
     def over_processes(self, read) -> str:
         """What `read` finds in the entries of the processes that worked on the run, where it differs one by one."""
-        found = [read(entry) for entry in self.args.get("provenance", [])]
-        return ", then ".join(dict.fromkeys(value or UNKNOWN for value in found)) or UNKNOWN
+        values = [read(entry) for entry in self.args.get("provenance", [])]
+        return ", then ".join(dict.fromkeys(value or UNKNOWN for value in values)) or UNKNOWN
 
 
 def differences(origins: list[Origin]) -> list[str]:
-    """A sentence for everything in which the runs differ but should not, or which none can tell; [] if all is well."""
+    """A sentence for each thing in which the runs differ but should not, or that is not recorded; [] if all is well."""
     return [*data(origins), *code(origins), *recipe(origins)]
 
 
 def data(origins: list[Origin]) -> Iterable[str]:
+    """Sentences about data of other checksums."""
     entries = [entry.get("data") or {} for origin in origins for entry in origin.args.get("provenance", [])]
     files = dict.fromkeys(file for entry in entries for file in entry)
     if not files:
@@ -44,6 +45,8 @@ def data(origins: list[Origin]) -> Iterable[str]:
 
 
 def code(origins: list[Origin]) -> Iterable[str]:
+    """Sentences about other commits, changes or libraries."""
+
     def version(entry: Mapping) -> str | None:
         changed = f" with changes {entry['changes'][:8]}" if entry.get("dirty") else ""
         return entry["commit"][:10] + changed if entry.get("commit") else None
@@ -81,7 +84,7 @@ def flags_of(origin: Origin) -> dict:
 
 
 def flags_of_method(args: Mapping) -> set[str]:
-    """The flags that are the method's own, or whose default it sets, or that are published for it on this data set."""
+    """The flags that only the method has, whose default it sets, or that are published for it on this data set."""
     method = METHODS.get(args.get("method"))
     if method is None:  # an ensemble
         return set()
@@ -89,10 +92,10 @@ def flags_of_method(args: Mapping) -> set[str]:
     return {*flags_added(method.add_args).values(), *method.defaults(argparse.Namespace(**args)), *published}
 
 
-def told(what: str, found: Mapping[str, object]) -> list[str]:
+def told(what: str, values: Mapping[str, object]) -> list[str]:
     """[a sentence about who has which value], most frequent first; [] if all have the same and know it."""
     names: dict[str, list[str]] = defaultdict(list)
-    for name, value in found.items():
+    for name, value in values.items():
         names[str(value)].append(name)
     if len(names) < 2 and UNKNOWN not in names:
         return []
@@ -101,4 +104,5 @@ def told(what: str, found: Mapping[str, object]) -> list[str]:
 
 
 def shorten(value: str) -> str:
+    """The beginning of a checksum; other values as they are."""
     return f"{value[:8]}..." if len(value) == 64 else value

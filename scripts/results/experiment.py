@@ -98,7 +98,7 @@ def flags_in(words: str) -> list[str]:
 
 
 def joint_for(number: int, rows: Sequence[Row]) -> int | None:
-    """The row of joint training that a row is compared with: the one of most flags in common, the plainest of equals.
+    """The row of joint training with which a row is compared: it shares most flags, and is the plainest of equals.
 
     A row of joint training is compared with one whose flags it adds to. Where none is plainer than the others, as with
     one for each fusion, there is nothing to compare with.

@@ -11,7 +11,7 @@ FORMS = ("md", "tex", "csv", "html")
 
 
 class Cell(NamedTuple):
-    """What stands in a place of a table, and how it is marked: "best", "second" or "" for neither."""
+    """A value in a table, and its mark: "best", "second" or "" for neither."""
 
     value: object
     mark: str = ""

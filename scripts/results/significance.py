@@ -29,7 +29,7 @@ def interval(correct: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> tu
 
 
 def seeds_test(ours: np.ndarray, theirs: np.ndarray) -> float | None:
-    """Two-sided p of the paired t test, (S,) figures of the same seeds: would other seeds show the difference, too?
+    """Two-sided p of the paired t test, (S,) accuracies of the same seeds: would other seeds show the difference, too?
 
     None for a single seed, and where all differences are the same, so that they have no spread to be judged by.
     """

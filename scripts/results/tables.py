@@ -40,9 +40,11 @@ class Line:
     against: "Line | None" = None  # joint training
 
     def values(self, column: str) -> list[float]:
+        """The metric of each seed that has it."""
         return [metrics[column] for metrics in self.metrics.values() if column in metrics]
 
     def mean(self, column: str) -> float | None:
+        """The mean over seeds; None without any."""
         values = self.values(column)
         return statistics.fmean(values) if values else None
 
@@ -84,6 +86,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
+    """The rows of an experiment on a data set, by one rule of selection."""
+
     name: str
     title: str
     dataset: str
@@ -105,6 +109,7 @@ class Table:
 
     @property
     def references(self) -> list[str]:
+        """The labels of the rows with which others are compared."""
         return list(dict.fromkeys(line.against.label for line in self.lines if line.against))
 
     def marks(self, column: str) -> list[str]:
@@ -168,11 +173,12 @@ def published(line: Line, column: str) -> str:
 
 
 def probability(p: float | None) -> str:
+    """A p value with three digits."""
     return DOES_NOT_APPLY if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def heading(table: Table) -> str:
-    """What the numbers are: the rule, the seeds, the samples."""
+    """A sentence that says what the numbers are: the rule, the seeds, the samples."""
     several = len(table.seeds) > 1
     seeds = f"{len(table.seeds)} seeds ({', '.join(map(str, table.seeds))}), mean +- standard deviation"
     one = f"1 seed ({table.seeds[0]}), so without a standard deviation and a test over seeds"
@@ -209,6 +215,7 @@ def legend(table: Table) -> list[str]:
 
 
 def markdown(table: Table) -> str:
+    """The table between its title and its legend."""
     title, notes = f"{table.title}, {table.dataset}", "".join(f"- {escape(line, 'md')}\n" for line in legend(table))
     return f"### {escape(title, 'md')}\n\n{escape(heading(table), 'md')}\n\n{render(*grid(table), 'md')}\n{notes}"
 

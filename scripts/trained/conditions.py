@@ -1,4 +1,4 @@
-"""What an evaluation takes away from a model or confuses, sample by sample, and what each modality contributes.
+"""Missing and conflicting modalities, sample by sample, and what each modality contributes.
 
 What is drawn depends on a seed, the sample's place in the split and the modality alone: every method sees the same.
 """
@@ -18,7 +18,7 @@ Forward = Callable[[Batch], Output]
 
 
 def draw_present(modalities: Sequence[str], rates: Mapping[str, float], count: int, seed: int) -> dict[str, Tensor]:
-    """{modality: (count,) bool}: whether it is there. Each is missing by itself, with probability `rates`, or 0."""
+    """{modality: (count,) bool}, whether it is there; each is missing by itself, with its probability in `rates`."""
     draws = {name: np.random.default_rng([seed, *f"missing:{name}".encode()]).random(count) for name in modalities}
     return {name: torch.from_numpy(drawn >= rates.get(name, 0.0)) for name, drawn in draws.items()}
 
@@ -31,7 +31,7 @@ def without(
     The features of what is missing are zero, and a modality that is left alone is read by its unimodal read-out: so
     with all others missing the prediction is exactly what every table reports of it. With `fill`, {modality: (dim,)},
     these features stand in for what is missing, and the prediction is always the fused one. Where nothing is missing
-    it is the method's own.
+    it is what the method predicts.
     """
     features = {}
     for name, feature in output.features.items():
@@ -61,11 +61,11 @@ def missing(
 
     def predict(batch: Batch) -> Output:
         complete = forward(batch)
-        there = {name: found.to(batch.index.device)[batch.index] for name, found in present.items()}
+        there = {name: of_split.to(batch.index.device)[batch.index] for name, of_split in present.items()}
         output = without(model, complete, there, fill)
         if every_subset:
             for names in subsets(model.modalities):
-                part = {name: found & (name in names) for name, found in there.items()}
+                part = {name: of_batch & (name in names) for name, of_batch in there.items()}
                 output.unimodal |= {names: without(model, complete, part, fill).logits}
         return output
 
@@ -73,7 +73,7 @@ def missing(
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
-    """All of them, the empty one first and then in the order of `coalitions`."""
+    """All subsets, the empty one first and then in the order of `coalitions`."""
     return [(), *(tuple(modalities[m] for m in members) for members in coalitions(len(modalities)))]
 
 

@@ -22,7 +22,7 @@ FILLS = ("zero", "mean")
 
 @dataclass(frozen=True)
 class Condition:
-    """What is done to the test split: noise, MODALITY:RATE of what is missing, and so on."""
+    """The noise on the test split, MODALITY:RATE of what is missing, its features, the share of conflicts."""
 
     noise: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -94,6 +94,7 @@ class Evaluation:
         return self.mean
 
     def precision(self) -> torch.autocast:
+        """The precision in which the run was trained."""
         return autocast(self.device, self.method.args.precision)
 
 

@@ -19,6 +19,7 @@ from utils.runs.checkpoint import class_numbers, load_checkpoint, load_model
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where and how the data of a trained model are read."""
     parser.add_argument("--data_root", help="where the data lie now, if not where they were")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: 2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
@@ -44,14 +45,17 @@ class Trained:
 
     @property
     def args(self) -> argparse.Namespace:
+        """The arguments of the run, with the data and caches of now."""
         return self.method.args
 
     @property
     def source(self) -> type[MultimodalDataset]:
+        """The data set."""
         return DATASETS[self.args.dataset]
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return torch.device(self.flags.device)
 
     def splits(self) -> Sequence[Any]:
