@@ -6,6 +6,7 @@ import sys
 from itertools import count
 
 import pytest
+from helpers.decoded import remember
 from helpers.runs import SMALL, flags, folder_of, train
 
 import main as program
@@ -29,6 +30,7 @@ CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")  # audited events of th
 def small(monkeypatch):
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
     monkeypatch.setattr(program, "draw", lambda *_: None)
+    remember(monkeypatch)
 
 
 @pytest.mark.parametrize("method", MORE)
