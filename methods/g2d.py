@@ -150,10 +150,12 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
         described = " ".join(f"--{key} {value}" for key, value in held.items() if value is not None)
         raise RunError(f"--teachers {name}={path} is a run of {described}: it must be one of --method unimodal "
                        f"--modality {name} on {args.dataset}")  # fmt: skip
-    numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)
+    names = DATASETS[args.dataset].class_names(args)
+    numbers = class_numbers(state, path, names, args.data_root)
     if numbers != sorted(numbers):
-        raise RunError(f"--teachers {name}={path}: its classes have other numbers than those of {args.data_root}: the "
-                       f"first of the data is its number {numbers[0] + 1}; train it again on these data")  # fmt: skip
+        raise RunError(f"--teachers {name}={path}: its classes have other numbers than those of {args.data_root} "
+                       f"({names[0]}, the first of these, is its number {numbers[0] + 1}): give a teacher of these "
+                       "data, or data with its order of classes")  # fmt: skip
     teacher = MultimodalModel({name: copy.deepcopy(model.encoders[name])}, "concat", model.classes)
     load_model(teacher, state, path)
     return teacher.requires_grad_(False).eval()

@@ -39,6 +39,14 @@ def test_every_command_of_the_readme_parses():
             parse(words)
 
 
+def test_every_table_and_figure_that_the_documents_make_has_its_name():
+    from scripts.experiments.paper import EXPERIMENTS
+
+    text = "".join((ROOT / path).read_text() for path in ("README.md", "docs/REPRODUCTION.md", "docs/ROBUSTNESS.md"))
+    named = re.findall(r"bash scripts/reproduce\.sh (\w+)", text)
+    assert len(named) > 20 and set(named) - {"robustness"} <= set(EXPERIMENTS)
+
+
 def test_every_kind_of_noise_is_explained():
     from dataset.recipes.corrupt import KINDS
 

@@ -96,8 +96,8 @@ def figure10(rows: Sequence[Runs]) -> Picture:
 
 def sweep(rows: Sequence[Runs], flag: str, label: str) -> Picture:
     """InfoReg's accuracy at each value of `flag` that was run; joint training, which has no such flag, is a level."""
-    joint, regulated = the(rows, "joint"), sorted(of(rows, "inforeg"), key=lambda runs: getattr(runs.args, flag))
-    x = [getattr(runs.args, flag) for runs in regulated]
+    joint, regulated = the(rows, "joint"), sorted(of(rows, "inforeg"), key=lambda runs: vars(runs.args)[flag])
+    x = [vars(runs.args)[flag] for runs in regulated]
     level = np.repeat(accuracy(joint)[:, None], len(x), axis=1)
     curves = {
         "InfoReg": Curve(x, np.stack([accuracy(runs) for runs in regulated], axis=1), style(0)),

@@ -227,7 +227,7 @@ def ablation_start(setting: Setting) -> tuple[Row, ...]:
 
 def sweep(flag: str, values: Sequence) -> tuple[Row, ...]:
     """InfoReg with each value of a flag; the row at the default has the paper's value of InfoReg."""
-    default = getattr(parsed(["--method", "inforeg"]), flag)
+    default = vars(parsed(["--method", "inforeg"]))[flag]
     return tuple(
         Row(f"InfoReg, {flag} {value}", f"--method inforeg --{flag} {value}", INFOREG.paper if value == default else {})
         for value in values

@@ -161,7 +161,9 @@ def test_the_command_writes_its_figure_beside_the_checkpoint(run, capsys):
 
 
 def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path, monkeypatch):
-    rows = lambda setting: (Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg"))  # noqa: E731
+    def rows(setting):
+        return Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg")
+
     monkeypatch.setitem(EXPERIMENTS, "figure4", Experiment("figure4", "Title", ("demo",), (), rows))
     argv = flags(demo, tmp_path, "--epochs", "2")
     for method in ("joint", "inforeg"):

@@ -113,7 +113,9 @@ def test_a_test_split_of_one_class_has_no_silhouette(out, tmp_path, monkeypatch)
 
 
 def test_figure6_has_every_run_and_the_same_bytes_each_time(demo, out, monkeypatch):
-    rows = lambda setting: (Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg"))  # noqa: E731
+    def rows(setting):
+        return Row("Joint training", "--method joint"), Row("InfoReg", "--method inforeg")
+
     argv = flags(demo, out, "--epochs", "1", "--lr", "0.05")
     monkeypatch.setitem(EXPERIMENTS, "figure6", Experiment("figure6", "Title", ("demo",), (), rows))
     path = figures.draw("figure6", "demo", [1, 0], out, demo, argv[argv.index("--tag") :])
