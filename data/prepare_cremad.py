@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import soundfile
-
 from dataset.classes import EMOTIONS
-from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.clips import Clip, by_stem, write_frames
 from dataset.prepare.media import Media
 from dataset.prepare.run import check_args, common_parser, prepare, run
-from dataset.prepare.splits import check_unseen
+from dataset.prepare.sound import check_sound
+from dataset.prepare.splits import check_unseen, read_list
 from utils.errors import DataError, RunError
 
 
@@ -34,30 +33,27 @@ def find_clips(raw: Path) -> list[Clip]:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder} is not there: --raw must be the folder of CREMA-D that holds it")
-    names = {path.stem for folder in folders for path in folder.glob("[!.]*") if path.suffix in (".wav", ".flv")}
+    sounds, videos = (by_stem(folder, suffix) for folder, suffix in zip(folders, (".wav", ".flv"), strict=True))
     clips = []
-    for name in sorted(names):
+    for name in sorted(sounds.keys() | videos.keys()):
         fields = name.split("_")
         if len(fields) != 4 or fields[2] not in EMOTIONS:
             raise DataError(f"{name} in {raw} is not a CREMA-D name, as 1001_DFA_ANG_XX is: remove it from there")
-        clips.append(Clip(name, fields[2], fields[0], (folders[0] / f"{name}.wav", folders[1] / f"{name}.flv")))
+        sound, video = sounds.get(name, folders[0] / f"{name}.wav"), videos.get(name, folders[1] / f"{name}.flv")
+        clips.append(Clip(name, fields[2], fields[0], (sound, video)))
     return clips
 
 
-def read_list(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[Clip]:
+def read_clips(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[Clip]:
     """The clips of a published list, rows `clip,label`, in its order. Raises DataError naming the line.
 
     A clip of which there is no raw file stops the run too, unless clips may be missing: it then fails like any other.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(lines, 1):
-        where, fields = f"{path}, line {number}", line.split(",")
+    for number, fields in read_list(path):
+        where = f"{path}, line {number}"
         if len(fields) != 2:
-            raise DataError(f"{where}: expected `clip,label`, found {line!r}")
+            raise DataError(f"{where}: expected `clip,label`, found {','.join(fields)!r}")
         name, label = fields
         if label not in EMOTIONS:
             raise DataError(f"{where}: label {label!r} is none of {', '.join(EMOTIONS)}")
@@ -69,25 +65,12 @@ def read_list(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[C
         if name not in known and not allow_missing:
             raise DataError(f"{where}: no raw file of {name}; complete the download, or pass --allow_missing")
         clips[name] = known.get(name) or Clip(name, label, parts[0], (Path("AudioWAV", f"{name}.wav"), Path()))
-    if not clips:
-        raise DataError(f"the list {path} is empty")
     return list(clips.values())
 
 
 def copy_sound(source: Path, target: Path) -> None:
-    """Link or copy a wav after a look at it. Raises ClipError if it does not open, is empty or truncated."""
-    check_source(source)
-    try:
-        info = soundfile.info(str(source))
-    except soundfile.LibsndfileError as error:
-        raise ClipError(f"{source.name} does not decode: {error.error_string}") from error
-    if info.frames == 0:
-        raise ClipError(f"{source.name} holds no sound")
-    with source.open("rb") as file:
-        declared = int.from_bytes(file.read(8)[4:], "little") + 8  # libsndfile reads a truncated wav without a word
-    # All ones: the size was unknown when the header was written. One byte: padding that some writers only count.
-    if declared != 0xFFFFFFFF + 8 and declared > source.stat().st_size + 1:
-        raise ClipError(f"{source.name} is truncated: {source.stat().st_size} of {declared} bytes")
+    """Link or copy a wav after a look at it. Raises ClipError if it is not whole."""
+    check_sound(source)
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without links
@@ -114,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     clips = {clip.name: clip for clip in find_clips(args.raw)}
     lists = None
     if args.train_csv:
-        lists = tuple(read_list(path, clips, args.allow_missing) for path in (args.train_csv, args.test_csv))
+        lists = tuple(read_clips(path, clips, args.allow_missing) for path in (args.train_csv, args.test_csv))
         check_unseen(*lists, "lists")
         if unlisted := len(clips.keys() - {clip.name for part in lists for clip in part}):
             print(f"{unlisted} clips of {args.raw} are in neither list: only in the actor-disjoint split")

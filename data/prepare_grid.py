@@ -21,9 +21,11 @@ import cv2
 import numpy as np
 
 from dataset.classes import WORDS
-from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
-from dataset.prepare.media import Media, picture, shown_at, write_wave
+from dataset.lists import read_lines
+from dataset.prepare.clips import Clip, ClipError, by_stem, check_source, write_frames
+from dataset.prepare.media import Media, picture, shown_at
 from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.sound import write_wave
 from utils.errors import DataError, RunError
 
 UNITS = 25_000  # of the align files, per second
@@ -42,20 +44,20 @@ def find_clips(raw: Path, position: str) -> list[Clip]:
         raise DataError(f"{align} is not there: --raw must hold align/<speaker>/*.align beside <speaker>/*.mpg")
     aligned = {path.name for path in align.iterdir() if path.is_dir()}
     folders = [path for path in raw.glob("[!._]*") if path.is_dir() and path != align]
-    speakers = sorted(path.name for path in folders if path.name in aligned or any(path.glob("[!.]*.mpg")))
+    speakers = sorted(path.name for path in folders if path.name in aligned or by_stem(path, ".mpg"))
     if without_video := sorted(aligned - set(speakers)):
         print(f"not prepared, as {raw} has no folder of videos for them: {', '.join(without_video)}")
     place = list(WORDS).index(position)
     clips = []
     for speaker in speakers:
-        videos, aligns = raw / speaker, align / speaker
-        names = {path.stem for path in [*videos.glob("[!.]*.mpg"), *aligns.glob("[!.]*.align")]}
-        for name in sorted(names):
+        videos, aligns = by_stem(raw / speaker, ".mpg"), by_stem(align / speaker, ".align")
+        for name in sorted(videos.keys() | aligns.keys()):
             if len(name) != len(WORDS) or any(c not in words for c, words in zip(name, SPELT.values(), strict=True)):
                 raise DataError(f"{name} of {speaker} does not spell a GRID sentence, as bbaf2n does: remove it")
             label = SPELT[position][name[place]]
             clip = name if len(speakers) == 1 else f"{speaker}_{name}"
-            clips.append(Clip(clip, label, speaker, (videos / f"{name}.mpg", aligns / f"{name}.align")))
+            video = videos.get(name, raw / speaker / f"{name}.mpg")
+            clips.append(Clip(clip, label, speaker, (video, aligns.get(name, align / speaker / f"{name}.align"))))
     return clips
 
 
@@ -63,9 +65,9 @@ def read_word(path: Path, position: str, label: str) -> tuple[float, float, floa
     """Start and end of the word and end of the sentence's recording, in seconds. Raises ClipError."""
     check_source(path, parts=3)
     try:
-        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+        rows = [line.split() for _, line in read_lines(path)]
         spans = [(int(start) / UNITS, int(end) / UNITS, word) for start, end, word in rows]
-    except ValueError as error:
+    except (ValueError, DataError) as error:
         raise ClipError(f"{path.name} has a line that is not `start end word`") from error
     words = [span for span in spans if span[2] not in ("sil", "sp")]
     if len(words) != len(WORDS):

@@ -16,7 +16,6 @@ the folders, one number for one class.
 Sound: mono, 16 kHz, 16 bit. Frames: those on the screen at i/fps, at most 256 pixels on the shorter side (--size).
 """
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -25,9 +24,10 @@ from pathlib import Path
 
 from dataset.classes import ACTIONS
 from dataset.prepare.clips import Clip
-from dataset.prepare.media import add_media_args, media_recipe, only_videos, prepare_clip
+from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
-from dataset.prepare.splits import check_unseen
+from dataset.prepare.splits import check_unseen, read_list
+from dataset.prepare.videos import add_media_args, media_recipe, only_videos
 from utils.errors import DataError, RunError
 
 # Names in the paper that introduced the set, which used a Kinetics of before its release (arXiv 1705.08168, A.1). Its
@@ -70,19 +70,15 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
     return clips
 
 
-def read_list(path: Path) -> dict[tuple[str, int], str]:
+def read_numbers(path: Path) -> dict[tuple[str, int], str]:
     """{(YouTube id, start in s): class, or its number} in the order of the list. Raises DataError with the line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path} ({error}): give the path of a text file in UTF-8") from error
-    header = next(csv.reader(lines[:1]), [])
+    rows = read_list(path)
+    header = rows[0][1]
     listed: dict[tuple[str, int], str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, fields in rows[1:] if "youtube_id" in header else rows:
+        line = ",".join(fields)
         if "youtube_id" in header:
-            if number == 1 or not line.strip():
-                continue
-            row = dict(zip(header, next(csv.reader([line])), strict=False))
+            row = dict(zip(header, fields, strict=False))
             try:
                 key, label = (row["youtube_id"], int(float(row["time_start"]))), class_of(row["label"])
             except (KeyError, ValueError) as error:
@@ -91,10 +87,8 @@ def read_list(path: Path) -> dict[tuple[str, int], str]:
                 continue
         elif match := re.fullmatch(rf"(?:.*/)?{ID.pattern}(?:\.\w+)?[\s,].*?(\d+)\s*", line):
             key, label = (match[1], int(match[2])), match[4]
-        elif line.strip():
-            raise DataError(f"{path}, line {number}: expected `<youtube id>_<start> ... <number>`, found {line!r}")
         else:
-            continue
+            raise DataError(f"{path}, line {number}: expected `<youtube id>_<start> ... <number>`, found {line!r}")
         if key in listed:
             raise DataError(f"{path}, line {number}: {key[0]}_{key[1]} is there twice")
         listed[key] = label
@@ -162,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = (find_clips(args.raw / name) for name in (args.train_folder, args.test_folder))
     lists = list(train.values()), list(test.values())
     if args.train_list:
-        published = [read_list(path) for path in (args.train_list, args.test_list)]
+        published = [read_numbers(path) for path in (args.train_list, args.test_list)]
         clips = test | train
         names = check_numbers(published, clips)
         lists = tuple(choose(listed, clips, names, args.raw) for listed in published)

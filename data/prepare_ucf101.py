@@ -22,50 +22,42 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
-from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.clips import Clip, ClipError, by_stem, write_frames
+from dataset.prepare.media import Media, picture
 from dataset.prepare.run import check_args, common_parser, prepare, run
-from dataset.prepare.splits import Parts
+from dataset.prepare.splits import Parts, read_list
 from utils.errors import DataError
 from utils.files import write_atomically
 
 BOUND = 20  # pixels
 SPLITS = ("01", "02", "03")
 TOLERANCE = 0.2  # s by which decoders and headers of whole videos may disagree about the length
-ROW = re.compile(r"(?P<label>\w+)/(?P<name>(?P<group>v_\w+_g\d+)_c\d+)\.avi(?: +(?P<number>\d+))?")
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines that are not blank. Raises DataError for a file that is missing, empty or not text."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({error}): it is in UCF101TrainTestSplits-RecognitionTask.zip") from error
-    if not lines:
-        raise DataError(f"{path} is empty: unpack UCF101TrainTestSplits-RecognitionTask.zip again")
-    return lines
+REMEDY = "it is in UCF101TrainTestSplits-RecognitionTask.zip; unpack that again"
+ROW = re.compile(r"(?P<label>\w+)/(?P<name>(?P<group>v_\w+_g\d+)_c\d+)\.(?i:avi)(?: +(?P<number>\d+))?")
 
 
 def read_classes(path: Path) -> dict[str, int]:
     """{class: number} of classInd.txt, rows `number class`, numbered from 1 without a gap."""
     classes = {}
-    for number, line in enumerate(read_lines(path), 1):
-        fields = line.split()
-        if len(fields) != 2 or fields[0] != str(number) or fields[1] in classes:
-            raise DataError(f"{path}, line {number}: expected `{number} class`, each class once, found {line!r}")
-        classes[fields[1]] = number
+    for count, (number, row) in enumerate(read_list(path, REMEDY), 1):
+        fields = " ".join(row).split()
+        if len(fields) != 2 or fields[0] != str(count) or fields[1] in classes:
+            raise DataError(
+                f"{path}, line {number}: expected `{count} class`, each class once, found {' '.join(row)!r}"
+            )
+        classes[fields[1]] = count
     return classes
 
 
-def read_list(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
+def read_clips(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
     """The clips of trainlistNN.txt or testlistNN.txt, rows `Class/clip.avi` and in the former the class number."""
     clips: dict[str, Clip] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        where, row = f"{path}, line {number}", ROW.fullmatch(line)
-        if not row:
+    for number, fields in read_list(path, REMEDY):
+        where, line = f"{path}, line {number}", " ".join(fields)
+        if not (row := ROW.fullmatch(line)):
             raise DataError(f"{where}: expected `Class/v_Class_gXX_cYY.avi`, found {line!r}")
         # The label is the folder: the clips of HandstandPushups are called v_HandStandPushups.
         name, label = row["name"], row["label"]
@@ -73,8 +65,14 @@ def read_list(path: Path, videos: Path, classes: dict[str, int]) -> list[Clip]:
             raise DataError(f"{where}: {line!r} does not agree with classInd.txt")
         if name in clips:
             raise DataError(f"{where}: {name} is there twice")
-        clips[name] = Clip(name, label, row["group"], (videos / label / f"{name}.avi",))
+        clips[name] = Clip(name, label, row["group"], (source_of(videos / label, name),))
     return list(clips.values())
+
+
+def source_of(folder: Path, name: str) -> Path:
+    """The file of a clip, whose suffix may be in capital letters."""
+    path = folder / f"{name}.avi"
+    return path if path.exists() else by_stem(folder, ".avi").get(name, path)
 
 
 def read_splits(raw: Path, classes: dict[str, int]) -> dict[str, Parts]:
@@ -82,40 +80,11 @@ def read_splits(raw: Path, classes: dict[str, int]) -> dict[str, Parts]:
     splits = {}
     for split in SPLITS:
         paths = (raw / "ucfTrainTestlist" / f"{part}list{split}.txt" for part in ("train", "test"))
-        train, test = (read_list(path, raw / "UCF-101", classes) for path in paths)
+        train, test = (read_clips(path, raw / "UCF-101", classes) for path in paths)
         if both := sorted({clip.group for clip in train} & {clip.group for clip in test}):
             raise DataError(f"split {split}: {len(both)} groups are in train and in test, {both[0]} among them")
         splits[split] = train, test
     return splits
-
-
-def decode(path: Path) -> tuple[Fraction, Iterator[np.ndarray]]:
-    """Frames per second, and the frames (height, width, 3) uint8 in BGR order. Raises ClipError, also on the way."""
-    check_source(path)
-    try:
-        container = av.open(str(path))
-    except av.FFmpegError as error:
-        raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
-    if not (container.streams.video and container.streams.video[0].average_rate):
-        container.close()
-        raise ClipError(f"{path.name} holds no video")
-    video = container.streams.video[0]
-    rate = video.average_rate
-    video.codec_context.thread_count = 1  # one process per clip already fills the machine
-
-    def frames() -> Iterator[np.ndarray]:
-        count = 0
-        with container:
-            try:
-                for frame in container.decode(video):
-                    yield frame.to_ndarray(format="bgr24")
-                    count += 1
-            except av.FFmpegError as error:
-                raise ClipError(f"{path.name} does not decode ({error.strerror}): damaged or truncated") from error
-            if count < video.frames - TOLERANCE * rate:
-                raise ClipError(f"{path.name} is truncated: it holds {count} of {video.frames} frames")
-
-    return rate, frames()
 
 
 def sample(frames: Iterator[np.ndarray], rate: Fraction, fps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -152,8 +121,8 @@ def levels(flow: np.ndarray) -> np.ndarray:
 
 
 def prepare_clip(clip: Clip, motion: Path, folder: Path, fps: int) -> None:
-    rate, frames = decode(clip.sources[0])
-    pictures, flows = sample(frames, rate, fps)
+    with Media(clip.sources[0], tolerance=TOLERANCE) as media:
+        pictures, flows = sample((picture(frame) for _, frame in media.frames()), media.rate, fps)
     write_frames(folder, pictures)
     for number, flow in enumerate(flows, 1):
         _, png = cv2.imencode(".png", levels(flow))
@@ -171,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = read_classes(index)
     splits = read_splits(args.raw, classes)
     clips = {clip.name: clip for parts in splits.values() for part in parts for clip in part}
-    found = {path.stem for path in (args.raw / "UCF-101").glob("*/[!.]*.avi")}
+    found = {name for folder in (args.raw / "UCF-101").iterdir() for name in by_stem(folder, ".avi")}
     print(f"{len(found)} videos, {len(clips)} of {len(classes)} classes in the lists (published: 13320 of 101)")
     if unlisted := sorted(found - clips.keys()):
         print(f"not prepared, as no list has them: {len(unlisted)}, {unlisted[0]} among them")

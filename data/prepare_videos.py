@@ -17,16 +17,17 @@ Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (datase
 --size. A file without sound or without pictures is reported by name, as one that does not decode.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from string import whitespace
 
-from dataset.prepare.clips import Clip
-from dataset.prepare.media import add_media_args, media_recipe, only_videos, prepare_clip
+from dataset.prepare.clips import Clip, name_fault
+from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
-from dataset.prepare.splits import Parts
+from dataset.prepare.splits import Parts, read_list
+from dataset.prepare.videos import add_media_args, files_below, media_recipe, only_videos
 from utils.errors import DataError
 from utils.files import write_atomically
 
@@ -39,12 +40,12 @@ def find_clips(raw: Path) -> dict[str, list[Clip]]:
     found: dict[str, list[Clip]] = {}
     for split in splits or [""]:
         folder = raw / split
-        videos = only_videos((path for path in folder.rglob("*") if not hidden(path, raw)), folder)
+        videos = only_videos(files_below(folder), folder)
         if stray := [path for path in videos if len(path.relative_to(folder).parts) != 2]:
             layout = f"{folder}/<class>/<video>"
             raise DataError(f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list")
         found[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
-        classes = {path.name for path in folder.iterdir() if path.is_dir() and not hidden(path, raw)}
+        classes = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
         if without := sorted(classes - {path.parent.name for path in videos}):
             print(f"without a video in {folder}, so no classes: {', '.join(without)}")
     others = [path.name for path in sorted(raw.iterdir()) if path.is_dir() and path.name not in splits]
@@ -53,21 +54,11 @@ def find_clips(raw: Path) -> dict[str, list[Clip]]:
     return found
 
 
-def hidden(path: Path, raw: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(raw).parts)
-
-
-def read_list(path: Path, raw: Path) -> dict[str, list[Clip]]:
+def read_clips(path: Path, raw: Path) -> dict[str, list[Clip]]:
     """The clips of each split of a CSV, or of "" if it names none. Raises DataError with the line."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [(number, [field.strip() for field in row]) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the list {path} ({error}): give the path of a CSV in UTF-8") from error
-    if rows and rows[0][1][:2] == ["path", "label"]:
-        rows = rows[1:]
-    if not rows:
-        raise DataError(f"the list {path} is empty")
+    rows = read_list(path)
+    if rows[0][1][:2] == ["path", "label"] and not (rows := rows[1:]):
+        raise DataError(f"the list {path} is empty but for its heading")
     width = len(rows[0][1])
     found: dict[str, list[Clip]] = {}
     for number, row in rows:
@@ -78,19 +69,19 @@ def read_list(path: Path, raw: Path) -> dict[str, list[Clip]]:
         if width == 3 and split not in SPLITS:
             raise DataError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
         video = Path(row[0])
-        if video.is_absolute() or ".." in video.parts or hidden(raw / video, raw):
+        if video.is_absolute() or ".." in video.parts or any(part.startswith(".") for part in video.parts):
             raise DataError(f"{where}: {row[0]!r} is not a path below --raw {raw}: choose a --raw above all videos")
-        found.setdefault(split, []).append(make_clip(video, row[1], raw))
+        clip = make_clip(video, row[1], raw)
+        if "control character" in (fault := name_fault(clip) or ""):
+            raise DataError(f"{where}: {fault}")
+        found.setdefault(split, []).append(clip)
     return found
 
 
 def make_clip(path: Path, label: str, raw: Path) -> Clip:
-    """The clip of a path below `raw`. Raises DataError for a name that the split files could not hold."""
+    """The clip of a path below `raw`. Blanks around its name and label do not count, as in the split files."""
     name = "__".join(path.with_suffix("").parts)
-    for text in (name, label):
-        if text != text.strip() or not text.isprintable() or "\\" in text:
-            raise DataError(f"{text!r} has a blank at its end, a backslash or a control character: rename it")
-    return Clip(name, label, "", (raw / path,))
+    return Clip(name.strip(whitespace), label.strip(whitespace), "", (raw / path,))
 
 
 def divide(found: dict[str, list[Clip]], val: str | None) -> Parts | None:
@@ -128,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_args(args)
     recipe = media_recipe(args)
-    found = read_list(args.list, args.raw) if args.list else find_clips(args.raw)
+    found = read_clips(args.list, args.raw) if args.list else find_clips(args.raw)
     lists = divide(found, args.val)
     clips = [clip for part in lists for clip in part] if lists else found[""]
     check_unique(clips)

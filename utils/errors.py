@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
@@ -71,6 +72,9 @@ def one_sentence(status: int | None = None) -> Iterator[None]:
 
     Without one, the status is the error's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a class called "été" shows its escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         with refusals():
             yield

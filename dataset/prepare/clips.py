@@ -1,9 +1,11 @@
 """Clips that are whole or not there: each is made aside, in one of several processes, and renamed when complete."""
 
+import hashlib
 import json
 import os
 import shutil
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +22,7 @@ from dataset.prepare.space import check_space, in_units, size_on_disk
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
 
+LONGEST = 255 - len(".wav")  # bytes of a clip's name, by which file systems count
 PROBES = 5  # clips whose size on disk stands for that of all
 SOUND = "AudioWAV/{}.wav"
 
@@ -56,6 +59,25 @@ def check_source(path: Path, parts: int = 2) -> None:
         raise ClipError(f"{name} is empty")
     if head.startswith(b"version https://git-lfs"):
         raise ClipError(f"{name} is a Git LFS pointer, not the file: run `git lfs pull` in the download")
+
+
+def name_fault(clip: Clip) -> str | None:
+    """Why no file can bear the clip's name, or no list its name and label; None if all can."""
+    for what, text in (("name", clip.name), ("label", clip.label)):
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            return f"its {what} {text!a} is not UTF-8: rename it"
+        if not text or "\\" in text or any(unicodedata.category(char) == "Cc" for char in text):
+            return f"its {what} {text!a} is empty or has a backslash or a control character: rename it"
+        if what == "name" and size > LONGEST:
+            return f"its name has {size} bytes, and {LONGEST} is the most that a file can be called: shorten it"
+    return None
+
+
+def by_stem(folder: Path, suffix: str) -> dict[str, Path]:
+    """{name without suffix: file} of a folder's files with this suffix, in small or capital letters, none hidden."""
+    return {path.stem: path for path in sorted(folder.glob("[!.]*")) if path.suffix.lower() == suffix}
 
 
 def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
@@ -132,7 +154,9 @@ class Maker:
     def __call__(self, clip: Clip) -> str | None:
         """Make one clip, which appears under its name only when it is complete; the reason if it cannot be made."""
         second, folder = self.places(clip.name)
-        second_part, folder_part = (path.with_name(f".{path.name}.part") for path in (second, folder))
+        # Not by the clip's name, which may be as long as names can be.
+        part = f".{hashlib.sha1(clip.name.encode()).hexdigest()}.part"
+        second_part, folder_part = second.with_name(part), folder.with_name(part)
         folder_part.mkdir()
         if not Path(self.beside).suffix:
             second_part.mkdir()
@@ -140,10 +164,12 @@ class Maker:
             self.recipe(clip, second_part, folder_part)
             if (count := len(os.listdir(folder_part))) < self.min_frames:
                 raise ClipError(f"gives {count} frames at --fps {self.fps} and needs --min_frames {self.min_frames}")
-        except ClipError as error:
+        except OSError:  # of the disk: no clip's fault
+            raise
+        except Exception as error:  # decoders raise anything for a damaged file, which costs this clip alone
             remove(second_part)
             remove(folder_part)
-            return str(error)
+            return str(error) if isinstance(error, ClipError) else f"cannot be made ({type(error).__name__}: {error})"
         if second.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
             remove(second_part)
         else:

@@ -3,26 +3,24 @@
 PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed.
 """
 
-import argparse
-import io
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
-import soundfile
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
-from utils.errors import RunError
+from dataset.prepare.sound import Track, write_wave
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mpg", ".mpeg", ".vob", ".mkv", ".webm", ".flv", ".wmv")
-SUFFIXES += (".ts", ".mts", ".m2ts", ".ogv")
 CLOCK = 1e-3  # s, the resolution of the containers' time stamps
 TOLERANCE = 0.5  # s by which what decodes may end before the header says; more means a truncated file
+HOLE = 10.0  # s in which no stream has anything, at most; more means that the time stamps jump
 
 
 def shown_at(times: np.ndarray, instants: Iterable[float]) -> np.ndarray:
@@ -31,39 +29,27 @@ def shown_at(times: np.ndarray, instants: Iterable[float]) -> np.ndarray:
     return np.maximum(np.searchsorted(times, np.asarray(instants) + CLOCK, side="right") - 1, 0)
 
 
-def end_of(times: np.ndarray, fps: float) -> float:
-    """When the last frame leaves the screen, in s: after the mean distance of two frames, or 1/fps if there is one."""
-    return times[-1] + ((times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 1 / fps)
-
-
-def only_videos(files: Iterable[Path], folder: Path) -> list[Path]:
-    """The files that are videos by their suffix, sorted; says how many of which other types the folder holds."""
-    files = [path for path in files if path.is_file()]
-    others = Counter(path.suffix.lower() or path.name for path in files if path.suffix.lower() not in SUFFIXES)
-    if others:
-        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(others.items()))
-        print(f"{folder}: {others.total()} files of other types passed over: {counts}")
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
-
-
 class Media(AbstractContextManager):
     """A video file, decoded once: `frames` or `shown` give its pictures in order and gather its sound on the way.
 
-    Time 0 is where the first of the streams read begins. sample_rate: of the sound in Hz; None reads pictures alone.
-    Raises ClipError, at any point, for a file that lacks a stream, does not decode or ends before its time. (MPEG
-    program streams, .mpg, do not say how long they are: what is left of a truncated one passes.)
+    Pictures and sound lie where their time stamps say; time 0 is where the first of the streams read begins. Where one
+    stream has a hole, the last picture stays and the sound is silent. Of several streams of a kind the one is read that
+    the file marks as the default, else the first.
+
+    sample_rate: of the sound in Hz; None reads pictures alone. tolerance: s, see TOLERANCE.
+    Raises ClipError, at any point, for a file that lacks a stream, is damaged, ends before its time, or whose time
+    stamps go back or jump. (MPEG program streams, .mpg, do not say how long they are: one that is cut off between two
+    pictures passes.)
     """
 
-    def __init__(self, path: Path, sample_rate: int | None = None):
+    def __init__(self, path: Path, sample_rate: int | None = None, tolerance: float = TOLERANCE):
         check_source(path)
-        self.path, self.sample_rate = path, sample_rate
+        self.path, self.tolerance = path, tolerance
         self.times: list[float] = []
-        self.chunks: list[np.ndarray] = []
-        try:
+        self.notes: list[tuple[int, str, str]] = []  # what FFmpeg noted as an error before it read on: level, who, what
+        with self.decoding():
             # Titles and the like are not always UTF-8, and nobody reads them here.
             self.container = av.open(str(path), metadata_errors="ignore")
-        except av.FFmpegError as error:
-            raise self.fault(error) from error
         known = [s for s in self.container.streams if s.codec_context]  # of a codec that FFmpeg can read
         # A cover picture in a sound file is a video stream too.
         videos = [s for s in known if s.type == "video" and not s.disposition & Disposition.attached_pic]
@@ -74,64 +60,60 @@ class Media(AbstractContextManager):
         if lacking:
             self.container.close()
             raise ClipError(f"{path.name} holds no {' and no '.join(lacking)}")
-        self.streams = [videos[0], *(sounds[:1] if sample_rate else [])]
-        self.streams[0].codec_context.thread_count = 1  # one process per clip already fills the machine
+        self.video = default_of(videos)
+        self.streams = [self.video, *([default_of(sounds)] if sample_rate else [])]
+        self.video.codec_context.thread_count = 1  # one process per clip already fills the machine
         self.avi = self.container.format.name == "avi"
-        self.rate = float(self.streams[0].average_rate or 25)
+        self.rate = self.video.average_rate or Fraction(25)
         self.origin = min(float((s.start_time or 0) * s.time_base) for s in self.streams)
-        self.resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate) if sample_rate else None
-        self.sound_begins = 0.0
+        self.track = Track(sample_rate) if sample_rate else None
+        self.covered: float | None = None  # s, until when there are packets of sound or pictures
+        self.held = 0.0  # s that the last picture stays by its own duration
         self.first: int | None = None
+        self.damage: str | None = None
+        self.packets: Counter[int] = Counter()  # read, by the number of the stream
 
     def __exit__(self, *_) -> None:
         self.container.close()
 
-    def fault(self, error: Exception) -> ClipError:
-        reason = getattr(error, "strerror", None) or error
-        return ClipError(f"{self.path.name} does not decode ({reason}): damaged, truncated or not a video")
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Whatever a decoder raises becomes a ClipError that names the file; what FFmpeg notes goes to `notes`."""
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)
+        capture = av.logging.Capture()
+        try:
+            with capture:
+                yield
+        except (ClipError, GeneratorExit):
+            raise
+        except Exception as error:
+            reason = error.strerror if isinstance(error, av.FFmpegError) else f"{type(error).__name__}: {error}"
+            raise ClipError(
+                f"{self.path.name} does not decode ({reason}): damaged, truncated or not a video"
+            ) from error
+        finally:
+            av.logging.set_level(level)
+            self.notes += capture.logs
 
     def frames(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """(time in s, picture) of every frame, in order; afterwards `end` and `sound` are known."""
-        try:
-            for frame in self.container.decode(*self.streams):
-                if isinstance(frame, av.AudioFrame):
-                    self._hear(frame)
+        numbers = {stream.index for stream in self.streams}
+        with self.decoding():
+            for packet in self._packets():
+                self._cover(packet)
+                self.packets[packet.stream.index] += packet.size > 0
+                if packet.stream.index not in numbers:
                     continue
-                time = self._time(frame)
-                if time is None or self.times and time < self.times[-1]:
-                    raise ClipError(f"{self.path.name} has no usable time stamps")
-                self.times.append(time)
-                yield time, frame
-            if self.chunks:
-                self.chunks += [part.to_ndarray()[0] for part in self.resampler.resample(None)]
-        except (av.FFmpegError, ValueError) as error:  # ValueError: the sound changes its format on the way
-            raise self.fault(error) from error
-        if not self.times or (self.sample_rate and not self.chunks):
-            raise ClipError(f"{self.path.name} is truncated: it holds no {'sound' if self.times else 'frames'}")
-        if len(self.times) > 1 and self.times[-1] == self.times[0]:
-            raise ClipError(f"{self.path.name} has no usable time stamps")
-        heard = self.sound_begins + sum(map(len, self.chunks)) / self.sample_rate if self.sample_rate else 0
-        declared = (self.container.duration or 0) / av.time_base
-        if self.avi:  # whose duration FFmpeg computes from what is left, if the index is not
-            declared = max(declared, self.streams[0].frames / self.rate)
-        if declared - (reached := max(self.end, heard)) > TOLERANCE:  # decoders take a truncated file for a shorter one
-            raise ClipError(f"{self.path.name} is truncated: it ends at {reached:.2f} s of {declared:.2f} s")
-
-    def _time(self, frame: av.VideoFrame) -> float | None:
-        """When the frame appears, in s, or None if the file does not say."""
-        if not self.avi:
-            return None if frame.time is None else frame.time - self.origin
-        # AVI numbers its packets in the order of decoding, not of showing; what counts is how far apart they lie.
-        if frame.dts is None:  # of the decoder's last frames
-            return self.times[-1] + 1 / self.rate if self.times else 0.0
-        if self.first is None:
-            self.first = frame.dts - len(self.times)
-        return float((frame.dts - self.first) * frame.time_base)
-
-    def _hear(self, frame: av.AudioFrame) -> None:
-        if not self.chunks:
-            self.sound_begins = frame.time - self.origin if frame.time is not None else 0.0
-        self.chunks += [part.to_ndarray()[0] for part in self.resampler.resample(frame)]
+                for frame in packet.decode():
+                    if isinstance(frame, av.AudioFrame):
+                        self._hear(frame)
+                    else:
+                        yield self._see(frame), frame
+            if self.track:
+                self.track.flush()
+        self._check_whole()
 
     def shown(self, fps: int) -> Iterator[np.ndarray]:
         """BGR pictures (height, width, 3) uint8 on the screen at 0, 1/fps, 2/fps, ... s, while that is before the end.
@@ -151,13 +133,125 @@ class Media(AbstractContextManager):
 
     @property
     def end(self) -> float:
-        """When the last frame leaves the screen, in s."""
-        return end_of(np.array(self.times), self.rate)
+        """When the last frame leaves the screen, in s.
+
+        That is after the mean distance of two frames (1/rate if there is one), or after its own duration if that is
+        longer; then at most HOLE after all packets have ended.
+        """
+        times = self.times
+        mean = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float(1 / self.rate)
+        if self.held <= mean + CLOCK:  # the same, as the container rounds it
+            return times[-1] + mean
+        return min(times[-1] + self.held, max(times[-1] + mean, self.covered - self.origin))
 
     def sound(self) -> np.ndarray:
         """Mono int16 at the sample rate; sample 0 lies at time 0."""
-        offset = round(self.sound_begins * self.sample_rate)
-        return np.concatenate([np.zeros(max(offset, 0), np.int16), *self.chunks])[max(-offset, 0) :]
+        return self.track.samples()
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The packets of all streams, to the end of the file."""
+        whole = False
+        while not whole:
+            try:
+                for packet in self.container.demux():
+                    whole = whole or packet.size == 0  # what has the decoders give their last frames
+                    yield packet
+                whole = True
+            except IndexError:  # PyAV's, of a stream that appeared on the way and is none of ours
+                continue
+
+    def _cover(self, packet: av.Packet) -> None:
+        """Note until when there is sound or a picture. Raises ClipError for a packet that lies long after that."""
+        stamp = packet.dts if packet.pts is None else packet.pts
+        if stamp is None or packet.stream.type not in ("audio", "video"):
+            return
+        begin = float(stamp * packet.time_base)
+        if self.covered is not None and begin > self.covered + HOLE:
+            raise ClipError(
+                f"the time stamps of {self.path.name} jump by {begin - self.covered:.1f} s "
+                f"at {self.covered - self.origin:.2f} s"
+            )
+        # A picture may stay for minutes while the sound goes on; by itself it covers no more than a hole may be long.
+        end = begin + min(float((packet.duration or 0) * packet.time_base), HOLE)
+        self.covered = end if self.covered is None else max(self.covered, end)
+
+    def _see(self, frame: av.VideoFrame) -> float:
+        """Note a picture; when it appears, in s."""
+        time = self._time(frame)
+        if time is None or self.times and time < self.times[-1]:
+            raise ClipError(f"{self.path.name} has no usable time stamps")
+        self.times.append(time)
+        self.held = float((frame.duration or 0) * frame.time_base)
+        if frame.is_corrupt:
+            self.damage = self.damage or f"a picture at {time:.2f} s"
+        return time
+
+    def _hear(self, frame: av.AudioFrame) -> None:
+        known = frame.time is not None and not (self.avi and self.track.parts)  # AVI's are not stored but computed
+        time = frame.time - self.origin if known else None
+        if frame.is_corrupt:
+            self.damage = self.damage or f"the sound at {self.track.end if time is None else time:.2f} s"
+        self.track.add(frame, time)
+
+    def _time(self, frame: av.VideoFrame) -> float | None:
+        """When the frame appears, in s, or None if the file does not say."""
+        if not self.avi:
+            return None if frame.time is None else frame.time - self.origin
+        # AVI numbers its packets in the order of decoding, not of showing; what counts is how far apart they lie.
+        if frame.dts is None:  # of the decoder's last frames
+            return self.times[-1] + float(1 / self.rate) if self.times else 0.0
+        if self.first is None:
+            self.first = frame.dts - len(self.times)
+        return max(float((frame.dts - self.first) * frame.time_base), *self.times[-1:], 0.0)
+
+    def _check_whole(self) -> None:
+        """Raise ClipError if the file held less than it says, or something was damaged."""
+        name = self.path.name
+        if not self.times or (self.track and not self.track.parts):
+            raise ClipError(f"{name} is truncated: it holds no {'sound' if self.times else 'frames'}")
+        if len(self.times) > 1 and self.times[-1] == self.times[0]:
+            raise ClipError(f"{name} has no usable time stamps")
+        declared = max(self._declared(stream) for stream in self.streams)
+        reached = self.origin + max(self.end, self.track.end if self.track else 0)
+        if all(self._own_duration(stream) is None for stream in self.streams):  # then it is that of the longest stream
+            reached = max(reached, self.covered)
+        if declared - reached > self.tolerance:  # decoders take a truncated file for a shorter one
+            raise ClipError(
+                f"{name} is truncated: it ends at {reached - self.origin:.2f} s of {declared - self.origin:.2f} s"
+            )
+        if damage := self.damage or self._lost():
+            raise ClipError(f"{name} is damaged or truncated ({damage})")
+
+    def _lost(self) -> str | None:
+        """What says that packets are missing, or None: the container's reader, or AVI's index, which has them all."""
+        if noted := [message for _, source, message in self.notes if source == self.container.format.name]:
+            return f"its container: {noted[0].strip()}"
+        for stream in self.streams if self.avi else ():
+            listed, read = sum(entry.size > 0 for entry in stream.index_entries), self.packets[stream.index]
+            if read < listed:
+                return f"{listed - read} of {listed} packets of its {stream.type} are missing"
+        return None
+
+    def _declared(self, stream: Stream) -> float:
+        """When the stream ends by the header, in s of the file's clock; 0 if it does not say."""
+        own = self._own_duration(stream)
+        declared = (self.container.duration or 0) / av.time_base if own is None else own
+        if self.avi:  # whose duration FFmpeg computes from what is left, if the index is not
+            declared = max(declared, float(self.video.frames / self.rate))
+        return declared
+
+    def _own_duration(self, stream: Stream) -> float | None:
+        """The end of this very stream, as `_declared` gives it; None if the header tells the file's only."""
+        if match := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):  # Matroska's
+            return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+        if stream.duration is None:
+            return None
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+
+
+def default_of(streams: Sequence[Stream]) -> Stream:
+    """The first stream that the file marks as the default, or the first."""
+    return next((stream for stream in streams if stream.disposition & Disposition.default), streams[0])
 
 
 def picture(frame: av.VideoFrame) -> np.ndarray:
@@ -173,32 +267,8 @@ def shrink(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(image, [round(side * scale) for side in image.shape[1::-1]], interpolation=cv2.INTER_AREA)
 
 
-def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
-    """Write mono int16 as 16-bit WAV, whatever the name's suffix."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound, sample_rate, "PCM_16", format="WAV")
-    path.write_bytes(buffer.getvalue())
-
-
 def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int, sample_rate: int, size: int) -> None:
     """The whole video as sound and frames: the `Recipe` of sets whose clips are whole files."""
     with Media(clip.sources[0], sample_rate) as media:
         write_frames(folder, (shrink(image, size) for image in media.shown(fps)))
         write_wave(wave, media.sound(), sample_rate)
-
-
-def add_media_args(parser: argparse.ArgumentParser, size: int = 0) -> None:
-    """The flags of `prepare_clip`; `size` is the default of --size."""
-    parser.add_argument("--sample_rate", type=int, default=16_000, help="of the sound, in Hz")
-    parser.add_argument(
-        "--size", type=int, default=size, help="most pixels of the frames' shorter side; 0: as they are"
-    )
-
-
-def media_recipe(args: argparse.Namespace) -> dict[str, int]:
-    """What those flags say, for `prepare_clip`. Raises RunError for one out of range."""
-    recipe = {"sample_rate": args.sample_rate, "size": args.size}
-    for name, least in {"sample_rate": 1000, "size": 0}.items():
-        if recipe[name] < least:
-            raise RunError(f"--{name} {recipe[name]}: must be at least {least}")
-    return recipe

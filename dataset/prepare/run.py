@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset.prepare.clips import SOUND, Clip, Maker, Recipe, check_sources, prepare_clips
+from dataset.prepare.clips import SOUND, Clip, Maker, Recipe, check_sources, name_fault, prepare_clips
 from dataset.prepare.manifest import open_manifest, write_manifest
 from dataset.prepare.splits import PARTS, Parts, check_split, split, split_text
 from utils.errors import DataError, InUseError, RunError, one_sentence
@@ -103,9 +103,11 @@ def prepare(
     check_splits(args, clips, given, group)
     with alone(args.out):
         manifest = open_manifest(args.out, settings, split_settings, args.resplit)
-        check_sources(clips, args.out, args.redo)
+        unnamed = {clip.name: fault for clip in clips if (fault := name_fault(clip))}
+        named = [clip for clip in clips if clip.name not in unnamed]
+        check_sources(named, args.out, args.redo)
         maker = Maker(recipe, args.out, args.fps, beside, args.min_frames)
-        manifest["failed"] = failed = prepare_clips(clips, maker, args.workers)
+        manifest["failed"] = failed = unnamed | prepare_clips(named, maker, args.workers)
         write_manifest(args.out, manifest)
         report_failed(args, failed, len(clips))
         good = [clip for clip in clips if clip.name not in failed]
@@ -129,7 +131,7 @@ def check_splits(args: argparse.Namespace, clips: Sequence[Clip], given: Mapping
 def report_failed(args: argparse.Namespace, failed: Mapping[str, str], total: int) -> None:
     """Name clips that failed. Raises DataError if these are all, or some and they may not be missing."""
     for name, reason in list(failed.items())[:SHOWN]:
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        print(f"failed: {name if name.isprintable() else ascii(name)}: {reason}", file=sys.stderr)
     if len(failed) > SHOWN:
         print(f"... and {len(failed) - SHOWN} more, all in {args.out / 'manifest.json'}", file=sys.stderr)
     if len(failed) == total:

@@ -6,12 +6,23 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from dataset.lists import read_fields
 from dataset.prepare.clips import Clip
 from utils.errors import DataError
 
 PARTS = ("train", "test")
 Parts = tuple[list[Clip], list[Clip]]
+
+
+def read_list(path: Path, remedy: str = "give the path of a text file in UTF-8") -> list[tuple[int, list[str]]]:
+    """(number of the line, its fields) of a published list. Raises DataError, with the remedy, if it has none."""
+    if not path.is_file():
+        raise DataError(f"cannot read the list {path}, which is not a file: {remedy}")
+    if not (rows := read_fields(path)):
+        raise DataError(f"the list {path} is empty: {remedy}")
+    return rows
 
 
 def split(clips: Sequence[Clip], test_fraction: float, seed: int, by_group: bool = False) -> Parts:
@@ -57,4 +68,4 @@ def split_text(clips: Iterable[Clip]) -> tuple[str, str]:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows((clip.name, clip.label) for clip in clips)
     text = buffer.getvalue()
-    return text, hashlib.sha256(text.encode()).hexdigest()
+    return text, hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

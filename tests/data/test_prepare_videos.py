@@ -298,13 +298,13 @@ def test_a_list_names_paths_labels_and_splits(tmp_path):
     raw = touch(tmp_path / "raw", "x/1.mp4", "2.mp4", "3.mp4")
     text = 'path,label,split\nx/1.mp4,"dove, pigeon",train\n2.mp4,b,test\n'
     (tmp_path / "list.csv").write_text(text)
-    found = prepare_videos.read_list(tmp_path / "list.csv", raw)
+    found = prepare_videos.read_clips(tmp_path / "list.csv", raw)
     assert {split: [(clip.name, clip.label) for clip in part] for split, part in found.items()} == {
         "train": [("x__1", "dove, pigeon")],
         "test": [("2", "b")],
     }
     (tmp_path / "list.csv").write_text("x/1.mp4,a\n2.mp4,b\n")
-    assert list(prepare_videos.read_list(tmp_path / "list.csv", raw)) == [""]
+    assert list(prepare_videos.read_clips(tmp_path / "list.csv", raw)) == [""]
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_the_documented_conversions_of_lists_run(tmp_path, monkeypatch):
     snippets = re.findall(r"<<'END'\n(.*?)\n    END", (ROOT / "data" / "README.md").read_text(), re.S)
     for snippet in snippets:
         exec(textwrap.dedent(snippet), {})
-    found = {name: prepare_videos.read_list(raw / name, raw) for name in ("AVE_Dataset/list.csv", "vggsound_list.csv")}
+    found = {name: prepare_videos.read_clips(raw / name, raw) for name in ("AVE_Dataset/list.csv", "vggsound_list.csv")}
     clips = {
         name: {split: [(c.name, c.label) for c in part] for split, part in parts.items()}
         for name, parts in found.items()

@@ -200,7 +200,7 @@ def test_published_lists_choose_the_clips_and_name_what_is_missing(raw, tmp_path
 def test_kinetics_own_lists_are_read_and_other_classes_passed_over(raw, tmp_path, capfd):
     header, form = "label,youtube_id,time_start,time_end,split,is_cc\n", "{label},{id},{start},{end},train,0"
     names = {**dict.fromkeys(range(4), "playing organ"), **dict.fromkeys(range(4, 8), "tapping pen"), 9: "abseiling"}
-    found = kinetics.read_list(listed(tmp_path / "train.csv", names.items(), form, header))
+    found = kinetics.read_numbers(listed(tmp_path / "train.csv", names.items(), form, header))
     assert found == {(video_id(n), n): names[n] for n in range(8)}
     clips = kinetics.find_clips(raw / "train")
     assert kinetics.check_numbers([found], clips) == {"playing organ": "playing organ", "tapping pen": "tapping pen"}
@@ -243,7 +243,7 @@ def test_folders_with_a_fault_are_refused(raw, tmp_path, capfd, change, said):
 def test_lists_with_a_fault_are_refused(raw, tmp_path, text, said):
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=said):
-        kinetics.check_numbers([kinetics.read_list(tmp_path / "list.txt")], kinetics.find_clips(raw / "train"))
+        kinetics.check_numbers([kinetics.read_numbers(tmp_path / "list.txt")], kinetics.find_clips(raw / "train"))
 
 
 # Training
