@@ -45,6 +45,10 @@ class Batch:
         inputs = {name: x.pin_memory() for name, x in self.inputs.items()}
         return Batch(inputs, self.target.pin_memory(), self.index.pin_memory())
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.inputs.values(), self.target, self.index]
+
     def __len__(self) -> int:
         return len(self.target)
 

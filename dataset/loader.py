@@ -8,17 +8,20 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import Dataset, RandomSampler, SequentialSampler
 
 from dataset.base import Batch, Finish, below
+from dataset.workers import Loader, shared
 from utils.distributed.gather import Share, rows, share
 from utils.distributed.processes import world
-from utils.stopping import ignore
 
 
 def collate(samples: Sequence[tuple[Mapping[str, Tensor], int, int]]) -> Batch:
+    """One batch of the samples (inputs, target, index)."""
     inputs = {name: torch.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
-    return Batch(inputs, torch.tensor([s[1] for s in samples]), torch.tensor([s[2] for s in samples]))
+    batch = Batch(inputs, torch.tensor([s[1] for s in samples]), torch.tensor([s[2] for s in samples]))
+    shared(batch.tensors)
+    return batch
 
 
 class Seeded(Dataset):
@@ -81,7 +84,7 @@ def make_loader(
     shuffle: bool = False,
     pin: bool = False,
     first: int = 0,
-) -> "DataLoader | Finishing | Shares":
+) -> "Loader | Finishing | Shares":
     """A loader whose order and draws depend on (seed, epoch) alone, never on the global generator or the workers.
 
     It begins with batch number `first`, as if the ones before had been read.
@@ -101,14 +104,13 @@ def make_loader(
     batches = Batches(drawn, sizes_of(len(dataset), batch_size, training=shuffle), first)
     own = ShareSampler(batches) if world() > 1 else batches
     seeded = Seeded(dataset, seed, epoch)
-    loader = DataLoader(
+    loader = Loader(
         plan.stream(seeded, list(own)) if plan else seeded,
         batch_sampler=own,
         generator=order,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
-        worker_init_fn=ignore,
     )
     if base.finish:
         loader = Finishing(loader, base.finish)
@@ -118,7 +120,7 @@ def make_loader(
 class Finishing:
     """A loader's batches with what finishes them, which stays in this process: it may hold a device's memory."""
 
-    def __init__(self, loader: DataLoader, finish: Finish):
+    def __init__(self, loader: Loader, finish: Finish):
         self.loader, self.finish = loader, finish
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
@@ -17,6 +18,10 @@ REFUSALS = {
     )
     if hasattr(errno, name)
 }  # fmt: skip
+
+
+# What a RuntimeError says when memory is short, on a GPU or on the host.
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED|bad_alloc")
 
 
 class RunError(Exception):
@@ -56,7 +61,7 @@ class InUseError(RunError):
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What the system refuses, a file that may not be read say, becomes a RunError, which names the file."""
+    """What the system refuses becomes a RunError: a file that may not be read, which it names, or more memory."""
     try:
         yield
     except OSError as error:
@@ -64,6 +69,19 @@ def refusals() -> Iterator[None]:
             raise
         where = f"{error.filename} cannot be read or written" if error.filename else "a file cannot be read or written"
         raise RunError(f"{where} ({error.strerror}): mend that and start this again") from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise RunError(out_of_memory(str(error))) from error
+
+
+def out_of_memory(text: str) -> str:
+    """What to do about an error of PyTorch, NumPy or Python that says that memory is short."""
+    asked = re.search(r"(?:ried to allocate|nable to allocate) ([\d.]+ ?\w+)", text)
+    more = f" ({asked[1]} more were asked for)" if asked else ""
+    if "CUDA" in text or "CUBLAS" in text or "CUDNN" in text:
+        return f"the GPU is out of memory{more}: lower --batch_size, or use --precision bf16 or --cache disk"
+    return f"this machine is out of memory{more}: lower --batch_size or --workers, or use --cache disk"
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ The key is made of the recipe, the clips, and the size and time of their source 
 leads to another folder. An unfinished store lies in data.part with a journal of its clips; the next run completes it.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from dataset.workers import Loader
 from utils.errors import DataError, InUseError, RunError
 from utils.files import write_atomically
 from utils.lock import Lock
-from utils.stopping import Stopped, ignore
 
 Shape = tuple[int, ...]
 LIBRARIES = ("librosa", "pillow", "soundfile", "torchaudio")  # that decode
@@ -157,19 +158,19 @@ def store(
     folder = root / f"{kind}-{key}"
     waited = False
     while not (folder / "index.json").exists():
-        try:
-            with Lock(folder, ".lock"):
-                if not (folder / "index.json").exists():
-                    build(folder, names, shapes_of(), decode, np.dtype(dtype), workers)
-        except InUseError as error:
-            if not waited:
-                tqdm.write(f"{error.who} makes {folder}: waiting for it")
-            waited = True
-            time.sleep(0.5)
-        except (DataError, Stopped):
-            raise
-        except RunError as error:
-            raise DataError(f"{error} or --cache_root") from None
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(Lock(folder, ".lock"))
+            except InUseError as error:
+                if not waited:
+                    tqdm.write(f"{error.who} makes {folder}: waiting for it")
+                waited = True
+                time.sleep(0.5)
+                continue
+            except RunError as error:
+                raise DataError(f"{error} or --cache_root") from None
+            if not (folder / "index.json").exists():
+                build(folder, names, shapes_of(), decode, np.dtype(dtype), workers)
     return opened(folder)
 
 
@@ -200,7 +201,7 @@ def build(
                 os.posix_fallocate(file.fileno(), 0, starts[-1])
         missing = [clip for clip in range(len(names)) if clip not in crc]
         tasks = Writing(data, missing, shapes, starts, names, decode, dtype)
-        loader = DataLoader(tasks, batch_size=None, num_workers=workers, worker_init_fn=ignore)
+        loader = Loader(tasks, batch_size=None, num_workers=workers)
         bar = tqdm(loader, desc=f"decoding into {folder.name}", unit="clip", leave=False, disable=None)
         with journal.open("a") as lines:
             for clip, found in bar:

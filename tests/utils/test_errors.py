@@ -1,0 +1,42 @@
+"""What the system and the libraries refuse is said in one sentence that names the remedy."""
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import RunError, refusals
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+            ["GPU", "(2.00 GiB more"],
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), ["GPU is out of memory: lower"]),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), ["GPU is out of memory: lower"]),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), ["GPU is out"]),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes."),
+            ["machine", "12 b"],
+        ),
+        (MemoryError(), ["this machine is out of memory: lower --batch_size"]),
+    ],
+)
+def test_out_of_memory(error, words):
+    with pytest.raises(RunError) as caught, refusals():
+        raise error
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**59), lambda: np.empty(2**59)])
+def test_out_of_memory_in_truth(ask):
+    with pytest.raises(RunError, match="this machine is out of memory .* more were asked for.: lower --batch_size"):
+        with refusals():
+            ask()
+
+
+def test_other_errors_are_let_through():
+    with pytest.raises(RuntimeError, match="another"), refusals():
+        raise RuntimeError("another")
