@@ -47,6 +47,7 @@ class Batch:
 
     @property
     def tensors(self) -> list[Tensor]:
+        """All that the batch holds."""
         return [*self.inputs.values(), self.target, self.index]
 
     def __len__(self) -> int:

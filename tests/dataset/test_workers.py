@@ -7,10 +7,9 @@ from multiprocessing import active_children
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from dataset import workers
-from dataset.base import Batch
+from dataset.base import Batch, MultimodalDataset
 from dataset.loader import make_loader
 from dataset.workers import Loader
 from utils.errors import RunError, sentence
@@ -19,7 +18,7 @@ from utils.stopping import Stopped
 SECONDS = 10  # in which everything must have ended; PyTorch looks after its processes every five
 
 
-class Numbers(Dataset):
+class Numbers(MultimodalDataset):
     """Samples of 4 kB; the one at `place` is not read but does `act`, in a loader's process."""
 
     def __init__(self, count=64, place=None, act=None):
