@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.acting import acting
 from helpers.cached import CPU, batches, load
 from helpers.runs import checkpoint, rows_of, train
 from PIL import Image
@@ -321,8 +322,9 @@ def test_a_share_of_a_batch_stays_one_when_its_inputs_are_made():
 
 @pytest.mark.parametrize("method", ["inforeg", "relearning"])
 def test_a_run_on_each_cache_is_a_run_on_the_files(demo, tmp_path, method):
-    more = ["--every", "1", "--held_out", "0.34"] if method == "relearning" else []
-    argv = ["--method", method, "--frames", "2", "--epochs", "2", *more]
+    argv = acting(method, "--frames", "2", "--epochs", "2")
+    if method == "relearning":
+        argv += ["--held_out", "0.34"]
     rows = {}
     for mode in ("none", "disk", "device"):
         places = ["--cache", mode, "--cache_root", str(tmp_path / "cache")]

@@ -10,6 +10,7 @@ import numpy as np
 import prepare_mosi
 import pytest
 import torch
+from helpers.acting import acting
 from helpers.instances import PARTS, SERIES, make_series, save_series
 from helpers.preparing import status_of
 from helpers.runs import checkpoint, differing, folder_of, rows_of
@@ -156,10 +157,7 @@ def test_a_file_without_a_validation_part(tmp_path):
 
 def chosen(method, teachers):
     more = {"unimodal": ["--modality", "text"], "g2d": ["--teachers", *teachers]}
-    # So that the second of two epochs is not one of joint training.
-    more |= {"valuation": ["--warmup", "1"], "relearning": ["--every", "1"]}
-    more |= dict.fromkeys(("opm", "opm_ogm"), ["--warmup_epochs", "1"])
-    return ["--method", method, *more.get(method, [])]
+    return acting(method, *more.get(method, []))
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "greedy"])

@@ -14,6 +14,7 @@ import pack_shards
 import pytest
 import torch
 import webdataset
+from helpers.acting import acting
 from helpers.instances import make_clips
 from helpers.preparing import status_of
 from helpers.runs import CLIPS, SMALL, checkpoint, differing, flags, train
@@ -306,19 +307,19 @@ def test_evaluation_reads_the_test_clips_once_and_forward(packed, reads):
 
 SETTINGS = {
     "joint": [],
-    "gblending": ["--held_out", "0.17", "--super_epoch", "1", "--estimate_epochs", "1"],
-    "relearning": ["--held_out", "0.17", "--every", "1"],
-    "valuation": ["--warmup", "1"],
-    "valuation modality": ["--warmup", "1", "--level", "modality", "--alpha", "9"],
+    "gblending": ["--super_epoch", "1"],
+    "relearning": [],
+    "valuation": [],
+    "valuation modality": ["--level", "modality", "--alpha", "9"],
     "g2d": [],
     "pmr": [],
-    "inforeg": ["--threshold", "-10", "--val_fraction", "0.17"],
+    "inforeg": ["--val_fraction", "0.17"],
 }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_run_is_that_of_the_folder_in_the_order_of_the_shards(demo, packed, tmp_path, monkeypatch, setting):
-    argv = ["--method", setting.split()[0], *SETTINGS[setting], "--epochs", "2", "--shuffle_buffer", str(WINDOW)]
+    argv = [*acting(setting.split()[0], *SETTINGS[setting]), "--epochs", "2", "--shuffle_buffer", str(WINDOW)]
     one = train(pattern(packed), tmp_path / "shards", *argv)
     construct = Demo.__init__
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 import torch.utils.tensorboard
+from helpers.acting import acting
 from helpers.runs import CLIPS, NARROW, SMALL, STEPS, checkpoint, differing, flags, folder_of, rows_of, train
 from helpers.three import Three
 
@@ -237,7 +238,7 @@ def test_windows_follow_from_the_recorded_traces(demo, tmp_path, method, variant
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_seed_one_result(demo, tmp_path, method):
-    argv = [*chosen(method), "--epochs", "3", "--threshold", "-10", "--val_fraction", "0.34"]
+    argv = acting(method, "--epochs", "3", "--val_fraction", "0.34")
     one, other = (train(demo, tmp_path / name, *argv) for name in ("one", "other"))
     for name in ("metrics.jsonl", "result.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
@@ -257,7 +258,7 @@ def test_nothing_but_the_evaluation_reads_the_test_split(demo, tmp_path, monkeyp
         return get(self, position)
 
     monkeypatch.setattr(Demo, "__getitem__", count)
-    train(demo, tmp_path, *chosen(method), "--epochs", "3")
+    train(demo, tmp_path, *acting(method), "--epochs", "3")
     test = [line.split(",")[0] for line in (demo / "test.csv").read_text().splitlines()]
     assert {name: reads[name] for name in test} == dict.fromkeys(test, 3) and len(test) == CLIPS // 4
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from helpers.acting import acting
 from helpers.decoded import remember
 from helpers.narrow import NarrowResNet18
 
 import main as program
 from dataset.demo import Demo, generate
 from engine.parser import parse
+from methods import METHODS
 from models.encoders import Staged
 from models.multimodal import build_model
 
@@ -104,29 +106,17 @@ def differing(one, other):
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
-# Windows that are always open, so that a resumed run has a regulation to get right.
-SETTINGS = {
-    "unimodal": ["--method", "unimodal", "--modality", "audio"],
-    "joint": ["--method", "joint"],
-    "joint with heads": ["--method", "joint", "--unimodal_loss", "heads", "--optimizer", "adamw"],
-    "ogm": ["--method", "ogm", "--modulation_starts", "1"],
-    "ogm_ge": ["--method", "ogm_ge"],
-    "greedy": ["--method", "greedy"],
-    "pmr": ["--method", "pmr", "--prototype_momentum", "0.5", "--per_epochs", "3"],
-    "agm": ["--method", "agm"],
-    "mmpareto": ["--method", "mmpareto"],
-    "opm": ["--method", "opm", "--warmup_epochs", "1"],
-    "opm_ogm": ["--method", "opm_ogm", "--warmup_epochs", "1"],
-    "dgl": ["--method", "dgl"],
-    "g2d": ["--method", "g2d", "--priority_epochs", "3"],
-    "tcmax": ["--method", "tcmax"],
+# Every method, and further settings of some. InfoReg's windows are always open, so that there is a regulation.
+SETTINGS = {name: acting(name) for name in METHODS} | {
+    "joint with heads": acting("joint", "--unimodal_loss", "heads", "--optimizer", "adamw"),
+    "ogm": acting("ogm", "--modulation_starts", "1"),
+    "pmr": acting("pmr", "--per_epochs", "3"),
+    "g2d": acting("g2d", "--priority_epochs", "3"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
     "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],
     "inforeg official": ["--method", "inforeg", "--variant", "official", "--val_fraction", "0.17"],
-    "gblending": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "2", "--estimate_epochs", "1"],
-    "gblending offline": ["--method", "gblending", "--held_out", "0.17", "--super_epoch", "9"],
-    "valuation": ["--method", "valuation", "--warmup", "2"],
-    "valuation modality": ["--method", "valuation", "--warmup", "2", "--level", "modality", "--alpha", "9"],
-    "relearning": ["--method", "relearning", "--every", "1", "--held_out", "0.17"],
+    "gblending offline": acting("gblending", "--super_epoch", "9", "--estimate_epochs", "9"),
+    "valuation": acting("valuation", "--warmup", "2"),
+    "valuation modality": acting("valuation", "--warmup", "2", "--level", "modality", "--alpha", "9"),
 }

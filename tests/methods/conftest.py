@@ -1,6 +1,7 @@
 """Every method, ready for its first epoch."""
 
 import pytest
+from helpers.acting import acting
 from helpers.contract import BATCH, EPOCHS, FLAGS, TWO, WITHHELD, N
 from helpers.tiny import TinyData
 
@@ -13,7 +14,7 @@ def begin(tiny_model, tiny_run, save_teachers):
     """begin(name, modalities, **flags): a method by the command line's defaults, and its run."""
 
     def begin(name, modalities=TWO, **flags):
-        argv = ["--method", name]
+        argv = acting(name)
         if name == "unimodal":
             modalities = modalities[:1]
             argv += ["--modality", *modalities]

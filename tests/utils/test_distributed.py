@@ -9,6 +9,7 @@ import sys
 import pack_shards
 import pytest
 import torch
+from helpers.acting import acting
 from helpers.places import ROOT
 from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers
 from helpers.two import ENCODERS
@@ -17,15 +18,6 @@ from methods import METHODS
 from utils.distributed import gather as distributed
 
 TOLERANCE = 1e-6  # of numbers in float64, after six steps
-MORE = {
-    "unimodal": ["--modality", "visual"],
-    "gblending": ["--held_out", "0.17", "--estimate_epochs", "1"],
-    "relearning": ["--held_out", "0.17", "--every", "1"],
-    "valuation": ["--warmup", "1"],
-    "opm": ["--warmup_epochs", "1"],
-    "opm_ogm": ["--warmup_epochs", "1"],
-    "inforeg": ["--threshold", "-10"],
-}
 
 
 def start(forked, count, jobs, *more):
@@ -45,7 +37,7 @@ def finish(processes):
 
 def job(demo, out, method, *more):
     # 48 samples are batches of 17, 17 and 14: shares of 9 and 8, then of 7.
-    argv = flags(demo, out, "--method", method, *MORE.get(method, []))
+    argv = flags(demo, out, *acting(method))
     argv += ["--epochs", "2", "--batch_size", "17", "--sync_bn"]
     if method == "g2d":
         with torch.random.fork_rng():

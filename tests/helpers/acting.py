@@ -1,0 +1,18 @@
+"""What makes each method act within two epochs on little data, in words of the command line."""
+
+# A method that is not named acts by its defaults. The share is that in which every class of the small demo stands.
+ACTING = {
+    "unimodal": ["--modality", "visual"],
+    "gblending": ["--held_out", "0.17", "--super_epoch", "2", "--estimate_epochs", "1"],
+    "pmr": ["--prototype_momentum", "0.5"],
+    "inforeg": ["--threshold", "-10", "--start_epoch", "1", "--modulate_during", "all"],
+    "opm": ["--warmup_epochs", "1"],
+    "opm_ogm": ["--warmup_epochs", "1"],
+    "valuation": ["--warmup", "1"],
+    "relearning": ["--held_out", "0.17", "--every", "1"],
+}
+
+
+def acting(method, *more):
+    """The words that choose the method and let it act; `more` comes last, so it wins."""
+    return ["--method", method, *ACTING.get(method, []), *more]
