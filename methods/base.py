@@ -41,11 +41,16 @@ class Method:
 
     def __init__(self, args, model: MultimodalModel):
         self.args, self.model = args, model
-        if getattr(args, "unimodal_loss", "none") == "heads":
+        if self._unimodal_loss == "heads":
             model.add_heads()
         self.trace = FisherTrace(model.encoders)
         self.window = PrimeWindow(self.trace.history, args.threshold, args.window_smoothing)
         self._notes: dict[str, list] = {}  # {column: [sum over the steps so far, their number]}
+
+    @property
+    def _unimodal_loss(self) -> str:
+        """The value of --unimodal_loss, a flag that only methods have which leave the loss alone."""
+        return self.args.unimodal_loss if self.takes_unimodal_loss else "none"
 
     def in_force(self, modality: str) -> bool:
         """Whether the method may modulate `modality` in this epoch, by --modulate_during."""
@@ -63,9 +68,11 @@ class Method:
         """Before each epoch."""
 
     def train_data(self, run: Run) -> Dataset:
+        """The data set that this epoch trains on."""
         return run.train
 
     def forward(self, batch: Batch) -> Output:
+        """Encode, modulate (in training), fuse. Evaluation goes through it, too, and must change nothing."""
         features = self.model.encode(batch.inputs)
         target = batch.target
         if self.model.training:
@@ -73,24 +80,25 @@ class Method:
         return Output(self.model.fuse(features), self.model.unimodal(features), features, target)
 
     def modulate(self, features: Mapping[str, Tensor], batch: Batch) -> tuple[Mapping[str, Tensor], Tensor]:
-        """Between encoders and fusion, in training only: the features, and the targets that go with them."""
+        """The features that the fusion gets, (B, dim) each, and their targets (B,); called in training only."""
         return features, batch.target
 
     def losses(self, output: Output) -> dict[str, Tensor]:
-        """`loss` is trained; every other key is logged."""
+        """Scalars: `loss` is trained, every other one is logged."""
         joint = F.cross_entropy(output.logits, output.target)
         losses = {"loss": joint, "loss_joint": joint}
-        if getattr(self.args, "unimodal_loss", "none") != "none":
+        if self._unimodal_loss != "none":
             for name, logits in output.unimodal.items():
                 losses[f"loss_{name}"] = F.cross_entropy(logits, output.target)
                 losses["loss"] = losses["loss"] + losses[f"loss_{name}"]
         return losses
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Leave the gradients of the trained loss in p.grad."""
         losses["loss"].backward()
 
     def after_backward(self, output: Output) -> None:
-        """Between backward and the optimizer's step; edits p.grad in place, after the traces have been measured."""
+        """Edit p.grad in place, between backward and the optimizer's step, after the traces have been measured."""
         self.trace.update()
 
     def on_epoch_end(self, run: Run) -> dict[str, Mapping[str, float | bool | None]]:

@@ -121,9 +121,9 @@ class GBlending(Method):
             logits = task_logits(run.model, batch.inputs, tasks)
             return {task: F.cross_entropy(z, batch.target, reduction="none") for task, z in logits.items()}
 
-        found = [run.collect(data, losses) for data in (run.plain, run.held_out)]
+        splits = [run.collect(data, losses) for data in (run.plain, run.held_out)]
         # In full precision: the weights divide by squares of small differences.
-        return torch.stack([torch.stack([values.double().mean() for values in split.values()]) for split in found])
+        return torch.stack([torch.stack([values.double().mean() for values in split.values()]) for split in splits])
 
     def losses(self, output) -> Mapping[str, Tensor]:
         joint = F.cross_entropy(output.logits, output.target)

@@ -88,10 +88,10 @@ class PMR(Modulation):
         draws = torch.Generator().manual_seed(mix(run.args.seed, run.epoch, -2))
         size = max(1, round(self.args.prototype_share * len(data)))
         chosen = Subset(data, torch.randperm(len(data), generator=draws)[:size].tolist())
-        found = run.collect(chosen, lambda batch: {"target": batch.target, **self.model.encode(batch.inputs)})
+        features = run.collect(chosen, lambda batch: {"target": batch.target, **self.model.encode(batch.inputs)})
         for name in self.model.modalities:
             old = self.prototypes[name].cpu() if name in self.prototypes else None
-            new = updated(old, found[name], found["target"], self.model.classes, self.args.prototype_momentum)
+            new = updated(old, features[name], features["target"], self.model.classes, self.args.prototype_momentum)
             self.prototypes[name] = new.to(run.device)
 
     def losses(self, output) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class Relearning(Method):
         super().__init__(args, model)
         self.held_out = args.held_out
         self.initial = {name: [p.detach().clone() for p in e.parameters()] for name, e in model.encoders.items()}
-        self.diagnosis: dict[str, dict[str, float]] = {}  # this epoch's, by figure and modality
+        self.diagnosis: dict[str, dict[str, float]] = {}  # this epoch's, by metric and modality
 
     def on_fit_start(self, run) -> None:
         if len(run.held_out) < self.model.classes:
@@ -87,19 +87,19 @@ class Relearning(Method):
 
     def diagnose(self, run) -> dict[str, dict[str, float]]:
         """`purity_train`, `purity_held_out` and the strength of the `reset` that follows, by modality."""
-        found: dict[str, dict[str, float]] = {}
+        metrics: dict[str, dict[str, float]] = {}
         for split, data in (("train", run.plain), ("held_out", run.held_out)):
             seen = run.collect(data, lambda batch: self.model.encode(batch.inputs) | {"target": batch.target})
             target = seen.pop("target")
-            found[f"purity_{split}"] = {name: purity(f, target, self.model.classes) for name, f in seen.items()}
-        gaps = {name: abs(found["purity_train"][name] - p) for name, p in found["purity_held_out"].items()}
-        found["reset"] = {name: float(np.tanh(self.args.strength * gap)) for name, gap in gaps.items()}
-        return found
+            metrics[f"purity_{split}"] = {name: purity(f, target, self.model.classes) for name, f in seen.items()}
+        gaps = {name: abs(metrics["purity_train"][name] - p) for name, p in metrics["purity_held_out"].items()}
+        metrics["reset"] = {name: float(np.tanh(self.args.strength * gap)) for name, gap in gaps.items()}
+        return metrics
 
     def on_epoch_end(self, run) -> dict:
         none = dict.fromkeys(self.model.modalities)
-        figures = {name: self.diagnosis.get(name, none) for name in ("purity_train", "purity_held_out", "reset")}
-        return super().on_epoch_end(run) | figures
+        metrics = {name: self.diagnosis.get(name, none) for name in ("purity_train", "purity_held_out", "reset")}
+        return super().on_epoch_end(run) | metrics
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"initial": self.initial, "diagnosis": self.diagnosis}

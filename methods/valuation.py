@@ -79,7 +79,7 @@ class Valuation(Method):
         super().__init__(args, model)
         self.positions: Tensor | None = None  # (entries,) this epoch's list; None in the warm-up
         self.kept: Tensor | None = None  # (entries, M) what they keep
-        self.figures: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, dict[str, float]] = {}  # of this epoch's list, by name and modality
 
     def train_data(self, run) -> Dataset:
         """The list follows from the weights before the epoch, the seed and the epoch."""
@@ -88,14 +88,14 @@ class Valuation(Method):
         return run.train if self.positions is None else Listed(run.train, self.positions.tolist())
 
     def make_list(self, run) -> None:
-        self.positions, self.kept, self.figures = None, None, {}
+        self.positions, self.kept, self.metrics = None, None, {}
         if run.epoch < self.args.warmup:
             return
         make = self.sample_level if self.args.level == "sample" else self.modality_level
         values, positions, kept = make(run)
         names, added = self.model.modalities, kept.sum(dim=0) / len(run.train)
-        self.figures["value"] = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
-        self.figures["copies"] = dict(zip(names, added.tolist(), strict=True))
+        self.metrics["value"] = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
+        self.metrics["copies"] = dict(zip(names, added.tolist(), strict=True))
         everything = torch.arange(len(run.train))
         self.kept = torch.cat([torch.ones(len(run.train), len(names), dtype=torch.bool), kept]).to(run.device)
         self.positions = torch.cat([everything, positions])
@@ -127,11 +127,11 @@ class Valuation(Method):
 
         def hits(batch) -> dict[str, Tensor]:
             features = self.model.encode(batch.inputs)
-            found = [torch.zeros_like(batch.target, dtype=torch.bool)]
+            correct = [torch.zeros_like(batch.target, dtype=torch.bool)]
             for s in range(1, 2 ** len(names)):
                 chosen = {name: f * (s >> m & 1) for m, (name, f) in enumerate(features.items())}
-                found.append(self.model.fuse(chosen).argmax(dim=1) == batch.target)
-            return {"correct": torch.stack(found, dim=1)}
+                correct.append(self.model.fuse(chosen).argmax(dim=1) == batch.target)
+            return {"correct": torch.stack(correct, dim=1)}
 
         return valued(run.collect(data, hits)["correct"])
 
@@ -143,11 +143,11 @@ class Valuation(Method):
 
     def on_epoch_end(self, run) -> dict:
         none = dict.fromkeys(self.model.modalities)
-        return super().on_epoch_end(run) | {name: self.figures.get(name, none) for name in ("value", "copies")}
+        return super().on_epoch_end(run) | {name: self.metrics.get(name, none) for name in ("value", "copies")}
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"positions": self.positions, "kept": self.kept, "figures": self.figures}
+        return super().state_dict() | {"positions": self.positions, "kept": self.kept, "metrics": self.metrics}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        self.positions, self.kept, self.figures = state["positions"], state["kept"], state["figures"]
+        self.positions, self.kept, self.metrics = state["positions"], state["kept"], state["metrics"]

@@ -141,5 +141,6 @@ def initialise(module: nn.Module) -> None:
         nn.init.xavier_normal_(module.weight)
     elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
         nn.init.ones_(module.weight)
-    if getattr(module, "bias", None) is not None:
-        nn.init.zeros_(module.bias)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name == "bias":
+            nn.init.zeros_(parameter)

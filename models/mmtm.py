@@ -37,7 +37,7 @@ class MMTM(nn.Module):
         if self.training:
             self._update(gates)
         if curated is not None:
-            averages = {name: getattr(self, f"average_{name}").to(gate.dtype) for name, gate in gates.items()}
+            averages = {name: self.get_buffer(f"average_{name}").to(gate.dtype) for name, gate in gates.items()}
             pairs = zip(gates.items(), curated, strict=True)
             gates = {name: torch.where(constant, averages[name], gate) for (name, gate), constant in pairs}
         return {name: x * _over(gates[name], x) for name, x in maps.items()}
@@ -46,7 +46,7 @@ class MMTM(nn.Module):
     def _update(self, gates: Mapping[str, Tensor]) -> None:
         self.batches += 1
         for name, gate in gates.items():
-            average = getattr(self, f"average_{name}")
+            average = self.get_buffer(f"average_{name}")
             average += (batch_mean(gate) - average) / self.batches
 
 

@@ -110,8 +110,8 @@ def test_list_of_the_sample_level_by_hand(begin, monkeypatch):
     expected = Counter({(i, (True, True)): 1 for i in range(30)})
     expected += Counter({(3, audio): 1, (3, visual): 3, (7, audio): 2, (7, visual): 2, (8, visual): 1})
     assert entries(method, method.train_data(run)) == expected
-    assert method.figures["copies"] == pytest.approx({"audio": 3 / 30, "visual": 6 / 30})
-    assert method.figures["value"] == pytest.approx({"audio": 28.0 / 30 + 2.0 / 30 - 1 / 30, "visual": 27 / 30})
+    assert method.metrics["copies"] == pytest.approx({"audio": 3 / 30, "visual": 6 / 30})
+    assert method.metrics["value"] == pytest.approx({"audio": 28.0 / 30 + 2.0 / 30 - 1 / 30, "visual": 27 / 30})
 
 
 def test_three_modalities_are_repeated_alone(begin, monkeypatch):
