@@ -35,7 +35,7 @@ class Curve:
 def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = False) -> Markup:
     """The picture of `plot`; `description` is what a screen reader says."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-    with rc_context({"svg.fonttype": "none", "font.size": 12}):
+    with rc_context({"svg.fonttype": "none", "font.size": 13}):
         plot(figure.add_axes(AREA), curves, y_label, log)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True)
@@ -72,6 +72,7 @@ def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
                 axis.fill([*x, *x[::-1]], [*low[place, part], *high[place, part][::-1]], color=colour, alpha=0.18, lw=0)
             axis.plot(x, mean[place, part], color=colour, linewidth=2)
     axis.set(xlim=(0.5, count + 0.5), ylim=(0, 100), xlabel="epoch", ylabel=y_label)
+    axis.yaxis.set_label_coords(12 / WIDTH, AREA[1] + AREA[3] / 2, transform=axis.figure.transFigure)  # at the edge
     axis.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
     if log:
         bottom = math.floor(np.log10(np.nanmin(low))) if np.isfinite(low).any() else 0

@@ -267,6 +267,8 @@ def test_the_axis_of_traces_has_whole_decades(values, labels):
     read = Reader(chart([Curve("audio", "red", values, values, values)], "trace", "words", log=True))
     texts = [text for a, text in read.all("text") if "text-anchor: end" in a["style"]]
     assert texts == labels
+    (name,) = (a for a, text in read.all("text") if text == "trace")
+    assert 8 < float(name["x"]) <= 12  # at the edge of the picture, whatever the numbers are
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 20, 21, 50, 51, 1000])
