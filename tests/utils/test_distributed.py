@@ -35,6 +35,14 @@ def finish(processes):
     assert [process.returncode for process in ended] == [0] * len(ended), "\n".join(p.stdout + p.stderr for p in ended)
 
 
+def test_how_a_forked_program_ends_is_told(forked):
+    ended = forked.run("import os; print(os.environ['WORD']); raise SystemExit(3)", WORD="said")
+    assert (ended.returncode, ended.stdout) == (3, "said\n")
+    ended = forked.run("1 / 0")
+    assert ended.returncode == 1 and "ZeroDivisionError" in ended.stderr
+    assert forked.start("import time; time.sleep(99)").wait(timeout=0.1).returncode == -9
+
+
 def job(demo, out, method, *more):
     # 48 samples are batches of 17, 17 and 14: shares of 9 and 8, then of 7.
     argv = flags(demo, out, *acting(method))
