@@ -34,5 +34,6 @@ class Scalars:
         self._writer.flush()
 
     def close(self) -> None:
+        """Write what is left and close the file."""
         if self._writer is not None:
             self._writer.close()

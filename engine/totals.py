@@ -56,9 +56,11 @@ class Totals:
         }
 
     def state_dict(self) -> dict:
+        """The sums so far, on the CPU."""
         return {"names": self.names, "sums": self.sums.cpu(), "samples": self.samples}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
+        """Go on from sums that were saved; `device` is where the next ones are added."""
         self.names, self.sums, self.samples = state["names"], state["sums"].to(device), state["samples"]
 
     def read(self) -> dict[str, float]:

@@ -36,6 +36,8 @@ MAX_EXPONENT = 10.0  # public code
 
 
 class AGM(Modulation):
+    """Adaptive gradient modulation: each modality's share of the logits is trained at a speed of its own."""
+
     columns = ("kappa",)
 
     @classmethod

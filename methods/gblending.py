@@ -89,6 +89,7 @@ class GBlending(Method):
             self.weights = self.estimate(run)
 
     def estimate(self, run) -> dict[str, float]:
+        """{task: weight} from copies of the model, each trained on one task alone."""
         before = self.measure(run, self.tasks)
         after = [self.measure(self.trained_alone(run, task), (task,)) for task in self.tasks]
         train, held_out = torch.cat(after, dim=1) - before

@@ -21,6 +21,7 @@ class Modulation(Method):
 
     @staticmethod
     def add_epochs(group, first: int, last: int, source: str) -> None:
+        """Add --modulation_starts and --modulation_ends; `source` says where the defaults come from."""
         group.add_argument("--modulation_starts", type=count, default=first, help=f"first epoch that acts; {source}")
         group.add_argument("--modulation_ends", type=count, default=last, help=f"last epoch that acts; {source}")
 

@@ -77,6 +77,7 @@ class Relearning(Method):
             )
 
     def due(self, epoch: int) -> bool:
+        """Whether a diagnosis comes before `epoch` (from 0)."""
         return epoch > 0 and epoch % self.args.every == 0 and epoch // self.args.every <= self.args.times
 
     def on_epoch_start(self, run) -> None:

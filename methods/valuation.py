@@ -88,6 +88,7 @@ class Valuation(Method):
         return run.train if self.positions is None else Listed(run.train, self.positions.tolist())
 
     def make_list(self, run) -> None:
+        """Make the list of this epoch, or none in the warm-up."""
         self.positions, self.kept, self.metrics = None, None, {}
         if run.epoch < self.args.warmup:
             return
@@ -110,6 +111,7 @@ class Valuation(Method):
         return values, samples.repeat_interleave(times), alone[modalities.repeat_interleave(times)]
 
     def modality_level(self, run) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, and the positions of the added entries with the modalities that they keep."""
         size = len(run.train)
         draws = torch.Generator().manual_seed(mix(run.args.seed, run.epoch, -2))  # -1 is the data order's
         drawn = torch.randint(size, (max(1, int(self.args.valued_share * size)),), generator=draws)

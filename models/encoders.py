@@ -18,12 +18,15 @@ class Staged(nn.Module):
     dim: int
 
     def fold(self, x: Tensor) -> Tensor:
+        """The first stage's input (B or B * T, channels, ...) from a batch (B, ...)."""
         return x
 
     def pool(self, maps: Tensor, batch: int) -> Tensor:
+        """Features (B, dim) from the last stage's maps (B or B * T, dim, ...): their mean over time and space."""
         return maps.flatten(2).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, dim) of a batch (B, ...)."""
         maps = self.fold(x)
         for stage in self.stages:
             maps = stage(maps)
@@ -52,10 +55,12 @@ class ResNet18(Staged):
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
+        """The four groups of blocks, the first with the stem before it."""
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool, self.layer1)
         return stem, self.layer2, self.layer3, self.layer4
 
     def fold(self, x: Tensor) -> Tensor:
+        """Frames (B, T, channels, H, W) as pictures (B * T, channels, H, W); pictures as they are."""
         return x.flatten(0, 1) if x.ndim == 5 else x
 
 
@@ -83,6 +88,7 @@ class ConvNet(Staged):
         self.apply(initialise)
 
     def fold(self, x: Tensor) -> Tensor:
+        """Frames (B, T, channels, H, W) as (B, channels, T, H, W), for convolutions over time."""
         return x.transpose(1, 2) if x.ndim == 5 else x
 
 
@@ -108,6 +114,7 @@ class Transformer(nn.Module):
         self.transform = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, dim) of a series (B, T, channels)."""
         steps = self.project(x.transpose(1, 2)).transpose(1, 2)
         return self.transform(steps)[:, -1]
 
@@ -129,6 +136,7 @@ class WordAverage(nn.Module):
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (B, dim) of word numbers (B, length), where 0 is padding."""
         count = (x != 0).sum(dim=1, keepdim=True).clamp(min=1)
         return self.layers(self.embedding(x).sum(dim=1) / count)  # the embedding of 0 is zero, and stays it
 

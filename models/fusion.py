@@ -24,6 +24,7 @@ class Concat(nn.Module):
         self.apply(initialise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
         return self.head(torch.cat([features[name] for name in self.modalities], dim=1))
 
     def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,9 +43,11 @@ class Sum(nn.Module):
         self.apply(initialise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
         return torch.stack(list(self.unimodal(features).values())).sum(dim=0)
 
     def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """z^m = W_m f^m + b_m, {modality: (B, classes)}."""
         return {name: head(features[name]) for name, head in self.heads.items()}
 
 
@@ -83,6 +86,7 @@ class FiLM(TwoModalityFusion):
         self.apply(initialise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
         scale, shift = self.film(features[self.first]).chunk(2, dim=1)
         return self.head(scale * features[self.second] + shift)
 
@@ -100,6 +104,7 @@ class Gated(TwoModalityFusion):
         self.apply(initialise)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
         return self.head(torch.sigmoid(self.gate(features[self.first])) * self.value(features[self.second]))
 
 

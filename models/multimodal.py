@@ -43,6 +43,7 @@ class MultimodalModel(nn.Module):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in the order of the encoders."""
         return tuple(self.encoders)
 
     def add_heads(self) -> None:
@@ -68,9 +69,11 @@ class MultimodalModel(nn.Module):
         return whole(features, inputs)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
         return self.fusion(features)
 
     def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The unimodal read-outs {modality: (B, classes)}: of the heads where there are some, else of the fusion."""
         if self.heads is None:
             return self.fusion.unimodal(features)
         return {name: head(features[name]) for name, head in self.heads.items()}

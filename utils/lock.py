@@ -125,6 +125,7 @@ def described(content: bytes | None, path: Path) -> str | None:
 
 
 def this_process() -> dict:
+    """The claim that this process writes into a lock file."""
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     pid = os.getpid()
     return {"place": place(), "pid": pid, "started": started(pid), "since": since, "token": uuid.uuid4().hex}
@@ -168,6 +169,7 @@ def age(path: Path) -> float:
 
 
 def read(path: Path) -> bytes | None:
+    """The content of a file; None if it does not exist."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

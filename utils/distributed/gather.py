@@ -88,6 +88,7 @@ def batch_mean(own: Tensor) -> Tensor:
 
 
 def has_dropout(module: nn.Module) -> bool:
+    """Whether a module draws dropout anywhere in it."""
     return any(isinstance(part, _DropoutNd) for part in module.modules())
 
 

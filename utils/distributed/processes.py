@@ -54,5 +54,6 @@ def agreed(numbers: Sequence[int]) -> list[int]:
 
 
 def barrier() -> None:
+    """Wait until every process has come here."""
     if world() > 1:
         dist.barrier()

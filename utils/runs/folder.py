@@ -99,6 +99,7 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
+        """Whether the run has come to its end."""
         return (self.path / "done").exists()
 
     @property

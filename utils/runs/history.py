@@ -36,6 +36,7 @@ class Epoch:
 
     @classmethod
     def of_line(cls, line: Mapping) -> "Epoch":
+        """The epoch that a line of metrics.jsonl tells of."""
         common = ("epoch", "lr", "train")
         evaluated = {split: line[split] for split in SPLITS if split in line}
         method = {name: value for name, value in line.items() if name not in (*common, *SPLITS)}
