@@ -1,19 +1,15 @@
 """Processes that read for this one: they end with what they read for, and what goes wrong with them is one sentence.
 
 They ignore the signals that are sent to their whole group, since the main process decides when a run ends
-(utils/stopping.py). Whoever ends them must therefore kill them: multiprocessing sends them SIGTERM when a program ends,
-and then waits for them for ever.
+(utils/stopping.py). Whoever ends them must therefore kill them (utils/children.py).
 """
 
-import atexit
 import os
 import shutil
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import active_children
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Listener, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,17 +19,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dataset.base import Batch
+from utils.children import kill, noted, wait_for
 from utils.errors import RunError, warn
 from utils.stopping import Stopped, asked, ignore
 
-GRACE = 2  # seconds that a process has to end by itself
 LONG, PATIENCE = 60, 1800  # seconds of waiting for one batch after which that is said, and given up
 STOPPING = 20  # the latter once the run has been sent a signal
 SHARED = Path("/dev/shm")  # where tensors lie that processes hand over
 MORE_SHARED = "lower --batch_size or --workers (0 needs none), or give the container --ipc=host or a larger --shm-size"
 END = object()
-
-_living: set[BaseProcess] = set()
 
 
 class Loader(DataLoader):
@@ -80,16 +74,14 @@ class Crew:
             RunError: if the system has no room for them, or they could not hand over tensors.
         """
         check_sockets()
-        before, handler = set(active_children()), signal.getsignal(signal.SIGCHLD)
+        handler = signal.getsignal(signal.SIGCHLD)
         try:
-            self._items = make()
+            with noted(self.processes):
+                self._items = make()
         except OSError as error:
             raise RunError(
                 f"{self.count} loader processes cannot be started ({error.strerror}): lower --workers (0 needs none)"
             ) from error
-        finally:
-            self.processes = set(active_children()) - before
-            _living.update(self.processes)
         # PyTorch's handler raises wherever this process is when one of them is killed, in the midst of a file, say.
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGCHLD, handler)
@@ -122,7 +114,6 @@ class Crew:
         self._left.set()
         self._items = None  # PyTorch tells them to end and waits for them; `_watch` sees to it that this is short
         kill(self.processes)
-        _living.difference_update(self.processes)
 
     def _watch(self) -> None:
         """In a thread: kill processes that do not answer, so that nobody waits for them for ever."""
@@ -136,7 +127,7 @@ class Crew:
                 self._stuck = True
                 break
         else:
-            wait_for(self.processes, GRACE)
+            wait_for(self.processes)
         for process in self.processes:
             process.kill()
 
@@ -166,26 +157,6 @@ class Crew:
             )
         how = f"by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"with status {codes[0]}"
         return RunError(f"a loader process ended {how}: start this again, with --workers 0 to see why")
-
-
-def wait_for(processes: Iterable[BaseProcess], seconds: float) -> None:
-    """Return when all processes have ended, or after so many seconds; reaps none of them."""
-    pending, until = {process.sentinel for process in processes}, time.monotonic() + seconds
-    while pending and (left := until - time.monotonic()) > 0:
-        pending.difference_update(wait(pending, left))
-
-
-def kill(processes: Iterable[BaseProcess]) -> None:
-    """End the processes now."""
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join(GRACE)
-
-
-@atexit.register  # after multiprocessing's own, and therefore called before that
-def _kill_all() -> None:
-    kill(_living)
 
 
 def check_sockets() -> None:

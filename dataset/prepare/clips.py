@@ -9,8 +9,10 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ from tqdm import tqdm
 
 from dataset.prepare.manifest import read_json
 from dataset.prepare.space import check_space, in_units, size_on_disk
+from utils.children import kill, noted, wait_for
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
 
@@ -200,9 +203,10 @@ def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str,
             size = sum(size_on_disk(make.places(name)) for name in made) / len(made)
             what = f"{len(rest)} more clips need about {{}} ({in_units(size)} each, the mean of {len(made)})"
             check_space(make.out, size * len(rest), what)
-        for name, reason in one_by_one(make, rest) if workers == 1 else in_parallel(make, rest, workers):
-            reasons[name] = reason
-            bar.update()
+        with closing(one_by_one(make, rest) if workers == 1 else in_parallel(make, rest, workers)) as results:
+            for name, reason in results:
+                reasons[name] = reason
+                bar.update()
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
 
@@ -216,14 +220,18 @@ def in_parallel(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tu
     """Make the clips in several processes; give (name, reason why it cannot be made, or None) of each, as they come."""
     # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), leave_with_parent)
+    processes: set[BaseProcess] = set()
     try:
-        futures = {pool.submit(make, clip): clip.name for clip in clips}
+        with noted(processes):
+            futures = {pool.submit(make, clip): clip.name for clip in clips}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError("a worker died, of memory or a decoder: run again with fewer --workers") from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait_for(processes)  # where an error has come, one of them may hang
+        kill(processes)
 
 
 def remove(path: Path) -> None:

@@ -26,9 +26,9 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch.utils.data import DataLoader
 
 from dataset import DATASETS, build
+from dataset.workers import Loader
 from engine.parser import make_parser, parse
 from engine.setup import choose_device
 from methods.run import Run
@@ -97,7 +97,7 @@ def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
         source = DATASETS[asked.dataset]
         if has_public_loader(source, args):
             clips = few(PublicClips(args, source, source.read_splits(args)[0]), asked.samples)
-            loader = DataLoader(clips, args.batch_size, shuffle=True, num_workers=args.workers)
+            loader = Loader(clips, batch_size=args.batch_size, shuffle=True, num_workers=args.workers)
             passes = {"public": partial(public_pass, loader, device, asked.host), **passes}
         else:
             notes.append("No row `public`: that loader makes spectrograms of the sound in a folder.")
@@ -158,7 +158,7 @@ def one_pass(run: Run, host: bool) -> None:
             batch.to(run.device)
 
 
-def public_pass(loader: DataLoader, device: torch.device, host: bool) -> None:
+def public_pass(loader: Loader, device: torch.device, host: bool) -> None:
     """`one_pass` of the loader as the field writes it."""
     for parts in loader:
         for part in parts if not host else ():

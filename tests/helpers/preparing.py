@@ -1,6 +1,8 @@
 """Raw videos for the preparation scripts, their runs, and what these write."""
 
 import json
+import os
+import time
 from functools import partial
 
 import av
@@ -70,3 +72,16 @@ def colours(folder):
     """The dominant channel of each frame, in order of the file names."""
     means = [cv2.imread(str(path)).mean(axis=(0, 1)) for path in sorted(folder.iterdir())]
     return ["BGR"[int(mean.argmax())] if mean.max() > 60 else "-" for mean in means]
+
+
+class Making:
+    """What prepare_clips calls for each clip, in one of several processes: a clip does what its name says."""
+
+    def __call__(self, clip):
+        if clip.name == "hangs":
+            time.sleep(1000)
+        if clip.name == "is refused":
+            time.sleep(1)
+            raise PermissionError(13, "Permission denied", "clip")
+        if clip.name == "dies":
+            os._exit(9)

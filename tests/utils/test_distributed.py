@@ -16,6 +16,8 @@ from helpers.two import ENCODERS
 
 from methods import METHODS
 from utils.distributed import gather as distributed
+from utils.distributed.processes import processes as joined
+from utils.errors import RunError
 
 TOLERANCE = 1e-6  # of numbers in float64, after six steps
 
@@ -135,6 +137,32 @@ def test_one_process_that_dies_takes_the_others_with_it(demo, tmp_path):
     assert done.returncode != 0
     assert "exitcode  : -9" in done.stderr and "rank      : 1" in done.stderr
     assert not (folder_of(job(demo, tmp_path, "joint")) / "done").exists()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_keeps_processes_from_meeting_is_named(monkeypatch, taken):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        if taken:
+            for name, value in {"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}.items():
+                monkeypatch.setenv(name, value)
+        with pytest.raises(RunError) as caught, joined():
+            pass
+    in_use = f"port {port} of this machine is in use: choose another (torchrun --master_port), or use --standalone"
+    assert (str(caught.value) == in_use) == taken
+    assert str(caught.value).endswith(": start this by torchrun, or unset WORLD_SIZE") != taken
+
+
+def test_a_process_says_that_another_one_has_ended(forked, demo, tmp_path):
+    """The first one waits for the second, which has been killed."""
+    first, second = start(forked, 2, [job(demo, tmp_path, "joint")], "--die", "1")
+    assert second.wait().returncode == -9
+    ended = first.wait()
+    assert ended.returncode == 1
+    assert "RunError: another process of this run has ended, whose own message says why" in ended.stderr
 
 
 def test_fewer_samples_than_processes_and_uneven_shares():

@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 
 from utils.errors import RunError
+
+# What gloo and NCCL say when the process at the other end is gone.
+LOST = re.compile(r"gloo.*(closed by peer|reset by peer|Broken pipe)|remote process exited", re.S)
 
 
 def world() -> int:
@@ -25,7 +29,7 @@ def processes() -> Iterator[None]:
     """Joins the processes that torchrun has started, if it has; all but the first say nothing.
 
     Raises:
-        RunError: if torchrun's variables do not lead to the others.
+        RunError: if torchrun's variables do not lead to the others, or one of these ends within.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -33,15 +37,30 @@ def processes() -> Iterator[None]:
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (ValueError, RuntimeError) as error:
-        raise RunError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {error}: start this by torchrun") from None
+        raise RunError(not_joined(str(error).partition("\n")[0])) from None
     try:
         with contextlib.ExitStack() as stack:
             if rank():
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
             yield
+    except RuntimeError as error:
+        if not LOST.search(str(error)):
+            raise
+        raise RunError("another process of this run has ended, whose own message says why") from error
     finally:
         dist.destroy_process_group()
+
+
+def not_joined(reason: str) -> str:
+    """Why this process cannot join the others, from the first line of PyTorch's error, and what to do about it."""
+    count, port = os.environ["WORLD_SIZE"], os.environ.get("MASTER_PORT")
+    place = f"{os.environ.get('MASTER_ADDR')}:{port}"
+    if "EADDRINUSE" in reason:
+        return f"port {port} of this machine is in use: choose another (torchrun --master_port), or use --standalone"
+    if "environment variable" in reason or "RANK" in reason:
+        return f"WORLD_SIZE is {count}, but {reason}: start this by torchrun, or unset WORLD_SIZE"
+    return f"the {count} processes do not meet at {place} ({reason}): see that all are started and reach that port"
 
 
 def agreed(numbers: Sequence[int]) -> list[int]:

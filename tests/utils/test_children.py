@@ -1,0 +1,85 @@
+"""Processes that a program has started end with it, also those that do not listen."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from types import SimpleNamespace
+
+import pytest
+from helpers.places import ROOT
+from helpers.preparing import Making
+
+from dataset.prepare.clips import in_parallel
+from utils.children import kill, noted, wait_for
+from utils.errors import RunError
+
+FORK = get_context("fork")
+
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+
+
+def begun(target=deaf):
+    processes = set()
+    with noted(processes):
+        FORK.Process(target=target, daemon=True).start()
+    return processes
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_that_does_not_listen_is_killed(stopped):
+    processes, start = begun(), time.monotonic()
+    (process,) = processes
+    if stopped:
+        os.kill(process.pid, signal.SIGSTOP)
+    wait_for(processes, 0.2)
+    assert process.is_alive()
+    kill(processes)
+    assert process.exitcode == -signal.SIGKILL
+    assert time.monotonic() - start < 2
+
+
+def test_one_that_ends_is_waited_for():
+    processes, start = begun(lambda: time.sleep(0.2)), time.monotonic()
+    wait_for(processes, 60)
+    assert time.monotonic() - start < 30
+    kill(processes)
+    assert [process.exitcode for process in processes] == [0]
+
+
+PROGRAM = """
+import signal, sys, time
+from multiprocessing import get_context
+from utils.children import noted
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("deaf", flush=True)
+    time.sleep(1000)
+
+with noted(set()):
+    get_context("fork").Process(target=deaf, daemon=True).start()
+time.sleep(0.5)
+raise ValueError("a bug")
+"""
+
+
+def test_a_program_that_ends_takes_them_with_it():
+    """multiprocessing would wait for ever for this one, which also holds the program's output open."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "deaf\n" and done.stderr.endswith("ValueError: a bug\n")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("fault, error, words", [("is refused", PermissionError, "denied"), ("dies", RunError, "died")])
+def test_a_preparation_that_an_error_ends_waits_for_no_clip(fault, error, words):
+    start = time.monotonic()
+    clips = [SimpleNamespace(name=name) for name in ("hangs", fault, "hangs")]
+    with pytest.raises(error, match=words):
+        list(in_parallel(Making(), clips, 2))
+    assert time.monotonic() - start < 60
