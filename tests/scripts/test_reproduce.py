@@ -365,15 +365,15 @@ def test_two_processes_on_one_folder_train_each_cell_once(desk, tmp_path, monkey
 
 def test_a_script_that_was_killed_goes_on(desk, tmp_path, capsys):
     desk.say(EXTRA=f"{EXTRA} --epochs 4")
-    predict = train.predict
+    evaluate = train.evaluate_splits
 
     def slow(*more):
         time.sleep(1)
-        return predict(*more)
+        return evaluate(*more)
 
     def alone():
         os.setsid()
-        train.predict = slow
+        train.evaluate_splits = slow
         reproduce.main(["figure5"])
 
     script = CONTEXT.Process(target=alone)
