@@ -26,6 +26,7 @@ from dataset.prepare.manifest import read_json
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
 from dataset.splits import read_split
+from dataset.storage.files import wave_of
 from dataset.storage.index import INDEX, Place
 from utils.errors import DataError, RunError, list_names
 from utils.files import aside, flush, remove_parts, write_atomically
@@ -74,7 +75,7 @@ def files_of(root: Path, fps: int, clip: str) -> dict[str, Path]:
     pictures = list_frames(root / f"Image-{fps:02d}-FPS" / clip)
     width = max(5, len(str(len(pictures))))
     numbered = {f"{number:0{width}d}.jpg": path for number, path in enumerate(pictures, 1)}
-    return numbered | {"wav": root / "AudioWAV" / f"{clip}.wav"}
+    return numbered | {"wav": wave_of(root, clip)}
 
 
 def key_of(clip: str) -> str:

@@ -18,6 +18,7 @@ import torch.nn as nn
 
 from dataset.base import EpochPlan, MultimodalDataset
 from dataset.recipes.audio import Filterbank, LogSpectrogram, librosa
+from dataset.recipes.compiled import find_place
 from dataset.recipes.corrupt import Noise
 from dataset.recipes.frames import FrameTransform, even_frames, random_frames
 from dataset.splits import check_disjoint, read_split
@@ -158,6 +159,7 @@ def open_source(args, names: Sequence[str], modalities: Sequence[str], recipe: R
     Raises:
         DataError: if a clip is missing or unusable; CombinationError: for a cache of shards, or one without its noise.
     """
+    find_place()  # here: loader processes, which would each make one, end without removing it
     if packed(args.data_root):
         if args.cache != "none":
             raise CombinationError(f"--cache {args.cache} is of a folder, not of shards: leave it away")

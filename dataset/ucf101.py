@@ -14,7 +14,8 @@ from torch import Tensor
 from dataset.base import MultimodalDataset
 from dataset.lists import read_lines
 from dataset.recipes.corrupt import Corrupt
-from dataset.recipes.frames import FrameTransform, even_frames, load_frames, opened, random_frames
+from dataset.recipes.frames import FrameTransform, even_frames, load_frames, random_frames
+from dataset.recipes.pictures import read_picture
 from dataset.splits import check_disjoint, read_split
 from dataset.storage.files import check_complete, find_frames
 from dataset.storage.source import naming
@@ -139,8 +140,7 @@ class UCF101(MultimodalDataset):
 
 def load_flow(file: Path, size: int) -> Tensor:
     """(2, size, size) float32 in pixels of a stored picture, u above v."""
-    with opened(file) as image:
-        both = image.convert("L")
+    both = read_picture(file).convert("L")
     width, height = both.width, both.height // 2
     parts = (both.crop((0, top, width, top + height)) for top in (0, height))
     resized = [np.asarray(part.resize((size, size), Image.Resampling.BILINEAR)) for part in parts]

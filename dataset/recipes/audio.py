@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 
+from dataset.recipes.compiled import compiling
 from dataset.recipes.corrupt import Corrupt
 
 MOST_SAMPLES = 2**28  # of a clip, over all channels: 1 GB; an hour and a half of stereo at 22050 Hz
+LOUDEST = 8.0  # 18 dB above full scale: a mix in floating point may exceed 1, but not by more
 
 
 class Librosa(NamedTuple):
@@ -36,8 +38,9 @@ def librosa() -> Librosa:
 
     Call it before loader processes start: each would load it by itself, and anew every epoch.
     """
-    from librosa import resample, stft
-    from librosa.filters import mel
+    with compiling():
+        from librosa import resample, stft
+        from librosa.filters import mel
 
     return Librosa(stft, resample, mel)
 
@@ -117,26 +120,47 @@ class Filterbank:
 
 
 def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
-    """Mono float32 wave at `sample_rate`, in [-1, 1] up to the resampler's overshoot and what `corrupt` makes of it."""
+    """Mono float32 wave at `sample_rate`; full scale is 1. `corrupt` is applied last.
+
+    Samples of a floating-point file, and what the resampler overshoots, may exceed 1.
+
+    Raises:
+        RuntimeError: if the file is no sound, is damaged or too long, or its samples are not in the scale of 1.
+    """
     with soundfile.SoundFile(path) as file:
         if file.frames * file.channels > MOST_SAMPLES:
             raise RuntimeError(f"its header claims {file.frames} samples of {file.channels} channels")
-        wave, rate = file.read(dtype="float32", always_2d=True), file.samplerate
-    wave = finite(wave.mean(axis=1))
-    wave = wave if rate == sample_rate else finite(librosa().resample(wave, orig_sr=rate, target_sr=sample_rate))
+        try:
+            # The number of frames, since formats that cannot be rewound (GSM) are not read to the end without it.
+            wave, rate = file.read(file.frames, dtype="float32", always_2d=True), file.samplerate
+        except (ValueError, TypeError, AssertionError) as error:
+            raise RuntimeError(f"libsndfile does not read {file.format} {file.subtype}: {error}") from error
+    if not len(wave):
+        raise RuntimeError("it has no samples")
+    check_scale(wave)
+    wave = wave.mean(axis=1)
+    wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
     return corrupt(wave) if corrupt else wave
 
 
-def finite(wave: np.ndarray) -> np.ndarray:
-    """Raises RuntimeError for samples that are no numbers, or so large that their squares would be none."""
-    if not (np.abs(wave) < 1e9).all():
-        raise RuntimeError("samples are NaN, infinite or beyond 1e9")
-    return wave
+def check_scale(wave: np.ndarray) -> None:
+    """Raises RuntimeError for samples that are no finite numbers, or far beyond full scale.
+
+    Numbers in the scale of integers, +-32767 for 16 bits say, in a floating-point file would be cut to a square wave.
+    """
+    peak = float(np.abs(wave).max())
+    if not math.isfinite(peak):
+        raise RuntimeError("samples are NaN or infinite")
+    if peak > LOUDEST:
+        raise RuntimeError(
+            f"its samples reach {peak:.6g} where 1 is full scale: divide them by the scale they are in, "
+            "32768 for 16 bits, and write it again"
+        )
 
 
 def wave_fault(path: Path) -> str | None:
     """What makes `path` unusable, judged by its header and size alone (no decoding), or None."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # False, and no error, for a name that is too long
         return "missing"
     if path.stat().st_size == 0:
         return "empty"

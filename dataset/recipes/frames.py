@@ -1,6 +1,7 @@
 """Frame recipes: which frames of a clip, and how each becomes a tensor."""
 
-import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.pictures import read_picture
 from dataset.recipes.resample import crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -135,36 +137,22 @@ def central_box(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + w, top + h
 
 
-MOST_PIXELS = 2**26  # of a picture: 200 MB as RGB; cameras make a fifth of that
-
-
 def load_frames(files: Sequence[Path | BinaryIO]) -> list[Image.Image]:
-    """Raises OSError or SyntaxError (Pillow's, for PNG) for what is no picture, or would be too large a one."""
-    images = []
-    for file in files:
-        with opened(file) as image:
-            images.append(image.convert("RGB"))
-    return images
-
-
-def size_of(file: Path) -> tuple[int, int]:
-    """(width, height) that the file's header says. Raises as `load_frames`."""
-    with opened(file) as image:
-        return image.size
-
-
-def opened(file: Path | BinaryIO) -> Image.Image:
-    """The picture, of which only the header has been read."""
-    try:
-        image = Image.open(file)
-    except Image.DecompressionBombError as error:
-        raise OSError(str(error)) from None
-    if math.prod(image.size) > MOST_PIXELS:
-        image.close()
-        raise OSError(f"its header claims {' x '.join(map(str, image.size))} pixels")
-    return image
+    """The pictures as RGB. Raises OSError as `read_picture`."""
+    return [read_picture(file) for file in files]
 
 
 def list_frames(folder: Path, suffix: str = ".jpg") -> list[Path]:
-    """The clip's pictures sorted by name: the order of a directory listing is the file system's, not time."""
-    return sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else []
+    """The clip's pictures in time order, which is that of the numbers in their names: 4, 8, 11 with or without zeros.
+
+    The order of a directory's listing is the file system's. The case of `suffix` does not matter.
+    """
+    if not os.path.isdir(folder):  # False, and no error, for a name that is too long
+        return []
+    return sorted((path for path in folder.iterdir() if path.suffix.lower() == suffix), key=natural)
+
+
+def natural(path: Path) -> tuple[list[str | int], str]:
+    """A key that sorts names by the numbers in them, and equal ones by their letters."""
+    parts = re.split("([0-9]+)", path.stem)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.recipes.compiled import compiling
+
 BITS = 22
 ROWS = 16
 
@@ -30,9 +32,10 @@ def crop(picture: np.ndarray, box: tuple[int, int, int, int], size: int, mirrore
 @cache
 def _compiled() -> tuple[Callable, Callable]:
     """`_weights` and `_apply` in machine code: some seconds at the very first use, then kept in a file."""
-    from numba import njit
+    with compiling():
+        from numba import njit
 
-    return njit(cache=True)(_weights), njit(cache=True)(_apply)
+        return njit(cache=True)(_weights), njit(cache=True)(_apply)
 
 
 def _weights(pixels, size):

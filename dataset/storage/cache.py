@@ -10,7 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.recipes.corrupt import Corrupt
-from dataset.recipes.frames import FrameTransform, from_levels, size_of
+from dataset.recipes.frames import FrameTransform, from_levels
+from dataset.recipes.pictures import size_of
 from dataset.storage.files import Files
 from dataset.storage.resident import Resident
 from dataset.storage.source import Source, naming

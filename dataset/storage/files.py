@@ -1,5 +1,6 @@
 """Clips as files in folders: <root>/AudioWAV/<clip>.wav and <root>/Image-{fps:02d}-FPS/<clip>/*.jpg."""
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,9 +38,16 @@ class Files(Encoded):
         return len(self.images[clip])
 
 
+def wave_of(root: Path, clip: str) -> Path:
+    """The sound of a clip, <root>/AudioWAV/<clip>.wav, or .WAV where only that is there."""
+    wave, capitals = (root / "AudioWAV" / f"{clip}{suffix}" for suffix in (".wav", ".WAV"))
+    # os.path's answer is False for names that are too long for a file, pathlib's an error.
+    return capitals if not os.path.isfile(wave) and os.path.isfile(capitals) else wave
+
+
 def find_waves(root: Path, names: Sequence[str], faults: Faults) -> list[Path]:
     """The sound of every clip; notes in `faults` those that are missing or unusable."""
-    waves = [root / "AudioWAV" / f"{clip}.wav" for clip in names]
+    waves = [wave_of(root, clip) for clip in names]
     for clip, wave in zip(names, waves, strict=True):
         if fault := wave_fault(wave):
             faults[f"{fault} in {root / 'AudioWAV'}"].append(f"{clip}.wav")
@@ -62,7 +70,7 @@ def find_frames(
         raise DataError(f"no frames at {folder}; {root} has {', '.join(there) or 'none'}: set --fps or prepare them")
     found = [list_frames(folder / clip, suffix) for clip in names]
     for clip, files in zip(names, found, strict=True):
-        if not (folder / clip).is_dir():
+        if not os.path.isdir(folder / clip):
             faults[f"frame folders missing in {folder}"].append(clip)
         elif len(files) < args.frames:
             faults[f"fewer than --frames {args.frames} in {folder}"].append(f"{clip} ({len(files)})")
