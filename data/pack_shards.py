@@ -26,7 +26,6 @@ from dataset.prepare.manifest import read_json
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
 from dataset.splits import read_split
-from dataset.storage.files import wave_of
 from dataset.storage.index import INDEX, Place
 from utils.errors import DataError, RunError, list_names
 from utils.files import aside, flush, remove_parts, write_atomically
@@ -70,7 +69,8 @@ def divide(lists: dict[str, list[str]], samples: int) -> dict[str, list[str]]:
 
 def files_of(root: Path, fps: int, clip: str) -> dict[str, Path]:
     """{suffix in the shard: file} of a clip, in the order of the suffixes, which is that of the shard."""
-    from dataset.recipes.frames import list_frames  # here, as it loads torch
+    from dataset.recipes.frames import list_frames  # here, as these load torch
+    from dataset.storage.files import wave_of
 
     pictures = list_frames(root / f"Image-{fps:02d}-FPS" / clip)
     width = max(5, len(str(len(pictures))))
