@@ -1,4 +1,4 @@
-"""What every data set shares: the batch, the splits, and the contract of a data set as a base class."""
+"""The parts that every data set shares: the batch, the splits, and the contract of a data set as a base class."""
 
 import copy
 from argparse import Namespace
@@ -64,7 +64,7 @@ class EpochPlan(Protocol):
 
 
 class MultimodalDataset(Dataset):
-    """One split of a data set; the class is the data set. Joint contract of dataset/, engine/ and scripts/.
+    """One split of a data set; the class is the data set, and this one the contract.
 
     A sample is ({modality: tensor}, class number, position in the split); a modality has the same shape in all samples.
     Whatever a subclass is built on is checked in `read_splits` and `__init__`, before the first step, and what a user
@@ -86,7 +86,7 @@ class MultimodalDataset(Dataset):
     def __init__(
         self, args: Namespace, names: Sequence[str], targets: Sequence[int], modalities: Sequence[str], train: bool
     ):
-        """`modalities`: those to read, in the order of a sample's inputs. `train`: with augmentation."""
+        """Keep what all data sets have. modalities: those to read, in a sample's order; train: with augmentation."""
         self.names, self.targets = names, targets
         self.modality_names, self.train = tuple(modalities), train
         self.noise = Noise.of(args, self.forms)
@@ -110,7 +110,7 @@ class MultimodalDataset(Dataset):
         return other
 
     def plan(self, at: Sequence[int], generator: torch.Generator) -> EpochPlan | None:
-        """An order of its own for a training epoch over the positions `at`, drawn by `generator`; None: any will do."""
+        """The order in which a training epoch over the positions `at` is read best, drawn by `generator`; None: any."""
         return None
 
     @classmethod
@@ -119,7 +119,7 @@ class MultimodalDataset(Dataset):
 
     @classmethod
     def refusal(cls, args: Namespace) -> str | None:
-        """Why the flags do not go together, in a sentence, or None."""
+        """A sentence that says why the flags do not go together; None if they do."""
         if packed(args.data_root):
             return f"--data_root {args.data_root}: {args.dataset} is not read from shards; name its folder"
         return None

@@ -149,12 +149,12 @@ class AudioVisualClips(MultimodalDataset):
 
     @classmethod
     def group_of(cls, args) -> str | None:
-        """Whom the splits keep apart: --split, which only data sets with groups have."""
+        """The kind of group that the splits keep apart (--split); None if clips may be split anyhow."""
         return args.split if cls.group else None
 
 
 def open_source(args, names: Sequence[str], modalities: Sequence[str], recipe: Recipe, noise: Noise) -> Source:
-    """The clips of a split where --data_root and --cache say; with a cache they are decoded now.
+    """The clips of a split from where --data_root and --cache say; with a cache they are decoded now.
 
     Raises:
         DataError: if a clip is missing or unusable; CombinationError: for a cache of shards, or one without its noise.

@@ -62,6 +62,7 @@ class Folder(AudioVisualClips):
 
 
 def sound_recipe(args) -> LogSpectrogram | Filterbank:
+    """The recipe that --audio and --seconds ask for."""
     if args.audio == "fbank":
         return Filterbank(frames=max(1, round(args.seconds * 100)))
     return LogSpectrogram(sample_rate=22050, seconds=args.seconds, n_fft=512, hop=353)

@@ -65,7 +65,7 @@ class Batches:
 
 
 def sizes_of(count: int, batch_size: int, training: bool) -> list[int]:
-    """Of the batches of `count` samples.
+    """The sizes of the batches of `count` samples.
 
     In training a last one of one sample joins the one before: batch normalisation finds nothing to normalise in it.
     """
@@ -90,7 +90,7 @@ def make_loader(
     It begins with batch number `first`, as if the ones before had been read.
 
     On several processes a batch's inputs are this process's share (utils/distributed/). The order of a data set in
-    shards is one that reads them forward (dataset/storage/shards.py).
+    shards is one that reads them forward (dataset/storage/stream.py).
 
     Several workers read ahead in processes of their own; they are started anew each epoch, since the data may change.
     """
@@ -150,7 +150,7 @@ class Shares:
 
 
 class ShareSampler:
-    """Of each batch that `batches` draws, this process's part."""
+    """This process's part of each batch that `batches` draws."""
 
     def __init__(self, batches: Iterable[list[int]]):
         self.batches = batches

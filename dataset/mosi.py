@@ -121,10 +121,12 @@ class MOSEI(MOSI):
 
 
 def default_width(features: int) -> int:
+    """Twice the features, up to a multiple of 10 (MultiBench)."""
     return -(-2 * features // 10) * 10
 
 
 def some_of_names(text: str) -> str:
+    """The type of --modalities: two or three of NAMES, in their order."""
     chosen = text.split(",")
     if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(NAMES):
         raise argparse.ArgumentTypeError(
@@ -134,6 +136,7 @@ def some_of_names(text: str) -> str:
 
 
 def three_widths(text: str) -> str:
+    """The type of --widths: three multiples of 5."""
     widths = [int(word) if word.isascii() and word.isdigit() else 0 for word in text.split(",")]
     if len(widths) != len(NAMES) or not all(width > 0 and width % 5 == 0 for width in widths):
         raise argparse.ArgumentTypeError(f"{text!r} is not three multiples of 5, those of {','.join(NAMES)}")
@@ -141,12 +144,13 @@ def three_widths(text: str) -> str:
 
 
 def file_of(args) -> Path:
+    """The file of all series below --data_root."""
     return Path(args.data_root) / "series.npz"
 
 
 @contextmanager
 def opened(path: Path):
-    """The .npz; what is missing or damaged in it becomes a DataError. Nothing in it is executed."""
+    """A context with the open .npz, where missing or damaged is a DataError. Nothing in the file is executed."""
     if not path.is_file():
         raise DataError(f"{path} does not exist: prepare the data as data/README.md says, or set --data_root")
     try:

@@ -1,1 +1,1 @@
-"""What becomes of a clip: sound, pictures and words as tensors, and noise on them."""
+"""Recipes that make tensors of sound, pictures and words, and the noise on them."""

@@ -34,9 +34,9 @@ class Librosa(NamedTuple):
 
 @cache
 def librosa() -> Librosa:
-    """Loaded at first use, since training from a cache does without.
+    """Load librosa, at its first use, since training from a cache does without it.
 
-    Call it before loader processes start: each would load it by itself, and anew every epoch.
+    Call this before loader processes start: each would load it by itself, and anew every epoch.
     """
     with compiling():
         from librosa import resample, stft
@@ -159,7 +159,7 @@ def check_scale(wave: np.ndarray) -> None:
 
 
 def wave_fault(path: Path) -> str | None:
-    """What makes `path` unusable, judged by its header and size alone (no decoding), or None."""
+    """The fault that makes a sound file unusable, judged by its header and size alone; None if there is none."""
     if not os.path.isfile(path):  # False, and no error, for a name that is too long
         return "missing"
     if path.stat().st_size == 0:

@@ -42,7 +42,7 @@ def find_place() -> None:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Around what imports numba or compiles by it.
+    """A context for imports of numba and for what it compiles.
 
     Raises:
         RunError: if there is no place for compiled functions.
@@ -63,7 +63,7 @@ def user_folder() -> Path:
 
 
 def source_folders() -> list[Path]:
-    """Where compiled functions go, of this package and of librosa's, if they may lie beside their source."""
+    """The folders beside the source of this package and of librosa where compiled functions may lie."""
     librosa = Path(find_spec("librosa").origin).parent
     packages = [Path(__file__).parent, librosa, librosa / "core", librosa / "util"]
     return [package / "__pycache__" for package in packages]

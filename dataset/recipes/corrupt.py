@@ -224,7 +224,7 @@ class Noise:
         return any(corruption.modality == modality for corruption, _ in self.steps)
 
     def on(self, modality: str, name: str, frames: Sequence[int] | None = None) -> Corrupt:
-        """What is done to an input of the sample called `name`; an input that is not hit comes back as it is.
+        """The noise on an input of the sample called `name`, a function that returns what is not hit as it is.
 
         With `frames` the input is a stack of the recording's frames of these numbers, each with noise of its own.
         """

@@ -38,7 +38,7 @@ def even_frames(available: int, wanted: int) -> list[int]:
 
 
 def mend(wanted: int) -> str:
-    """What to do about clips whose files are missing or too few."""
+    """The remedy, in a sentence, for clips whose files are missing or too few."""
     leave_out = f"--min_frames {wanted} --allow_missing, which leaves them out"
     return f"Prepare these again (data/README.md); clips that are too short: a smaller --frames here, or {leave_out}"
 
@@ -58,7 +58,7 @@ class FrameTransform:
     flip: bool
 
     def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt | None = None) -> Tensor:
-        """images: as Pillow has them, or (H, W, 3) uint8 arrays; the result is the same."""
+        """Transform images that are Pillow's or (H, W, 3) uint8 arrays; the result is the same."""
         if corrupt is None:
             return from_levels(self.pixels(images))
         boxes, mirrored = self.draw(picture_sizes(images))

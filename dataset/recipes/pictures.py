@@ -62,7 +62,7 @@ def opened(file: Path | BinaryIO) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1, upright, where there is none that can be read, as browsers take it."""
+    """The orientation in EXIF, 1 to 8; without one that can be read it is 1, upright, as browsers take it."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except DAMAGE:
@@ -85,7 +85,7 @@ def from_16_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def damage() -> Iterator[None]:
-    """Whatever Pillow raises for a damaged file becomes an OSError."""
+    """A context in which all that Pillow raises for damaged files becomes an OSError."""
     try:
         yield
     except DAMAGE as error:

@@ -39,7 +39,7 @@ def _compiled() -> tuple[Callable, Callable]:
 
 
 def _weights(pixels, size):
-    """Of each of `size` pixels: the first pixel that counts, (size,), how many do, (size,), and their weights."""
+    """For each of `size` pixels: the first pixel that counts, (size,), how many do, (size,), and their weights."""
     scale = pixels / size
     reach = max(scale, 1.0)
     first, count = np.empty(size, np.int64), np.empty(size, np.int64)

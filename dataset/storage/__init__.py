@@ -1,1 +1,1 @@
-"""Where decoded clips lie between epochs and runs: caches, and tar shards."""
+"""Sources of clips: files in folders, tar shards, memory, stores of decoded clips on disk and on the device."""

@@ -65,7 +65,7 @@ class Stored(Source):
 
 
 class OnDevice(Stored):
-    """The same, copied to the device; a sample has what was drawn of it, and the device makes the inputs.
+    """`Stored` on the device: a sample holds what was drawn for it, and the device makes the inputs from that.
 
     Raises:
         CombinationError: for noise on pictures, which are cropped on the device.

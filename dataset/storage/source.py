@@ -1,4 +1,4 @@
-"""Where the clips of a split come from: the sound and the pictures of each, by its number in the split."""
+"""The source of a split's clips: the sound and the pictures of each, by its number in the split."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ Recipe = Callable[[Path | BinaryIO, Corrupt | None], Tensor]
 
 @contextmanager
 def naming(clip: str) -> Iterator[None]:
-    """Errors of Pillow (SyntaxError: PNG), libsndfile and the audio recipes become one that names the clip."""
+    """A context in which errors of pictures, libsndfile and the recipes become one that names the clip."""
     try:
         yield
     except (OSError, SyntaxError, RuntimeError) as error:
@@ -54,7 +54,7 @@ class Source:
         return transform(self.pictures(clip, frames), corrupt)
 
     def plan(self, at: Sequence[int], generator: torch.Generator) -> EpochPlan | None:
-        """As in MultimodalDataset."""
+        """The order in which a training epoch is read best, as in MultimodalDataset."""
         return None
 
     def with_noise(self, noise: Noise) -> "Source":

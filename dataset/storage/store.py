@@ -37,7 +37,7 @@ SHOWN = 1e9  # bytes from which on verification has a progress bar
 
 
 class Store:
-    """Arrays of a number of clips, a list of them for each, in one file that is mapped, not read.
+    """The arrays of a number of clips, a list for each clip, in one file that is mapped, not read.
 
     Raises:
         DataError: if the file is not what its index says; names the clip and the folder.
@@ -120,7 +120,7 @@ def found_version(library: str) -> str | None:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes; the host's memory is not asked for."""
+    """The free memory of a GPU in bytes; the host's is taken as unlimited."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
