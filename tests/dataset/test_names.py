@@ -86,7 +86,7 @@ def test_a_terminal_of_ascii_shows_what_it_can(tmp_path):
         "1",
     ]
     words += ["--encoder", "convnet", "--image_size", "16", "--cache", "disk", "--workers", "0", "--device", "cpu"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         [sys.executable, "main.py", *words], cwd=ROOT, env=environment, capture_output=True, text=True
     )
