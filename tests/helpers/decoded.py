@@ -18,7 +18,7 @@ def remember(patch):
     """Let the recipes remember what a file gave, until `patch` (a MonkeyPatch) is undone."""
     for recipe in (LogSpectrogram, Filterbank):
         patch.setattr(recipe, "__call__", remembering_sound(recipe.__call__))
-    patch.setattr(frames, "opened", remembering_picture(frames.opened))
+    patch.setattr(frames, "read_picture", remembering_picture(frames.read_picture))
 
 
 def remembering_sound(call):
@@ -35,14 +35,13 @@ def remembering_sound(call):
     return heard
 
 
-def remembering_picture(opened):
-    def seen(path):
-        if not isinstance(path, Path):
-            return opened(path)
-        key = state(path)
+def remembering_picture(read):
+    def seen(file):
+        if not isinstance(file, Path):
+            return read(file)
+        key = state(file)
         if key not in PICTURES:
-            with opened(path) as image:
-                PICTURES[key] = image.convert("RGB")  # decoded while the file is open
+            PICTURES[key] = read(file)
         return PICTURES[key].copy()
 
     return seen
