@@ -69,8 +69,10 @@ def read_clips(path: Path, known: dict[str, Clip], allow_missing: bool) -> list[
 
 
 def copy_sound(source: Path, target: Path) -> None:
-    """Link or copy a wav after a look at it. Raises ClipError if it is not whole."""
-    check_sound(source)
+    """Link or copy a wav that is whole, or write one whose header lacks its length. Raises ClipError for others."""
+    if mended := check_sound(source):
+        target.write_bytes(mended)
+        return
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without links

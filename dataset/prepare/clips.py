@@ -9,10 +9,9 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,6 @@ from tqdm import tqdm
 
 from dataset.prepare.manifest import read_json
 from dataset.prepare.space import check_space, in_units, size_on_disk
-from utils.children import kill, noted, wait_for
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
 
@@ -143,6 +141,16 @@ class Maker:
         """What stands beside the frames of a clip, and the folder of its frames."""
         return self.out / self.beside.format(name), self.pictures / name
 
+    def parts(self, name: str) -> tuple[Path, Path]:
+        """Where both are made. Not called after the clip, whose name may be as long as names can be."""
+        part = f".{hashlib.sha1(name.encode()).hexdigest()}.part"
+        second, folder = self.places(name)
+        return second.with_name(part), folder.with_name(part)
+
+    def begun(self, name: str) -> bool:
+        """Whether a process is at the clip, or has left it half made."""
+        return self.parts(name)[1].exists()
+
     def finished(self, name: str) -> bool:
         second, folder = self.places(name)
         return second.exists() and folder.is_dir() and len(os.listdir(folder)) >= self.min_frames
@@ -157,9 +165,7 @@ class Maker:
     def __call__(self, clip: Clip) -> str | None:
         """Make one clip, which appears under its name only when it is complete; the reason if it cannot be made."""
         second, folder = self.places(clip.name)
-        # Not by the clip's name, which may be as long as names can be.
-        part = f".{hashlib.sha1(clip.name.encode()).hexdigest()}.part"
-        second_part, folder_part = second.with_name(part), folder.with_name(part)
+        second_part, folder_part = self.parts(clip.name)
         folder_part.mkdir()
         if not Path(self.beside).suffix:
             second_part.mkdir()
@@ -172,7 +178,8 @@ class Maker:
         except Exception as error:  # decoders raise anything for a damaged file, which costs this clip alone
             remove(second_part)
             remove(folder_part)
-            return str(error) if isinstance(error, ClipError) else f"cannot be made ({type(error).__name__}: {error})"
+            reason = " ".join(str(error).split())
+            return reason if isinstance(error, ClipError) else f"cannot be made ({type(error).__name__}: {reason})"
         if second.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
             remove(second_part)
         else:
@@ -185,7 +192,7 @@ class Maker:
 def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str, str]:
     """Make each clip that is not finished yet, in `workers` processes; return {clip: reason} of those that failed.
 
-    Raises RunError if the disk is too small or a worker dies.
+    Raises RunError if the disk is too small, or the processes die before they begin.
     """
     make.clear()
     todo = [clip for clip in clips if not make.finished(clip.name)]
@@ -193,20 +200,20 @@ def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str,
     # Spread over the list, since neighbours are alike.
     step = -(-len(todo) // PROBES) or 1
     probes, rest = todo[::step], [clip for number, clip in enumerate(todo) if number % step]
+    made = partial(one_by_one, make) if workers == 1 else partial(in_parallel, make, workers=workers)
     reasons: dict[str, str | None] = {}
     with tqdm(total=len(todo), desc=make.pictures.name, unit="clip") as bar:
-        for clip in probes:
-            reasons[clip.name] = make(clip)
+        for name, reason in made(probes):
+            reasons[name] = reason
             bar.update()
-        made = [clip.name for clip in probes if reasons[clip.name] is None]
-        if rest and made:
-            size = sum(size_on_disk(make.places(name)) for name in made) / len(made)
-            what = f"{len(rest)} more clips need about {{}} ({in_units(size)} each, the mean of {len(made)})"
+        good = [clip.name for clip in probes if reasons[clip.name] is None]
+        if rest and good:
+            size = sum(size_on_disk(make.places(name)) for name in good) / len(good)
+            what = f"{len(rest)} more clips need about {{}} ({in_units(size)} each, the mean of {len(good)})"
             check_space(make.out, size * len(rest), what)
-        with closing(one_by_one(make, rest) if workers == 1 else in_parallel(make, rest, workers)) as results:
-            for name, reason in results:
-                reasons[name] = reason
-                bar.update()
+        for name, reason in made(rest):
+            reasons[name] = reason
+            bar.update()
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
 
@@ -217,21 +224,41 @@ def one_by_one(make: Maker, clips: Sequence[Clip]) -> Iterator[tuple[str, str | 
 
 
 def in_parallel(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, str | None]]:
-    """Make the clips in several processes; give (name, reason why it cannot be made, or None) of each, as they come."""
+    """Make the clips in several processes; give (name, reason why it cannot be made, or None) of each, as they come.
+
+    A process may die: killed for want of memory, or with a decoder that a damaged file brings down. The clips that were
+    in work are then made alone, one after the other; one that ends its process again has failed.
+    """
+    left = {clip.name: clip for clip in clips}
+    while left:
+        try:
+            for name, reason in in_processes(make, list(left.values()), workers):
+                del left[name]
+                yield name, reason
+        except BrokenProcessPool as error:
+            if not (in_work := [clip for clip in left.values() if make.begun(clip.name)]):
+                raise RunError("the workers die before they begin: run again with fewer --workers") from error
+            for clip in in_work:
+                make.clear()
+                try:
+                    ((_, reason),) = in_processes(make, [clip], 1)
+                except BrokenProcessPool:
+                    reason = "ends the process that decodes it: damaged, or too large for the memory"
+                del left[clip.name]
+                yield clip.name, reason
+            make.clear()
+
+
+def in_processes(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, str | None]]:
+    """What `in_parallel` gives, while no process dies. Raises BrokenProcessPool when one does."""
     # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), leave_with_parent)
-    processes: set[BaseProcess] = set()
+    pool = ProcessPoolExecutor(min(workers, len(clips)), get_context("spawn"), leave_with_parent)
     try:
-        with noted(processes):
-            futures = {pool.submit(make, clip): clip.name for clip in clips}
+        futures = {pool.submit(make, clip): clip.name for clip in clips}
         for future in as_completed(futures):
             yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise RunError("a worker died, of memory or a decoder: run again with fewer --workers") from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        wait_for(processes)  # where an error has come, one of them may hang
-        kill(processes)
+        pool.shutdown(cancel_futures=True)
 
 
 def remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -77,15 +78,17 @@ def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def check_sound(path: Path) -> None:
-    """Read a sound file to its end. Raises ClipError if it does not decode, holds no sound or is truncated."""
+def check_sound(path: Path) -> bytes | None:
+    """Read a sound file to its end; None, or what it should hold if its writer has left its length at 0.
+
+    Raises ClipError if it does not decode, holds no sound or is truncated.
+    """
     check_source(path)
-    read = 0
     try:
-        with soundfile.SoundFile(path) as file:
-            frames = file.frames
-            while count := len(file.read(BLOCK, dtype="float32", always_2d=True)):
-                read += count
+        announced, read = count_samples(path)
+        mended = with_sizes(path.read_bytes()) if announced == 0 else None
+        if mended:
+            announced, read = count_samples(io.BytesIO(mended))
     except (RuntimeError, ValueError) as error:
         reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
         raise ClipError(f"{path.name} does not decode: {reason}") from error
@@ -93,17 +96,45 @@ def check_sound(path: Path) -> None:
         raise ClipError(f"{path.name} holds no sound")
     # libsndfile reads a truncated WAV without a word. One byte: padding that some writers only count.
     size, declared = path.stat().st_size, declared_size(path)
-    if declared is not None and declared > size + 1:
+    if declared > size + 1:
         raise ClipError(f"{path.name} is truncated: {size} of {declared} bytes")
-    if read < frames < UNKNOWN_SIZE:
-        raise ClipError(f"{path.name} is truncated: {read} of {frames} samples")
+    if read < announced < UNKNOWN_SIZE:
+        raise ClipError(f"{path.name} is truncated: {read} of {announced} samples")
+    return mended
 
 
-def declared_size(path: Path) -> int | None:
-    """Bytes of the file by the header of WAV (RIFF or RIFX) or AIFF; None for other types and for sizes left open."""
+def count_samples(file: Path | BinaryIO) -> tuple[int, int]:
+    """How many samples a channel the header of a sound file announces, and how many can be read."""
+    read = 0
+    with soundfile.SoundFile(file) as sound:
+        while count := len(sound.read(BLOCK, dtype="float32", always_2d=True)):
+            read += count
+        return sound.frames, read
+
+
+def declared_size(path: Path) -> int:
+    """Bytes of a WAV (RIFF, RIFX, RF64, W64), AIFF or AU file by its header; 0 for other types and sizes left open."""
     with path.open("rb") as file:
-        kind, size = file.read(4), file.read(4)
-    if kind not in (b"RIFF", b"RIFX", b"FORM"):
+        head = file.read(28)
+    kind, size = head[:4], head[4:8]
+    if kind == b"RF64":
+        return int.from_bytes(head[20:28], "little") + 8
+    if kind == b"riff":
+        return int.from_bytes(head[16:24], "little")
+    if kind == b".snd":
+        header, size = int.from_bytes(size, "big"), head[8:12]
+    elif kind in (b"RIFF", b"RIFX", b"FORM"):
+        header = 8
+    else:
+        return 0
+    size = int.from_bytes(size, "little" if kind == b"RIFF" else "big")
+    return size + header if 0 < size < UNKNOWN_SIZE else 0
+
+
+def with_sizes(data: bytes) -> bytes | None:
+    """A WAV file whose sizes were left at 0, with those of what it holds; None for any other file."""
+    begin = data.find(b"data\0\0\0\0", 12) + 8
+    if data[:4] != b"RIFF" or begin < 8 or begin == len(data):
         return None
-    declared = int.from_bytes(size, "little" if kind == b"RIFF" else "big")
-    return declared + 8 if 0 < declared < UNKNOWN_SIZE else None
+    sizes = ((len(data) - length).to_bytes(4, "little") for length in (8, begin))
+    return b"RIFF" + next(sizes) + data[8 : begin - 4] + next(sizes) + data[begin:]
