@@ -7,7 +7,8 @@ Reads `<raw>/AudioWAV/<clip>.wav` and `<raw>/VideoFlash/<clip>.flv`; the layout 
 Sound: the wav as it is (hard link, or copy where the file system cannot link).
 Frames: those on the screen at times i/fps, i = 0, 1, 2, ..., while i/fps is smaller than the duration. On the screen at
 time t is the last frame whose time stamp is at most t (plus 1 ms, the container's clock); the duration is the last time
-stamp plus the mean distance of two frames. So a clip of 2.5 s has 8 frames at 3 fps, at any frame rate of the file.
+stamp plus the mean distance of two frames, or plus the last one's own duration where that is longer. So a clip of 2.5 s
+has 8 frames at 3 fps, at any frame rate of the file.
 Label: the third field of the clip's name. Splits: the given lists, else stratified by label; always an actor-disjoint
 one beside it, because every actor of the published lists is in both parts.
 """

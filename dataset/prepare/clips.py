@@ -9,9 +9,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -20,6 +22,7 @@ from tqdm import tqdm
 
 from dataset.prepare.manifest import read_json
 from dataset.prepare.space import check_space, in_units, size_on_disk
+from utils.children import kill, noted, wait_for
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
 
@@ -200,9 +203,10 @@ def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str,
     # Spread over the list, since neighbours are alike.
     step = -(-len(todo) // PROBES) or 1
     probes, rest = todo[::step], [clip for number, clip in enumerate(todo) if number % step]
-    made = partial(one_by_one, make) if workers == 1 else partial(in_parallel, make, workers=workers)
     reasons: dict[str, str | None] = {}
-    with tqdm(total=len(todo), desc=make.pictures.name, unit="clip") as bar:
+    # In this process alone where there is one worker.
+    several = Processes(make, min(workers, len(todo))) if workers > 1 else nullcontext(partial(one_by_one, make))
+    with tqdm(total=len(todo), desc=make.pictures.name, unit="clip") as bar, several as made:
         for name, reason in made(probes):
             reasons[name] = reason
             bar.update()
@@ -223,42 +227,66 @@ def one_by_one(make: Maker, clips: Sequence[Clip]) -> Iterator[tuple[str, str | 
         yield clip.name, make(clip)
 
 
-def in_parallel(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, str | None]]:
-    """Make the clips in several processes; give (name, reason why it cannot be made, or None) of each, as they come.
+class Processes:
+    """Makes clips in several processes, kept from call to call: `with Processes(make, 4) as made: made(clips)`.
 
     A process may die: killed for want of memory, or with a decoder that a damaged file brings down. The clips that were
     in work are then made alone, one after the other; one that ends its process again has failed.
     """
-    left = {clip.name: clip for clip in clips}
-    while left:
+
+    def __init__(self, make: Maker, workers: int):
+        self.make, self.workers = make, workers
+        self.pool: ProcessPoolExecutor | None = None
+        self.processes: set[BaseProcess] = set()
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._end()
+
+    def __call__(self, clips: Sequence[Clip]) -> Iterator[tuple[str, str | None]]:
+        """Give (name, reason why it cannot be made, or None) of each clip, as they come."""
+        left = {clip.name: clip for clip in clips}
+        while left:
+            try:
+                for name, reason in self._try(list(left.values())):
+                    del left[name]
+                    yield name, reason
+            except BrokenProcessPool as error:
+                if not (in_work := [clip for clip in left.values() if self.make.begun(clip.name)]):
+                    raise RunError("the workers die before they begin: run again with fewer --workers") from error
+                for clip in in_work:
+                    self.make.clear()
+                    try:
+                        ((_, reason),) = self._try([clip])
+                    except BrokenProcessPool:
+                        reason = "ends the process that decodes it: damaged, or too large for the memory"
+                    del left[clip.name]
+                    yield clip.name, reason
+                self.make.clear()
+
+    def _try(self, clips: Sequence[Clip]) -> Iterator[tuple[str, str | None]]:
+        """The same while no process dies; BrokenProcessPool is raised, and the pool given up, when one does."""
+        if self.pool is None:
+            # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
+            self.pool = ProcessPoolExecutor(self.workers, get_context("spawn"), leave_with_parent)
         try:
-            for name, reason in in_processes(make, list(left.values()), workers):
-                del left[name]
-                yield name, reason
-        except BrokenProcessPool as error:
-            if not (in_work := [clip for clip in left.values() if make.begun(clip.name)]):
-                raise RunError("the workers die before they begin: run again with fewer --workers") from error
-            for clip in in_work:
-                make.clear()
-                try:
-                    ((_, reason),) = in_processes(make, [clip], 1)
-                except BrokenProcessPool:
-                    reason = "ends the process that decodes it: damaged, or too large for the memory"
-                del left[clip.name]
-                yield clip.name, reason
-            make.clear()
+            with noted(self.processes):
+                futures = {self.pool.submit(self.make, clip): clip.name for clip in clips}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            self._end()
+            raise
 
-
-def in_processes(make: Maker, clips: Sequence[Clip], workers: int) -> Iterator[tuple[str, str | None]]:
-    """What `in_parallel` gives, while no process dies. Raises BrokenProcessPool when one does."""
-    # Spawned, not forked: OpenCV and tqdm hold threads that a fork would leave in an undefined state.
-    pool = ProcessPoolExecutor(min(workers, len(clips)), get_context("spawn"), leave_with_parent)
-    try:
-        futures = {pool.submit(make, clip): clip.name for clip in clips}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def _end(self) -> None:
+        """End the processes; where an error has come, one of them may hang."""
+        if self.pool:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            wait_for(self.processes)
+            kill(self.processes)
+            self.pool = None
 
 
 def remove(path: Path) -> None:

@@ -136,13 +136,12 @@ class Media(AbstractContextManager):
         """When the last frame leaves the screen, in s.
 
         That is after the mean distance of two frames (1/rate if there is one), or after its own duration if that is
-        longer; then at most HOLE after all packets have ended.
+        longer.
         """
         times = self.times
         mean = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else float(1 / self.rate)
-        if self.held <= mean + CLOCK:  # the same, as the container rounds it
-            return times[-1] + mean
-        return min(times[-1] + self.held, max(times[-1] + mean, self.covered - self.origin))
+        # A duration that is a clock's tick longer is the mean distance, as the container rounds it.
+        return times[-1] + (self.held if self.held > mean + CLOCK else mean)
 
     def sound(self) -> np.ndarray:
         """Mono int16 at the sample rate; sample 0 lies at time 0."""
@@ -211,6 +210,8 @@ class Media(AbstractContextManager):
             raise ClipError(f"{name} is truncated: it holds no {'sound' if self.times else 'frames'}")
         if len(self.times) > 1 and self.times[-1] == self.times[0]:
             raise ClipError(f"{name} has no usable time stamps")
+        if self.held > HOLE and self.end > self.covered - self.origin + CLOCK:
+            raise ClipError(f"the last picture of {name} stays for {self.held:.1f} s, in which there is no sound")
         declared = max(self._declared(stream) for stream in self.streams)
         reached = self.origin + max(self.end, self.track.end if self.track else 0)
         if all(self._own_duration(stream) is None for stream in self.streams):  # then it is that of the longest stream

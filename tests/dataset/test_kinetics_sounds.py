@@ -233,7 +233,7 @@ def test_folders_with_a_fault_are_refused(raw, tmp_path, capfd, change, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "names no clip"),
+        ("", "is empty"),
         ("nonsense\n", "line 1"),
         (f"{video_id(0)}_0,10,3\n{video_id(0)}_0,10,3\n", "line 2: .* there twice"),
         (f"{video_id(0)}_0,10,3\n{video_id(4)}_4,10,3\n", "name the classes differently"),

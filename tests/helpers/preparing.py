@@ -1,7 +1,9 @@
 """Raw videos for the preparation scripts, their runs, and what these write."""
 
+import errno
 import json
 import os
+import signal
 import time
 from functools import partial
 
@@ -74,14 +76,17 @@ def colours(folder):
     return ["BGR"[int(mean.argmax())] if mean.max() > 60 else "-" for mean in means]
 
 
-class Making:
-    """What prepare_clips calls for each clip, in one of several processes: a clip does what its name says."""
-
-    def __call__(self, clip):
-        if clip.name == "hangs":
-            time.sleep(1000)
-        if clip.name == "is refused":
-            time.sleep(1)
-            raise PermissionError(13, "Permission denied", "clip")
-        if clip.name == "dies":
-            os._exit(9)
+def deadly_recipe(clip, second, folder):
+    """A recipe of which a clip's label says what it does: fails, ends its process, hangs, or finds the disk closed."""
+    if clip.label == "killed" or (clip.label == "killed once" and not clip.sources[0].exists()):
+        clip.sources[0].touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if clip.label == "raises":
+        raise IndexError("list index\nout of range")
+    if clip.label == "hangs":
+        time.sleep(1000)
+    if clip.label == "is refused":
+        time.sleep(1)
+        raise PermissionError(errno.EACCES, "Permission denied", "clip")
+    second.write_bytes(b"sound")
+    (folder / "00001.jpg").write_bytes(b"picture")

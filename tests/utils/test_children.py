@@ -6,15 +6,13 @@ import subprocess
 import sys
 import time
 from multiprocessing import get_context
-from types import SimpleNamespace
 
 import pytest
 from helpers.places import ROOT
-from helpers.preparing import Making
+from helpers.preparing import deadly_recipe
 
-from dataset.prepare.clips import in_parallel
+from dataset.prepare.clips import Clip, Maker, prepare_clips
 from utils.children import kill, noted, wait_for
-from utils.errors import RunError
 
 FORK = get_context("fork")
 
@@ -76,10 +74,9 @@ def test_a_program_that_ends_takes_them_with_it():
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("fault, error, words", [("is refused", PermissionError, "denied"), ("dies", RunError, "died")])
-def test_a_preparation_that_an_error_ends_waits_for_no_clip(fault, error, words):
+def test_a_preparation_that_an_error_ends_waits_for_no_clip(tmp_path):
     start = time.monotonic()
-    clips = [SimpleNamespace(name=name) for name in ("hangs", fault, "hangs")]
-    with pytest.raises(error, match=words):
-        list(in_parallel(Making(), clips, 2))
+    clips = [Clip(f"c{i}", label, "", (tmp_path / f"{i}",)) for i, label in enumerate(("hangs", "is refused", "hangs"))]
+    with pytest.raises(PermissionError, match="denied"):
+        prepare_clips(clips, Maker(deadly_recipe, tmp_path / "out", fps=1), 2)
     assert time.monotonic() - start < 60
