@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataset.prepare.clips import SOUND, Clip, Maker, Recipe, check_sources, name_fault, prepare_clips
+from dataset.prepare.clips import SOUND, Clip, Maker, Recipe, check_sources, name_fault
 from dataset.prepare.manifest import open_manifest, write_manifest
 from dataset.prepare.splits import PARTS, Parts, check_split, split, split_text
+from dataset.prepare.workers import prepare_clips
 from utils.errors import DataError, InUseError, RunError, one_sentence
 from utils.files import remove_parts, write_atomically
 from utils.lock import Lock

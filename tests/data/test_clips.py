@@ -15,7 +15,8 @@ from helpers.muxing import levels, wave, write
 from helpers.places import ROOT
 from helpers.preparing import deadly_recipe, manifest
 
-from dataset.prepare.clips import LONGEST, Clip, Maker, name_fault, prepare_clips
+from dataset.prepare.clips import LONGEST, Clip, Maker, name_fault
+from dataset.prepare.workers import prepare_clips
 from utils.errors import DataError
 
 

@@ -14,7 +14,8 @@ import soundfile
 from helpers.places import ROOT
 from helpers.preparing import AUDIO_RATE, BLUE, GREEN, RED, colours, manifest, rows, run, tree, write_video
 
-from dataset.prepare.clips import Maker, prepare_clips
+from dataset.prepare.clips import Maker
+from dataset.prepare.workers import prepare_clips
 
 ALIGN = "0 10000 sil\n10000 15000 bin\n15000 20000 blue\n20000 25000 at\n25000 30000 f\n{} {} {}\n"
 ALIGN += "{} 50000 now\n50000 74500 sil\n"

@@ -11,7 +11,8 @@ import pytest
 from helpers.places import ROOT
 from helpers.preparing import deadly_recipe
 
-from dataset.prepare.clips import Clip, Maker, prepare_clips
+from dataset.prepare.clips import Clip, Maker
+from dataset.prepare.workers import prepare_clips
 from utils.children import kill, noted, wait_for
 
 FORK = get_context("fork")
