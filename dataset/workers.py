@@ -4,7 +4,9 @@ They ignore the signals that are sent to their whole group, since the main proce
 (utils/stopping.py). Whoever ends them must therefore kill them (utils/children.py).
 """
 
+import errno
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -12,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Listener, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ LONG, PATIENCE = 60, 1800  # seconds of waiting for one batch after which that i
 STOPPING = 20  # the latter once the run has been sent a signal
 SHARED = Path("/dev/shm")  # where tensors lie that processes hand over
 MORE_SHARED = "lower --batch_size or --workers (0 needs none), or give the container --ipc=host or a larger --shm-size"
+OPEN_FILES = "too many open files: raise the limit (ulimit -n), or lower --workers"
+UNSENT = 100  # with which, and the error's number, a process ends that cannot hand over what it has read
 END = object()
 
 
@@ -39,7 +44,7 @@ class Loader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, **settings: Any):
-        super().__init__(dataset, worker_init_fn=ignore, **settings)
+        super().__init__(dataset, worker_init_fn=begin, **settings)
 
     def __iter__(self) -> Iterator:
         if not self.num_workers:
@@ -144,7 +149,7 @@ class Crew:
                 "or use --workers 0"
             )
         if "Too many open files" in text:
-            return RunError("too many open files: raise the limit (ulimit -n), or use fewer --workers")
+            return RunError(OPEN_FILES)
         wait([process.sentinel for process in self.processes], 1)  # an end may be noticed a little later
         codes = [process.exitcode for process in self.processes if process.exitcode]
         if not codes:
@@ -155,6 +160,8 @@ class Crew:
             return RunError(
                 "a loader process was killed, as the system does when memory is short: lower --workers or --batch_size"
             )
+        if codes[0] >= UNSENT:
+            return RunError(unsent(codes[0] - UNSENT))
         how = f"by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"with status {codes[0]}"
         return RunError(f"a loader process ended {how}: start this again, with --workers 0 to see why")
 
@@ -190,7 +197,30 @@ def shared(tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError as error:
-        free = free_shared()
-        room = str(error) if free is None else f"{SHARED} has {free / 1e6:.1f} MB free"
+        number = re.search(r"\((\d+)\)\s*$", str(error))
         size = sum(tensor.nbytes for tensor in tensors) / 1e6
-        raise RunError(f"a batch of {size:.1f} MB finds no room in shared memory ({room}): {MORE_SHARED}") from None
+        raise RunError(unsent(int(number[1]) if number else 0, f"a batch of {size:.1f} MB")) from None
+
+
+def unsent(number: int, what: str = "a batch") -> str:
+    """Why a process cannot hand over what it has read: the system's error number, or 0."""
+    if number in (errno.EMFILE, errno.ENFILE):
+        return OPEN_FILES
+    free = free_shared()
+    room = f" ({SHARED} has {free / 1e6:.1f} MB free)" if free is not None else ""
+    if number in (errno.ENOSPC, errno.ENOMEM):
+        return f"{what} finds no room in shared memory{room}: {MORE_SHARED}"
+    reason = os.strerror(number) if number else "for a reason that the system does not tell"
+    return f"a loader process cannot hand over {what} ({reason}): use --workers 0"
+
+
+def begin(number: int) -> None:
+    """The first that a loader's process does."""
+    ignore(number)
+    # Items are sent by a thread of the queue, which would drop one that it cannot send, and the reader wait for ever.
+    Queue._on_queue_feeder_error = staticmethod(leave)
+
+
+def leave(error: Exception, _: Any) -> None:
+    """End the process for an item that cannot be sent."""
+    os._exit(UNSENT + (error.errno or 0 if isinstance(error, OSError) else 0))

@@ -1,6 +1,8 @@
 """Loader processes end with what they read for, and what goes wrong with them is one sentence within seconds."""
 
+import errno
 import os
+import resource
 import signal
 import time
 from multiprocessing import active_children
@@ -146,6 +148,40 @@ def test_a_batch_that_shared_memory_has_no_room_for_is_named(timed, monkeypatch)
     said = sentence(caught.value)
     assert said.startswith("a batch of 0.0 MB finds no room in shared memory (/dev/shm has ")
     assert "--shm-size" in said and "--workers" in said
+
+
+def test_too_many_open_files_are_named(timed):
+    def lower():
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), most))
+
+    with pytest.raises(RunError) as caught:
+        list(batches(act=lower))
+    assert sentence(caught.value).startswith("too many open files: raise the limit (ulimit -n)")
+
+
+class Unsendable:
+    """An item that is read and then fails as it is sent, by a thread whose errors nobody sees."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __reduce__(self):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+UNSENT = {
+    errno.EMFILE: "too many open files",
+    errno.ENOSPC: "a batch finds no room in shared memory",
+    errno.EIO: "a loader process cannot hand over a batch (Input/output error)",
+}
+
+
+@pytest.mark.parametrize("number", UNSENT)
+def test_an_item_that_cannot_be_sent_is_not_waited_for(timed, number):
+    with pytest.raises(RunError) as caught:
+        list(Loader([1, 2, Unsendable(number), 4], batch_size=None, num_workers=1))
+    assert str(caught.value).startswith(UNSENT[number])
 
 
 def no_room(self):
