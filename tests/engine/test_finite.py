@@ -23,6 +23,7 @@ from utils.errors import DataError, RunError
 
 CHOSEN = ("joint", "inforeg", "mmpareto")
 MORE = {
+    "unimodal": ["--modality", "audio"],
     "gblending": ["--held_out", "0.34"],
     "relearning": ["--held_out", "0.34"],
     "pmr": ["--prototype_share", "1"],
