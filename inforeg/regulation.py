@@ -96,7 +96,7 @@ class InfoReg:
         self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
         self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
         self._active: tuple[str, ...] = ()  # the encoders that may be regulated in this epoch
-        self._attached = False
+        self._begun = self._attached = False  # whether within an epoch; whether an optimizer is known
         self._sums = torch.zeros(())  # (4, M) over the epoch's steps: score, lead, alpha of the leaders, who led
         self._steps = 0
 
@@ -118,13 +118,21 @@ class InfoReg:
             raise ValueError("regulation='lr' acts on the optimizer's step: call attach(optimizer) first")
         if self.regulation == "proximal":
             self._keep(self._active)
+        self._begun = True
 
     @torch.no_grad()
     def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:
         """Between backward and `optimizer.step()`: measure the gradients, then regulate the encoder that is ahead.
 
         unimodal_logits: {modality: (B, C)}; target: (B,) class numbers.
+
+        Raises:
+            ValueError: outside an epoch, in which nothing would be regulated, or if a modality has no logits.
         """
+        if not self._begun:
+            raise ValueError("step() outside an epoch: call start_epoch() before its first step")
+        if missing := [name for name in self.modalities if name not in unimodal_logits]:
+            raise ValueError(f"unimodal_logits has no logits of {', '.join(missing)}, whose encoder is regulated")
         if self.variant == "paper":
             self.trace.update()
         score = scores({name: unimodal_logits[name] for name in self.modalities}, target, self.variant)
@@ -159,7 +167,7 @@ class InfoReg:
             regulated = sums["ahead"][i] if modality in self._active else 0
             record["regulated"][modality] = regulated / self._steps
             record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
-        self._sums, self._steps, self._active = torch.zeros(()), 0, ()
+        self._sums, self._steps, self._active, self._begun = torch.zeros(()), 0, (), False
         return record
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,13 +177,13 @@ class InfoReg:
         """
         kept = {name: list(self._kept[name]) for name in self._active if self.regulation == "proximal"}
         regulated = {"active": list(self._active), "weights": kept, "sums": self._sums, "steps": self._steps}
-        return {"trace": self.trace.state_dict()} | regulated
+        return {"trace": self.trace.state_dict(), "begun": self._begun} | regulated
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. Within an epoch `start_epoch()` is not called again; call `attach` for `lr`."""
         self.trace.load_state_dict(state["trace"])
-        self._active, self._steps = tuple(state["active"]), state["steps"]
+        self._begun, self._active, self._steps = state["begun"], tuple(state["active"]), state["steps"]
         self._keep(state["weights"])
         for name, weights in state["weights"].items():
             torch._foreach_copy_(self._kept[name], weights)

@@ -322,6 +322,10 @@ def test_what_is_not_defined_raises():
     for regulation in ("gradient", "lr"):
         with pytest.raises(ValueError, match="official"):
             InfoReg(encoders, variant="official", regulation=regulation)
+    with pytest.raises(ValueError, match="outside an epoch: call start_epoch"):
+        InfoReg(encoders).step(EXAMPLE, TARGET)
+    with pytest.raises(ValueError, match="no logits of visual, text"):
+        begun(encoders).step({"audio": EXAMPLE["audio"]}, TARGET)
     with pytest.raises(ValueError, match="without a step"):
         InfoReg(encoders).end_epoch()
     with pytest.raises(ValueError, match="audio has no parameters"):
