@@ -212,7 +212,7 @@ DAMAGES = {
     "text as last.pt": (lambda f: (f / "last.pt").write_text("hello"), ["last.pt is damaged"]),
     "another last.pt": (lambda f: torch.save({"weights": 1}, f / "last.pt"), ["last.pt is not a checkpoint"]),
     "weights as last.pt": (
-        lambda f: torch.save({k: checkpoint(f)[k] for k in ("model", "args", "epoch")}, f / "last.pt"),
+        lambda f: torch.save({k: checkpoint(f)[k] for k in ("model", "args", "epoch", "classes")}, f / "last.pt"),
         ["last.pt holds the weights alone", "--tag"],
     ),
     "cut args.json": (lambda f: truncate(f / "args.json"), ["args.json"]),
