@@ -8,18 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-# Of the system, about no line of code: permissions, disks that are full, broken or read-only, too many open files or
-# processes, a folder where a file should be, names that no file can have.
+# Errors of the system, not of the code: permissions, a disk that is full, broken or read-only, too many open files or
+# processes, a folder in the place of a file, names that no file can have.
 REFUSALS = {
-    getattr(errno, name)
-    for name in (
-        "EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "EAGAIN", "ENOMEM", "EISDIR",
-        "ENOTDIR", "ELOOP", "ENAMETOOLONG",
-    )
-    if hasattr(errno, name)
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.EAGAIN, errno.ENOMEM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG,
 }  # fmt: skip
-
-
 # What a RuntimeError says when memory is short, on a GPU or on the host.
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|STATUS_ALLOC_FAILED|bad_alloc")
 
@@ -27,8 +21,8 @@ OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memo
 class RunError(Exception):
     """The run cannot start or go on. The message says what, where, and what to do."""
 
-    status = 1  # with which the program ends
-    label = "error: "  # what it then says first
+    status = 1  # of the program that it ends
+    label = "error: "  # before its message
 
 
 class DataError(RunError):
@@ -50,7 +44,7 @@ class DamageError(RunError):
 
 
 class InUseError(RunError):
-    """Another process, `who`, has the run's folder."""
+    """Another process has the run's folder; `who` describes it."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
@@ -104,7 +98,7 @@ def stop(error: RunError, status: int | None = None) -> NoReturn:
     """End the program with the error's one sentence and `status`, or the error's own."""
     end = SystemExit(f"{error.label}{sentence(error)}")
     end.code = error.status if status is None else status
-    print(end, file=sys.stderr)  # which Python does by itself only for status 1
+    print(end, file=sys.stderr)  # Python does so by itself only for status 1
     raise end
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from utils.errors import DamageError, RunError
 
 CHECKSUMS = "checksums.txt"
-WRITTEN_AS = {"previous.pt": "last.pt"}  # renamed since
+WRITTEN_AS = {"previous.pt": "last.pt"}  # the name that a file had when it was written
 FROM_LAST = "delete `done`, if there is one, and --resume writes it again from last.pt"
 REMEDIES = {
     "args.json": "delete it, and --resume goes on by the arguments in last.pt",
@@ -26,7 +26,7 @@ REMEDIES = {
 
 
 def make_folder(path: Path) -> None:
-    """Raises RunError if it cannot be made."""
+    """Make a folder and those above it. Raises RunError if that is refused."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,7 +34,7 @@ def make_folder(path: Path) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Where this process writes what will be `path`."""
+    """The file that this process writes before it takes the name `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
@@ -45,7 +45,7 @@ def remove_parts(folder: Path) -> None:
 
 
 def discard(part: Path) -> None:
-    """Remove what could not be written; where even that is refused, `remove_parts` will."""
+    """Remove a file that could not be written; if even that is refused, `remove_parts` does it later."""
     with contextlib.suppress(OSError):
         part.unlink(missing_ok=True)
 
@@ -75,7 +75,7 @@ def write_checked(path: Path, content: str | bytes) -> None:
 
 
 def check_is_file(path: Path, remedy: str) -> None:
-    """Raises DamageError for a folder, or a named pipe, which would be waited for; what is missing is let through."""
+    """Raises DamageError for a folder, or for a named pipe, which a reader would wait for; a missing file passes."""
     if path.exists() and not path.is_file():
         raise DamageError(path, "not a file", remedy)
 
@@ -93,27 +93,27 @@ def read_checked(path: Path) -> bytes:
 
 
 def flush(file: BinaryIO) -> None:
-    """Have what was written to `file` on the disk, so that no rename comes before it."""
+    """Bring what was written to `file` onto the disk, so that no rename gets there first."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def digest(file: BinaryIO) -> str:
-    """sha256 of an open file, from where it stands to its end."""
-    found = hashlib.sha256()
+    """sha256 of the rest of an open file."""
+    sha256 = hashlib.sha256()
     while block := file.read(2**20):
-        found.update(block)
-    return found.hexdigest()
+        sha256.update(block)
+    return sha256.hexdigest()
 
 
-def add_checksum(path: Path, found: str) -> None:
-    """Say in the folder's checksums.txt that `found` is a version of `path`.
+def add_checksum(path: Path, sha256: str) -> None:
+    """Add a line to the folder's checksums.txt: `sha256` is that of a version of `path`.
 
     Raises:
         DamageError: if checksums.txt is damaged; RunError: if it cannot be written.
     """
     sums = path.with_name(CHECKSUMS)
-    before, line = read_sums(sums) or [], f"{found}  {path.name}"
+    before, line = read_sums(sums) or [], f"{sha256}  {path.name}"
     if line not in before:
         write_atomically(sums, "".join(f"{each}\n" for each in [*before, line]))
 
@@ -136,20 +136,20 @@ def read_sums(sums: Path) -> list[str] | None:
     return lines
 
 
-def check(path: Path, found: str) -> bool:
-    """Whether the folder's checksums.txt knows `path`, whose sha256 is `found`; there need not be a checksums.txt.
+def check(path: Path, sha256: str) -> bool:
+    """Whether the folder's checksums.txt has a line for `path`, whose content has this `sha256`.
 
-    Read the file before: the run may go on meanwhile.
+    False without a checksums.txt, or without a line for this file. Read the file before: the run may go on meanwhile.
 
     Raises:
-        DamageError: if it knows other versions of it only, or is damaged itself.
+        DamageError: if its lines are of other versions of the file, or it is damaged itself.
     """
     lines = read_sums(path.with_name(CHECKSUMS))
     if lines is None:
         return False
     name = WRITTEN_AS.get(path.name, path.name)
     known = [line[:64] for line in lines if line[66:] == name]
-    if known and found not in known:
+    if known and sha256 not in known:
         remedy = REMEDIES.get(path.name, "delete it to start the run anew")
         raise DamageError(path, f"its sha256 is not in {CHECKSUMS}", remedy)
     return bool(known)

@@ -22,12 +22,12 @@ BEAT, STALE = 20, 300  # seconds: many beats may be late before an owner elsewhe
 
 
 class Lock:
-    """`with Lock(folder):` makes the folder and keeps other processes out of it. What has stayed empty is removed.
+    """`with Lock(folder):` makes the folder and keeps other processes out of it; folders that stay empty are removed.
 
-    Work of another kind on the same folder has a lock of another name.
+    `name` is that of the lock's file: work of another kind on the same folder has another one.
 
     Raises:
-        InUseError: if a live process holds the folder; names it.
+        InUseError: if a live process holds the folder; its message names the process.
         RunError: if the folder cannot be written to.
     """
 
@@ -51,18 +51,20 @@ class Lock:
 
     def __exit__(self, *_) -> None:
         self._released.set()
-        with contextlib.suppress(OSError):  # of a disk that has become read-only; the claim is known to be a dead one's
+        with contextlib.suppress(
+            OSError
+        ):  # a disk has become read-only; others know that a dead process's claim is void
             if read(self.path) == self._claim:
                 self.path.unlink(missing_ok=True)
         self._remove_empty()
 
     def check(self) -> None:
-        """Raises InUseError if the folder has been taken over, by a machine that missed our beat for too long."""
+        """Raises InUseError if another machine has taken the folder over, as it does when beats stay away too long."""
         if read(self.path) != self._claim:
             raise InUseError(self.folder, owner(self.folder, self.path.name) or "another process")
 
     def _try(self) -> bool:
-        """Whether the lock is ours now; if not, it is worth another try."""
+        """Try to take the lock; whether it is ours now. If not, another try is worth it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if create(self.path, self._claim):
@@ -75,15 +77,15 @@ class Lock:
         return found is not None and self._take_over(found)
 
     def _take_over(self, dead: bytes) -> bool:
-        """Replace the claim `dead`, unless another process does. Its guard is what only one process can create."""
+        """Replace the claim `dead`; whether this process did. Only one process can create the claim's guard file."""
         guard = self.path.with_name(f".lock.{hashlib.sha1(dead).hexdigest()}")
         if not create(guard, self._claim):
-            if age(guard) > STALE:  # its owner died in that instant
+            if age(guard) > STALE:  # the guard's owner died while it had it
                 guard.unlink(missing_ok=True)
             time.sleep(0.05)
             return False
         try:
-            # Whoever was slow to look may hold the guard of a claim that has been replaced since.
+            # A process that was slow to look may hold the guard of a claim that has been replaced since.
             if read(self.path) != dead:
                 return False
             ours = self.path.with_name(f".lock.{uuid.uuid4().hex}")
@@ -99,7 +101,7 @@ class Lock:
                 os.utime(self.path)
 
     def _remove_empty(self) -> None:
-        with contextlib.suppress(OSError):  # the first that is not empty
+        with contextlib.suppress(OSError):  # which the first folder that is not empty raises
             for path in self._made:
                 path.rmdir()
 
@@ -119,13 +121,13 @@ def described(content: bytes | None, path: Path) -> str | None:
         here = claim["place"] == place()
         alive = lives(claim["pid"], claim["started"]) if here else age(path) < STALE
         words = f"process {claim['pid']} on {claim['place'][0]} since {claim['since']}"
-    except (ValueError, TypeError, KeyError):  # about to be written, or of a disk that was full
+    except (ValueError, TypeError, KeyError):  # a claim that is being written, or was when the disk was full
         alive, words = age(path) < STALE, "a process that is starting"
     return words if alive else None
 
 
 def this_process() -> dict:
-    """The claim that this process writes into a lock file."""
+    """The claim of this process: where and who it is, since when, and a token that no other claim has."""
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     pid = os.getpid()
     return {"place": place(), "pid": pid, "started": started(pid), "since": since, "token": uuid.uuid4().hex}
@@ -141,7 +143,7 @@ def place() -> list[str]:
 
 
 def lives(pid: int, since: str | None) -> bool:
-    """Whether the process that was given this number at that time runs; a zombie does not."""
+    """Whether the process that got the number `pid` at the time `since` runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -152,7 +154,7 @@ def lives(pid: int, since: str | None) -> bool:
 
 
 def started(pid: int) -> str | None:
-    """Ticks from the boot to the process's start, "" of a zombie; None where /proc does not tell."""
+    """Ticks from the boot to the process's start; "" for a zombie, None where /proc does not tell."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -184,7 +186,7 @@ def create(path: Path, content: bytes) -> bool:
         return False
     try:
         os.write(file, content)
-    except OSError:  # of a full disk, say: an empty claim would stand for an owner
+    except OSError:  # a full disk, say; an empty claim would stand for an owner
         path.unlink()
         raise
     finally:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 
 def _number(kind: type, allowed: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    """An argument type: a number of this kind for which `allowed` holds; the error says what was `wanted`."""
+
     def convert(text: str):
         try:
             value = kind(text)

@@ -11,12 +11,12 @@ from utils.distributed.processes import agreed
 from utils.errors import RunError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_asked = 0  # the signal that has come
-_noting = False  # whether it is only noted; otherwise it stops the program where it is
+_asked = 0  # the number of the signal that has come, or 0
+_noting = False  # whether a signal is only noted; otherwise it stops the program where it is
 
 
 class Stopped(RunError):
-    """By a signal, `number`; `where` tells how far the run had come."""
+    """The signal `number` has stopped the run; `where` says how far it had come."""
 
     label = ""
 
@@ -27,7 +27,7 @@ class Stopped(RunError):
 
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
-    """Within, the first signal stops the run, by `Stopped`. A second Ctrl-C ends the process at once."""
+    """Let the first signal stop what runs within, by `Stopped`; a second Ctrl-C ends the process at once."""
     global _asked
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
@@ -43,7 +43,7 @@ def signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def noted() -> Iterator[None]:
-    """Within `signals`: a signal waits for the next `stop_if_asked`, so that nothing is broken off halfway."""
+    """Let a signal wait for the next `stop_if_asked`, so that nothing within is broken off halfway."""
     global _noting
     _noting = True
     try:
@@ -53,7 +53,7 @@ def noted() -> Iterator[None]:
 
 
 def asked() -> int:
-    """The number of the signal that has come, or 0; to be agreed on by the processes."""
+    """The number of the signal that this process has been sent, or 0."""
     return _asked
 
 
@@ -65,9 +65,10 @@ def stop_if_asked() -> None:
 
 
 def _receive(number: int, _) -> None:
+    """The handler: stop now, or take note of the signal."""
     global _asked
     if _asked:
-        if number == signal.SIGINT:  # schedulers may send SIGTERM more than once
+        if number == signal.SIGINT:  # not for SIGTERM, which schedulers may send more than once
             os._exit(128 + number)
         return
     _asked = number
@@ -77,6 +78,6 @@ def _receive(number: int, _) -> None:
 
 
 def ignore(_: int) -> None:
-    """For a loader's worker: whole process groups are sent signals, but when it ends the main process decides."""
+    """Let a loader's process ignore signals: its whole group is sent them, but the main process decides when to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -23,7 +23,7 @@ def share(count: int) -> slice:
 
 
 class Share(dict):
-    """{modality: this process's rows} of a batch of `total` samples."""
+    """The inputs of this process's share of a batch: {modality: its rows}; the batch has `total` samples."""
 
     def __init__(self, inputs: Mapping[str, Tensor], total: int):
         super().__init__(inputs)
@@ -37,14 +37,14 @@ def rows(own: Tensor, total: int) -> Tensor:
     most = -(-total // world())
     padded = own.new_zeros(most, *own.shape[1:])
     padded[: len(own)] = own
-    found = [torch.empty_like(padded) for _ in range(world())]
-    dist.all_gather(found, padded)
+    gathered = [torch.empty_like(padded) for _ in range(world())]
+    dist.all_gather(gathered, padded)
     size, more = divmod(total, world())
-    return torch.cat([part[: size + (number < more)] for number, part in enumerate(found)])
+    return torch.cat([part[: size + (number < more)] for number, part in enumerate(gathered)])
 
 
 class Gather(torch.autograd.Function):
-    """`rows`; backward gives each process the gradient of its own, of a loss that all processes compute alike."""
+    """`rows`, differentiable: backward gives each process the gradient of its own rows. All compute the same loss."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, total: int) -> Tensor:
@@ -57,7 +57,7 @@ class Gather(torch.autograd.Function):
 
 
 class Alike(torch.autograd.Function):
-    """The identity on what every process computes alike; the gradient is divided, since it will be summed over them."""
+    """The identity on what every process computes alike; its gradient is divided: it will be summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Alike(torch.autograd.Function):
 
 
 def whole(features: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The features {modality: (B, dim)} of the whole batch, from those of `inputs`: a `Share`, or what all have."""
+    """The features {modality: (B, dim)} of the whole batch, from those of `inputs`, a `Share` or what all have."""
     if world() == 1:
         return dict(features)
     own = torch.cat(list(features.values()), dim=1)
@@ -79,7 +79,7 @@ def whole(features: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> dict[
 
 
 def batch_mean(own: Tensor) -> Tensor:
-    """The mean over the rows of the whole batch, of this process's share (B, ...) of them; without a gradient."""
+    """(...) the mean over the rows of the whole batch, from this process's rows (B, ...); without a gradient."""
     if world() == 1:
         return own.mean(dim=0)
     sums = torch.cat([own.detach().sum(dim=0).flatten(), own.new_tensor([float(len(own))])])
@@ -94,7 +94,7 @@ def has_dropout(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def own_draws(wanted: bool) -> Iterator[None]:
-    """Draws (dropout, where it is wanted) that differ from process to process; afterwards all draw alike again."""
+    """Let draws within differ from process to process, where that is `wanted` (dropout); then all draw alike again."""
     if world() == 1 or not wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""The processes that torchrun has started: joining them, and what they agree on."""
+"""The processes that torchrun has started: how they are joined, and what they agree on."""
 
 import contextlib
 import os
@@ -20,13 +20,13 @@ def world() -> int:
 
 
 def rank() -> int:
-    """This process's number; 0 is the one that writes."""
+    """This process's number, from 0; the first one writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Joins the processes that torchrun has started, if it has; all but the first say nothing.
+    """Join the processes that torchrun has started, if it has; all but the first print nothing within.
 
     Raises:
         RunError: if torchrun's variables do not lead to the others, or one of these ends within.
@@ -64,7 +64,7 @@ def not_joined(reason: str) -> str:
 
 
 def agreed(numbers: Sequence[int]) -> list[int]:
-    """The largest of what the processes say, number by number; without waiting for an accelerator."""
+    """The largest number that any process has, for each of `numbers`; does not wait for an accelerator."""
     if world() == 1:
         return list(numbers)
     told = torch.tensor(numbers)
