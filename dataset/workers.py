@@ -197,9 +197,12 @@ def shared(tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError as error:
-        number = re.search(r"\((\d+)\)\s*$", str(error))
-        size = sum(tensor.nbytes for tensor in tensors) / 1e6
-        raise RunError(unsent(int(number[1]) if number else 0, f"a batch of {size:.1f} MB")) from None
+        told = re.search(r"\((\d+)\)\s*$", str(error))
+        number, size = int(told[1]) if told else 0, sum(tensor.nbytes for tensor in tensors)
+        free = free_shared()
+        if not number and free is not None and free < size:  # PyTorch may look at the number too late
+            number = errno.ENOSPC
+        raise RunError(unsent(number, f"a batch of {size / 1e6:.1f} MB")) from None
 
 
 def unsent(number: int, what: str = "a batch") -> str:

@@ -150,6 +150,18 @@ def test_a_batch_that_shared_memory_has_no_room_for_is_named(timed, monkeypatch)
     assert "--shm-size" in said and "--workers" in said
 
 
+@pytest.mark.parametrize("free, said", [(3, "a batch of 0.0 MB finds no room"), (4, "cannot hand over")])
+def test_room_is_judged_by_what_is_free_where_pytorch_gives_no_number(monkeypatch, free, said):
+    def without_number(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", without_number)
+    monkeypatch.setattr(workers, "get_worker_info", lambda: object())
+    monkeypatch.setattr(workers, "free_shared", lambda: free)
+    with pytest.raises(RunError, match=said):
+        workers.shared([torch.zeros(1)])  # four bytes
+
+
 def test_too_many_open_files_are_named(timed):
     def lower():
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
