@@ -6,7 +6,6 @@ They ignore the signals that are sent to their whole group, since the main proce
 
 import errno
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -197,12 +196,10 @@ def shared(tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError as error:
-        told = re.search(r"\((\d+)\)\s*$", str(error))
-        number, size = int(told[1]) if told else 0, sum(tensor.nbytes for tensor in tensors)
-        free = free_shared()
-        if not number and free is not None and free < size:  # PyTorch may look at the number too late
-            number = errno.ENOSPC
-        raise RunError(unsent(number, f"a batch of {size / 1e6:.1f} MB")) from None
+        # The number that PyTorch gives for a lack of room is that of an error before.
+        number = errno.EMFILE if "Too many open files" in str(error) else errno.ENOSPC
+        size = sum(tensor.nbytes for tensor in tensors) / 1e6
+        raise RunError(unsent(number, f"a batch of {size:.1f} MB")) from None
 
 
 def unsent(number: int, what: str = "a batch") -> str:
