@@ -6,6 +6,7 @@ They ignore the signals that are sent to their whole group, since the main proce
 
 import errno
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -151,6 +152,8 @@ class Crew:
             return RunError(OPEN_FILES)
         wait([process.sentinel for process in self.processes], 1)  # an end may be noticed a little later
         codes = [process.exitcode for process in self.processes if process.exitcode]
+        if not codes and isinstance(error, EOFError | ConnectionError):
+            return RunError(f"a loader process has broken off what it handed over, most likely for {OPEN_FILES}")
         if not codes:
             return None
         if -signal.SIGBUS in codes:
@@ -196,8 +199,9 @@ def shared(tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             tensor.share_memory_()
     except RuntimeError as error:
-        # The number that PyTorch gives for a lack of room is that of an error before.
-        number = errno.EMFILE if "Too many open files" in str(error) else errno.ENOSPC
+        told = re.search(r"\((\d+)\)", str(error))
+        # For a lack of room PyTorch gives the number of whatever error came before.
+        number = errno.ENOSPC if "unable to allocate" in str(error) else int(told[1]) if told else 0
         size = sum(tensor.nbytes for tensor in tensors) / 1e6
         raise RunError(unsent(number, f"a batch of {size:.1f} MB")) from None
 

@@ -150,16 +150,26 @@ def test_a_batch_that_shared_memory_has_no_room_for_is_named(timed, monkeypatch)
     assert "--shm-size" in said and "--workers" in said
 
 
-@pytest.mark.parametrize("free, said", [(3, "a batch of 0.0 MB finds no room"), (4, "cannot hand over")])
-def test_room_is_judged_by_what_is_free_where_pytorch_gives_no_number(monkeypatch, free, said):
-    def without_number(tensor):
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: Success (0)")
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("unable to allocate shared memory(shm) for file </torch_1>: Success (0)", "a batch of 0.0 MB finds no room"),
+        ("unable to allocate shared memory(shm) for file </torch_1>: No such file or directory (2)", "finds no room"),
+        ("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)", "ulimit -n"),
+        ("unable to open shared memory object </torch_1> in read-write mode: Permission denied (13)", "Permission den"),
+        ("something else", "cannot hand over a batch of 0.0 MB .for a reason that the system does not tell"),
+    ],
+)
+def test_why_a_batch_cannot_be_handed_over(monkeypatch, text, said):
+    """The first two are what PyTorch 2.11 really says about a small /dev/shm: it looks at the number too late."""
 
-    monkeypatch.setattr(torch.Tensor, "share_memory_", without_number)
+    def refuse(tensor):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     monkeypatch.setattr(workers, "get_worker_info", lambda: object())
-    monkeypatch.setattr(workers, "free_shared", lambda: free)
     with pytest.raises(RunError, match=said):
-        workers.shared([torch.zeros(1)])  # four bytes
+        workers.shared([torch.zeros(1)])
 
 
 def test_too_many_open_files_are_named(timed):
@@ -169,7 +179,7 @@ def test_too_many_open_files_are_named(timed):
 
     with pytest.raises(RunError) as caught:
         list(batches(act=lower))
-    assert sentence(caught.value).startswith("too many open files: raise the limit (ulimit -n)")
+    assert "too many open files: raise the limit (ulimit -n)" in sentence(caught.value)
 
 
 class Unsendable:
