@@ -65,7 +65,8 @@ said = []
 for room in (1, 24):
     subprocess.run(["mount", "-o", f"remount,size={{room}}m", "/dev/shm"], check=True)
     try:
-        train(Path({demo!r}), Path({out!r}), *"--method joint --epochs 1 --image_size 224 --workers 1".split())
+        argv = "--method joint --epochs 1 --image_size 224 --workers 1".split()
+        train(Path({demo!r}), Path({out!r}) / str(room), *argv)
     except RunError as error:
         said.append(sentence(error))
 print(json.dumps(said))
