@@ -147,8 +147,11 @@ class MultimodalDataset(Dataset):
 
     @classmethod
     def split_files(cls, args: Namespace) -> list[Path]:
-        """The files that say which samples there are, in which split; runs record their checksums."""
-        raise NotImplementedError
+        """The files that say which samples there are, in which split; runs record their checksums.
+
+        Without any, a run that goes on with other data under the same names goes unnoticed.
+        """
+        return []
 
 
 @dataclass

@@ -18,7 +18,7 @@ from helpers.runs import make_demo, train
 
 from dataset import workers
 from dataset.demo import Demo
-from engine import train as loop
+from engine import evaluate
 from methods.joint import Joint
 from utils.errors import one_sentence
 
@@ -76,7 +76,7 @@ def bug_in_a_step(folder):
 
 
 def bug_in_evaluation(folder):
-    before(loop, "predict", lambda model, forward, loader, device: next(iter(loader)) and None)
+    before(evaluate, "predict", lambda model, forward, loader, device: next(iter(loader)) and None)
     before(torch.Tensor, "argmax", lambda x, **_: x.requires_grad or raising(folder, TypeError("a bug"), 1)())
 
 

@@ -13,11 +13,10 @@ import torch
 from helpers.runs import SMALL, flags
 from helpers.written import table_of
 from PIL import Image
-from torch.utils.data import Dataset
 from torchvision.transforms import RandomHorizontalFlip, RandomResizedCrop
 
 from dataset import DATASETS
-from dataset.base import Splits
+from dataset.base import MultimodalDataset, Splits
 from dataset.demo import Demo
 from engine.parser import make_parser, parse
 from methods import METHODS
@@ -57,7 +56,7 @@ def now(monkeypatch):
 def test_every_value_of_the_flag_beside_the_public_loader(call, now, monkeypatch):
     events = []
 
-    class Clips(Dataset):
+    class Clips(MultimodalDataset):
         targets = [0] * 40
 
         def __init__(self, mode):
@@ -96,8 +95,11 @@ def test_every_value_of_the_flag_beside_the_public_loader(call, now, monkeypatch
 
 @pytest.mark.parametrize("words, rate", [([], "0.5"), (["--host"], "1.0")])
 def test_what_the_device_does_is_left_out_for_the_host(call, now, monkeypatch, words, rate):
-    class Clips(Dataset):
+    class Clips(MultimodalDataset):
         targets = [0] * 12
+
+        def __init__(self):
+            pass
 
         def __len__(self):
             return 12
