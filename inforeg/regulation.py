@@ -101,7 +101,13 @@ class InfoReg:
         self._steps = 0
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let `lr` act on this optimizer: its step is shortened to 1/alpha, as a rate of lr/alpha makes it."""
+        """Let `lr` act on this optimizer: its step is shortened to 1/alpha, as a rate of lr/alpha makes it.
+
+        Raises:
+            ValueError: for another regulation, which acts on the gradients alone.
+        """
+        if self.regulation != "lr":
+            raise ValueError(f"attach() is for regulation='lr', not {self.regulation!r}, which needs no optimizer")
         optimizer.register_step_pre_hook(lambda *_: self._keep(self._alpha))
         optimizer.register_step_post_hook(lambda *_: self._shorten_step())
         self._attached = True

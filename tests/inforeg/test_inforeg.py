@@ -319,6 +319,9 @@ def test_what_is_not_defined_raises():
     encoders = linear_encoders()
     with pytest.raises(ValueError, match="attach"):
         begun(encoders, regulation="lr")
+    for regulation in ("proximal", "gradient"):
+        with pytest.raises(ValueError, match="needs no optimizer"):
+            InfoReg(encoders, regulation=regulation).attach(torch.optim.SGD(encoders.parameters()))
     for regulation in ("gradient", "lr"):
         with pytest.raises(ValueError, match="official"):
             InfoReg(encoders, variant="official", regulation=regulation)
@@ -345,7 +348,8 @@ def test_step_reads_nothing_back_to_the_host(monkeypatch, variant, regulation):
     encoders = linear_encoders()
     optimizer = torch.optim.SGD(encoders.parameters(), lr=0.1)
     part = InfoReg(encoders, variant=variant, regulation=regulation.replace("official", "proximal"))
-    part.attach(optimizer)
+    if regulation == "lr":
+        part.attach(optimizer)
     part.trace.load_state_dict({"history": {name: GROWING for name in encoders}})
     part.start_epoch()
     reads = []
