@@ -11,8 +11,9 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Listener, wait
+from multiprocessing.connection import Listener
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -27,6 +28,7 @@ from utils.errors import RunError, warn
 from utils.stopping import Stopped, asked, ignore
 
 LONG, PATIENCE = 60, 1800  # seconds of waiting for one batch after which that is said, and given up
+NOTICED = 5  # seconds after which the end of a process is noticed at the latest, on a busy machine above all
 STOPPING = 20  # the latter once the run has been sent a signal
 SHARED = Path("/dev/shm")  # where tensors lie that processes hand over
 MORE_SHARED = "lower --batch_size or --workers (0 needs none), or give the container --ipc=host or a larger --shm-size"
@@ -150,8 +152,11 @@ class Crew:
             )
         if "Too many open files" in text:
             return RunError(OPEN_FILES)
-        wait([process.sentinel for process in self.processes], 1)  # an end may be noticed a little later
-        codes = [process.exitcode for process in self.processes if process.exitcode]
+        until = time.monotonic() + NOTICED
+        while not (codes := [process.exitcode for process in self.processes if process.exitcode]):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.05)
         if not codes and isinstance(error, EOFError | ConnectionError):
             return RunError(f"a loader process has broken off what it handed over, most likely for {OPEN_FILES}")
         if not codes:
