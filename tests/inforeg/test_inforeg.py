@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from helpers.steps import host_reads
 
 from inforeg.regulation import InfoReg, leads, scores
 from methods.inforeg import InfoRegMethod
@@ -338,9 +339,6 @@ def test_what_is_not_defined_raises():
             InfoReg(encoders, **unknown)
 
 
-READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__")
-
-
 @pytest.mark.parametrize(
     "variant, regulation", [("paper", r) for r in ("proximal", "gradient", "lr")] + [("official",) * 2]
 )
@@ -352,14 +350,7 @@ def test_step_reads_nothing_back_to_the_host(monkeypatch, variant, regulation):
         part.attach(optimizer)
     part.trace.load_state_dict({"history": {name: GROWING for name in encoders}})
     part.start_epoch()
-    reads = []
-    for name in READS:
-        real = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda self, *a, _real=real, _name=name, **k: reads.append(_name) or _real(self, *a, **k),
-        )
+    reads = host_reads(monkeypatch)
     part.step(EXAMPLE, TARGET)
     assert reads == []
     record = part.end_epoch()
