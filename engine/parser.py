@@ -7,7 +7,7 @@ import sys
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.recipes.corrupt import kinds_of, read
-from inforeg.window import DURING
+from inforeg.window import DURING, WINDOWS
 from methods import METHODS, Method
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
@@ -32,10 +32,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win, then
     # what is published for the method on this data set.
     published = DATASETS[args.dataset].method_defaults.get(args.method, {})
-    parser.set_defaults(**METHODS[args.method].defaults(args) | published)
+    defaults = {"window": "paper"} | METHODS[args.method].defaults(args) | published
+    constants = dict(WINDOWS[args.window or defaults["window"]])
+    constants["window_smoothing"] = constants.pop("smoothing")
+    parser.set_defaults(**constants | defaults)
     args = parser.parse_args(argv)
     if refusal := DATASETS[args.dataset].refusal(args):
         parser.error(refusal)
+    if args.window_every and args.window != "accumulated":
+        parser.error(f"--window_every is for --window accumulated: the {args.window} one compares epochs")
+    if args.window == "accumulated" and args.window_smoothing != 1:
+        parser.error("--window_smoothing does not apply: the accumulated window is a sum over all epochs already")
     if not args.out.isprintable():  # TensorBoard takes no others
         parser.error(f"--out {args.out!r} has characters that cannot be printed")
     if args.tag is None:
@@ -122,8 +129,25 @@ def _add_training(group) -> None:
 
 
 def _add_window(group, chosen: type[Method]) -> None:
-    group.add_argument("--threshold", type=number, default=0.04, help="K of Eq. 11; paper, Fig. 8")
-    group.add_argument("--window_smoothing", type=positive, default=1, help="epochs of which the trace is the mean")
+    group.add_argument(
+        "--window", choices=WINDOWS,
+        help="paper: Eq. 11, the trace grows from epoch to epoch; official: the public code's rule, by the first "
+        "modality's trace; accumulated (ours): the last trace over the sum of all so far",
+    )  # fmt: skip
+    group.add_argument(
+        "--threshold", type=number, help="K; 0.04 by Fig. 8 for the paper's window, 0.05 official, 0.1 accumulated"
+    )
+    group.add_argument(
+        "--window_smoothing", type=positive, help="epochs of which the trace is the mean; 1, official: 10"
+    )
+    group.add_argument(
+        "--window_every", type=positive, metavar="STEPS",
+        help="accumulated: a trace, and a decision, in as many steps; by default an epoch's",
+    )  # fmt: skip
+    group.add_argument(
+        "--start_epoch", type=count,
+        help="first epoch, from 0, whose window may open; 2 by Algorithm 1, official: 0, accumulated: 1",
+    )  # fmt: skip
     if chosen.modulates:
         group.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
 

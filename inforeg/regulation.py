@@ -26,14 +26,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from inforeg.scores import confidence, log_likelihood
-from inforeg.window import DURING, VARIANTS, FisherTrace, Metrics, PrimeWindow
+from inforeg.window import DURING, VARIANTS, WINDOWS, FisherTrace, Metrics, PrimeWindow
 
 REGULATIONS = ("proximal", "gradient", "lr")
-# beta of Fig. 7, K of Fig. 8, the start of Algorithm 1; and the literals of the public code.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "paper": dict(beta=0.9, threshold=0.04, smoothing=1, start_epoch=2),
-    "official": dict(beta=1.0, threshold=0.05, smoothing=10, start_epoch=0),
-}
+BETA = {"paper": 0.9, "official": 1.0}  # Fig. 7; the public code's literal
 OFFICIAL_SCALE = (0.95, 0.1)  # first modality (audio), every other
 
 
@@ -60,15 +56,18 @@ class InfoReg:
                 optimizer.step()
             regulation.end_epoch()
 
-    encoders: {modality: module}; unimodal_logits: {modality: (B, C)} in the same names; target: (B,). A parameter left
-    as None takes the variant's value (DEFAULTS). With `regulation="lr"` call `attach(optimizer)` first.
+    encoders: {modality: module}; unimodal_logits: {modality: (B, C)} in the same names; target: (B,). `window` is the
+    rule of the prime learning window (window.py), the variant's own by default, and what is left as None takes the
+    rule's value, or the variant's (BETA). With `every`, for the accumulated window, its traces are those of that many
+    steps, not of epochs, and it opens and closes within an epoch; w_m^{t-1} stays what it was at the epoch's start.
+    With `regulation="lr"` call `attach(optimizer)` first.
 
     It reads and edits gradients (`lr`: the step that the optimizer has made), keeps one copy of the encoders' weights,
     and reads nothing back from the device before `end_epoch`.
 
     Raises:
-        ValueError: for an unknown variant, regulation or `during`, a combination that is not defined, or an encoder
-            without parameters.
+        ValueError: for an unknown variant, regulation, window or `during`, a combination that is not defined, or an
+            encoder without parameters.
     """
 
     def __init__(
@@ -81,24 +80,27 @@ class InfoReg:
         regulation: str = "proximal",
         variant: str = "paper",
         during: str = "prime",
+        window: str | None = None,
+        every: int | None = None,
     ) -> None:
-        _check(encoders, regulation, variant, during)
-        given = {"beta": beta, "threshold": threshold, "smoothing": smoothing, "start_epoch": start_epoch}
-        constants = DEFAULTS[variant] | {name: value for name, value in given.items() if value is not None}
-        self.beta: float = constants.pop("beta")
+        _check(encoders, regulation, variant, during, window or variant, every)
+        self.beta = BETA[variant] if beta is None else beta
         self.regulation, self.variant, self.during = regulation, variant, during
         self.modalities = tuple(encoders)
-        self.trace = FisherTrace(encoders, variant)
-        self.window = PrimeWindow(self.trace.history, variant=variant, **constants)
+        self.trace = FisherTrace(encoders, variant, every)
+        self.window = PrimeWindow(self.trace.periods, threshold, smoothing, start_epoch, window or variant)
         self._parameters: dict[str, list[Tensor]] = {
             name: list(encoder.parameters()) for name, encoder in encoders.items()
         }
         self._kept: dict[str, list[Tensor]] = {}  # w^{t-1} (proximal), or the weights before the step (lr)
         self._alpha: dict[str, Tensor] = {}  # this step's, of the encoders that may be regulated
-        self._active: tuple[str, ...] = ()  # the encoders that may be regulated in this epoch
+        self._active: tuple[str, ...] = ()  # the encoders that may be regulated in this epoch or period
+        self._decided = -1  # the number of the period that `_active` is of
         self._begun = self._attached = False  # whether within an epoch; whether an optimizer is known
-        self._sums = torch.zeros(())  # (4, M) over the epoch's steps: score, lead, alpha of the leaders, who led
-        self._steps = 0
+        # (4, M) over the steps since the decision: score, lead, alpha of the leaders, who led
+        self._sums = torch.zeros(())
+        self._earlier: list[tuple[list[str], Tensor]] = []  # of the epoch's earlier decisions: the encoders, their sums
+        self._steps = 0  # of the epoch
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let `lr` act on this optimizer: its step is shortened to 1/alpha, as a rate of lr/alpha makes it.
@@ -118,13 +120,23 @@ class InfoReg:
         Raises:
             ValueError: for `regulation="lr"` without an optimizer.
         """
-        begun = self.window.epoch >= self.window.start_epoch
-        self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
-        if self._active and self.regulation == "lr" and not self._attached:
+        self._decide()
+        if self.regulation == "lr" and not self._attached and (self._active or self.trace.every):
             raise ValueError("regulation='lr' acts on the optimizer's step: call attach(optimizer) first")
         if self.regulation == "proximal":
-            self._keep(self._active)
+            self._keep(self.modalities if self.trace.every else self._active)
         self._begun = True
+
+    def _decide(self) -> None:
+        """Choose the encoders that may be regulated until the next trace is known."""
+        if self._decided == self.window.epoch:
+            return
+        if self._begun:
+            self._earlier.append((list(self._active), self._sums))
+            self._sums = torch.zeros(())
+        self._decided = self.window.epoch
+        begun = self._decided >= self.window.start_epoch
+        self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
 
     @torch.no_grad()
     def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:
@@ -141,6 +153,7 @@ class InfoReg:
             raise ValueError(f"unimodal_logits has no logits of {', '.join(missing)}, whose encoder is regulated")
         if self.variant == "paper":
             self.trace.update()
+        self._decide()
         score = scores({name: unimodal_logits[name] for name in self.modalities}, target, self.variant)
         lead = leads(score)
         alpha = self._alpha_of(lead)
@@ -162,18 +175,20 @@ class InfoReg:
         Raises:
             ValueError: if there was no step since the last epoch's end.
         """
-        record = self.window.record()
+        record = self.window.record(self.trace.first_period)
         record["fisher_trace"], record["gradient_norm"] = self.trace.end_epoch(), self.trace.gradient_norm
-        sums = dict(zip(("score", "lead", "alpha", "ahead"), self._sums.tolist(), strict=True))
+        parts = [*self._earlier, (list(self._active), self._sums)]
+        sums = torch.stack([sums.expand(4, len(self.modalities)) for _, sums in parts]).tolist()
         for name in ("score", "lead", "alpha", "regulated"):
             record[name] = {}
         for i, modality in enumerate(self.modalities):
-            record["score"][modality] = sums["score"][i] / self._steps
-            record["lead"][modality] = sums["lead"][i] / self._steps
-            regulated = sums["ahead"][i] if modality in self._active else 0
+            score, lead = (sum(part[row][i] for part in sums) / self._steps for row in (0, 1))
+            acted = [part for (active, _), part in zip(parts, sums, strict=True) if modality in active]
+            regulated = sum(part[3][i] for part in acted)
+            record["score"][modality], record["lead"][modality] = score, lead
             record["regulated"][modality] = regulated / self._steps
-            record["alpha"][modality] = sums["alpha"][i] / regulated if regulated else None
-        self._sums, self._steps, self._active, self._begun = torch.zeros(()), 0, (), False
+            record["alpha"][modality] = sum(part[2][i] for part in acted) / regulated if regulated else None
+        self._sums, self._earlier, self._steps, self._active, self._begun = torch.zeros(()), [], 0, (), False
         return record
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,19 +196,24 @@ class InfoReg:
 
         Within an epoch `weights` holds w^{t-1} of the encoders that may be regulated, which the proximal term needs.
         """
-        kept = {name: list(self._kept[name]) for name in self._active if self.regulation == "proximal"}
-        regulated = {"active": list(self._active), "weights": kept, "sums": self._sums, "steps": self._steps}
-        return {"trace": self.trace.state_dict(), "begun": self._begun} | regulated
+        holds = self.modalities if self.trace.every else self._active
+        kept = {name: list(self._kept[name]) for name in holds if self._begun and self.regulation == "proximal"}
+        regulated = {"active": list(self._active), "decided": self._decided, "weights": kept, "steps": self._steps}
+        sums = {"sums": self._sums, "earlier": list(self._earlier)}
+        return {"trace": self.trace.state_dict(), "begun": self._begun} | regulated | sums
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state. Within an epoch `start_epoch()` is not called again; call `attach` for `lr`."""
         self.trace.load_state_dict(state["trace"])
         self._begun, self._active, self._steps = state["begun"], tuple(state["active"]), state["steps"]
+        self._decided = state["decided"]
         self._keep(state["weights"])
         for name, weights in state["weights"].items():
             torch._foreach_copy_(self._kept[name], weights)
-        self._sums = state["sums"].to(self._parameters[self.modalities[0]][0].device)
+        device = self._parameters[self.modalities[0]][0].device
+        self._sums = state["sums"].to(device)
+        self._earlier = [(list(active), sums.to(device)) for active, sums in state["earlier"]]
 
     def _alpha_of(self, lead: Tensor) -> Tensor:
         """(M,) alpha of the leads (M,) (Eq. 14-15), or what the public code has for it."""
@@ -242,11 +262,16 @@ class InfoReg:
             torch._foreach_add_(self._parameters[name], back)
 
 
-def _check(encoders: Mapping[str, nn.Module], regulation: str, variant: str, during: str) -> None:
+def _check(
+    encoders: Mapping[str, nn.Module], regulation: str, variant: str, during: str, window: str, every: int | None
+) -> None:
     """Raises ValueError for what `InfoReg` does not define."""
-    for value, allowed in ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING)):
+    known = ((variant, VARIANTS), (regulation, REGULATIONS), (during, DURING), (window, WINDOWS))
+    for value, allowed in known:
         if value not in allowed:
             raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    if every and window != "accumulated":
+        raise ValueError(f"traces of {every} steps are for the accumulated window: the {window} one compares epochs")
     if variant == "official" and regulation != "proximal":
         raise ValueError("the official variant's constants are below 1, so it regulates by the proximal term only")
     if empty := [name for name, encoder in encoders.items() if not list(encoder.parameters())]:

@@ -43,9 +43,16 @@ class Method:
         self.args, self.model = args, model
         if self._unimodal_loss == "heads":
             model.add_heads()
-        self.trace = FisherTrace(model.encoders)
-        self.window = PrimeWindow(self.trace.history, args.threshold, args.window_smoothing)
+        self.trace = FisherTrace(model.encoders, every=args.window_every)
+        self.window = PrimeWindow(
+            self.trace.periods, args.threshold, args.window_smoothing, args.start_epoch, args.window
+        )
         self._notes: dict[str, list] = {}  # {column: [sum over the steps so far, their number]}
+
+    @property
+    def epoch(self) -> int:
+        """The number of this epoch, from 0."""
+        return len(next(iter(self.trace.history.values())))
 
     @property
     def _unimodal_loss(self) -> str:
@@ -53,7 +60,7 @@ class Method:
         return self.args.unimodal_loss if self.takes_unimodal_loss else "none"
 
     def in_force(self, modality: str) -> bool:
-        """Whether the method may modulate `modality` in this epoch, by --modulate_during."""
+        """Whether the method may modulate `modality` now, by --modulate_during."""
         return self.window.admits(modality, self.args.modulate_during)
 
     def note(self, column: str, values: Tensor) -> None:
@@ -103,7 +110,7 @@ class Method:
 
     def on_epoch_end(self, run: Run) -> dict[str, Mapping[str, float | bool | None]]:
         """What the epoch's record holds of the method, by name and modality; a column without notes holds None."""
-        record = self.window.record()
+        record = self.window.record(self.trace.first_period)
         record |= {"fisher_trace": self.trace.end_epoch(), "gradient_norm": self.trace.gradient_norm}
         names = self.model.modalities
         for column in self.columns:

@@ -107,7 +107,7 @@ class G2D(Modulation):
         """(M,) 1 for each modality that learns from this batch, 0 for one that is held."""
         sure = confidence({name: logits for name, (_, logits) in self._taught.items()}, target)
         weaker = (sure < sure.unsqueeze(1)).sum(dim=1)  # how many are less sure
-        epoch, last = self.window.epoch, self.args.priority_epochs
+        epoch, last = self.epoch, self.args.priority_epochs
         allowed = epoch * (len(sure) - 1) // last if epoch < last else len(sure)
         return self.gated((weaker <= allowed).to(sure.dtype), neutral=1)
 

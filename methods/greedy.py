@@ -65,7 +65,7 @@ class Greedy(Modulation):
 
     def curates(self, modality: str) -> bool:
         """Whether this epoch may hold the gates of `modality` constant."""
-        acts = self.args.curation != "none" and self.window.epoch >= self.args.counting_epochs
+        acts = self.args.curation != "none" and self.epoch >= self.args.counting_epochs
         return acts and self.in_force(modality)
 
     def forward(self, batch) -> Output:

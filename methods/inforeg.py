@@ -1,9 +1,9 @@
 """InfoReg in this repository's training loop (the method itself: inforeg/regulation.py)."""
 
-from inforeg.regulation import DEFAULTS, REGULATIONS, InfoReg
+from inforeg.regulation import BETA, REGULATIONS, InfoReg
 from inforeg.window import VARIANTS
 from methods.base import Method
-from utils.numbers import count, number
+from utils.numbers import number
 
 
 class InfoRegMethod(Method):
@@ -15,23 +15,20 @@ class InfoRegMethod(Method):
     def add_args(cls, group) -> None:
         group.add_argument(
             "--variant", choices=VARIANTS, default="paper",
-            help="the paper's equations, or the public code's rules; the defaults of --beta, --threshold, "
-            "--window_smoothing, --start_epoch and --unimodal_loss follow from it",
+            help="the paper's equations, or the public code's rules; the defaults of --beta, --window and "
+            "--unimodal_loss follow from it",
         )  # fmt: skip
         group.add_argument("--beta", type=number, help="alpha = exp(beta tanh(lead)); 0.9: Fig. 7; public code: 1")
         group.add_argument(
             "--regulation", choices=REGULATIONS, default="proximal",
             help="slow the leader by a proximal term (Eq. 12), by 1/alpha on its gradient, or on its learning rate",
         )  # fmt: skip
-        group.add_argument(
-            "--start_epoch", type=count, help="first epoch that may be regulated; 2: Algorithm 1; public code: 0"
-        )
 
     @classmethod
     def defaults(cls, args) -> dict:
-        values = dict(DEFAULTS[args.variant])
-        values["window_smoothing"] = values.pop("smoothing")
-        return values | {"modulate_during": "prime", "unimodal_loss": "none" if args.variant == "paper" else "split"}
+        unimodal_loss = {"paper": "none", "official": "split"}[args.variant]
+        values = {"beta": BETA[args.variant], "window": args.variant, "unimodal_loss": unimodal_loss}
+        return values | {"modulate_during": "prime"}
 
     def __init__(self, args, model):
         super().__init__(args, model)
@@ -44,6 +41,8 @@ class InfoRegMethod(Method):
             regulation=args.regulation,
             variant=args.variant,
             during=args.modulate_during,
+            window=args.window,
+            every=args.window_every,
         )
         self.trace, self.window = self.regulation.trace, self.regulation.window
 

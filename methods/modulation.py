@@ -27,7 +27,7 @@ class Modulation(Method):
 
     def in_epochs(self) -> bool:
         """Whether this epoch is one of --modulation_starts to --modulation_ends, both included, counted from 0."""
-        return self.args.modulation_starts <= self.window.epoch <= self.args.modulation_ends
+        return self.args.modulation_starts <= self.epoch <= self.args.modulation_ends
 
     def gated(self, values: Tensor, neutral: float, acts: Callable[[str], bool] | None = None) -> Tensor:
         """(M,) `values`, with `neutral` for each modality that the method leaves alone in this epoch.

@@ -52,7 +52,7 @@ class OPM(Modulation):
 
     def drops(self, modality: str) -> bool:
         """Whether this epoch may drop features of `modality`."""
-        return self.window.epoch >= self.args.warmup_epochs and self.in_force(modality)
+        return self.epoch >= self.args.warmup_epochs and self.in_force(modality)
 
     @torch.no_grad()
     def _scales(self, features, target) -> Tensor:

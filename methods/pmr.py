@@ -106,7 +106,7 @@ class PMR(Modulation):
         self.note("prototype_score", score / len(output.target))
         self.note("prototype_loss", prototype_loss)
         self.note("coefficient", behind)
-        if self.window.epoch < self.args.per_epochs:
+        if self.epoch < self.args.per_epochs:
             ahead = (ratio_to_others(score) - 1).clamp(0, 1)
             ahead = self.gated(torch.where(score == score.max(), ahead, 0.0), neutral=0)
             entropy = -(log_p.exp() * log_p).sum(dim=2).mean(dim=1)

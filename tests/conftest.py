@@ -99,7 +99,9 @@ def make_args():
     def make(**changes):
         flags = dict(threshold=0.04, window_smoothing=1, unimodal_loss="none", modulate_during="all")
         flags |= dict(batch_size=4, workers=0, seed=0, epochs=1, precision="fp32")
-        flags |= dict(variant="paper", regulation="proximal", beta=None, start_epoch=None)
+        flags |= dict(
+            variant="paper", regulation="proximal", beta=None, start_epoch=None, window="paper", window_every=None
+        )
         return Namespace(**flags | changes)
 
     return make

@@ -37,7 +37,7 @@ from dataset.splits import read_split
 from dataset.storage.source import naming
 from engine.parser import make_parser, parse
 from inforeg.regulation import InfoReg, leads, scores
-from inforeg.window import PrimeWindow
+from inforeg.window import WINDOWS, PrimeWindow
 from methods import METHODS
 from scripts.results.tables import Line, Table, as_csv, grid, latex, markdown
 from utils.errors import DataError, RunError
@@ -284,13 +284,13 @@ def test_a_checkpoint_that_would_execute_something_is_refused_and_does_not(tmp_p
 TRACES = st.lists(st.floats(0, allow_infinity=False), max_size=6)
 
 
-@given(TRACES, TRACES, st.floats(-2, 2), st.integers(1, 4), st.integers(0, 4), st.sampled_from(["paper", "official"]))
+@given(TRACES, TRACES, st.floats(-2, 2), st.integers(1, 4), st.integers(0, 4), st.sampled_from(list(WINDOWS)))
 @example([1e300, 5e-324], [], 0.04, 1, 0, "paper")
 @example([1.7e308, 1.7e308, 1.7e308], [], 0.04, 2, 0, "paper")
-def test_any_traces_give_a_finite_change_and_a_decision(audio, visual, threshold, smoothing, start, variant):
+def test_any_traces_give_a_finite_change_and_a_decision(audio, visual, threshold, smoothing, start, rule):
     length = min(len(audio), len(visual))
     history = {"audio": audio[:length] if visual else audio, "visual": visual[:length] if visual else audio}
-    window = PrimeWindow(history, threshold, smoothing, start, variant)
+    window = PrimeWindow(history, threshold, None if rule == "accumulated" else smoothing, start, rule)
     for name in history:
         change, is_open = window.change(name), window.is_open(name)
         assert change is None or math.isfinite(change) and change <= 1

@@ -252,7 +252,8 @@ def test_leader_moves_by_one_alphath_of_the_unregulated_step(tiny_model, tiny_ba
 @pytest.mark.parametrize(
     "settings",
     [dict(start_epoch=1, during="all", regulation=name) for name in ("proximal", "gradient", "lr")]
-    + [dict(variant="official")],
+    + [dict(variant="official")]
+    + [dict(window="accumulated", every=2, threshold=0.3, regulation=name) for name in ("proximal", "lr")],
     ids=str,
 )
 def test_a_state_is_valid_after_any_step(tiny_model, tiny_batch, tmp_path, settings):
@@ -369,15 +370,16 @@ def flags_of(variant):
 def test_constants_of_the_variants():
     # The paper's Fig. 7, Fig. 8 and Algorithm 1; the literals of the public code.
     common = dict(regulation="proximal", modulate_during="prime")
-    assert flags_of("paper") == common | dict(
-        variant="paper", beta=0.9, threshold=0.04, window_smoothing=1, start_epoch=2, unimodal_loss="none"
-    )
-    assert flags_of("official") == common | dict(
-        variant="official", beta=1.0, threshold=0.05, window_smoothing=10, start_epoch=0, unimodal_loss="split"
-    )
-    # The part by itself takes the same constants.
-    for variant, expected in (("paper", (0.9, 0.04, 1, 2)), ("official", (1.0, 0.05, 10, 0))):
-        part = InfoReg(linear_encoders(), variant=variant)
+    assert flags_of("paper") == common | dict(variant="paper", beta=0.9, window="paper", unimodal_loss="none")
+    assert flags_of("official") == common | dict(variant="official", beta=1.0, window="official", unimodal_loss="split")
+    # The part by itself takes the same constants, and those of another window with it.
+    for said, expected in (
+        (dict(variant="paper"), (0.9, 0.04, 1, 2)),
+        (dict(variant="official"), (1.0, 0.05, 10, 0)),
+        (dict(variant="official", window="accumulated"), (1.0, 0.1, 1, 1)),
+        (dict(window="accumulated", threshold=0.3), (0.9, 0.3, 1, 1)),
+    ):
+        part = InfoReg(linear_encoders(), **said)
         window = part.window
         assert (part.beta, window.threshold, window.smoothing, window.start_epoch) == expected
 
@@ -438,7 +440,7 @@ def test_official_variant_is_the_public_codes_rules(
         return model.train()
 
     model, literal, unregulated = fresh(), fresh(), fresh()
-    method = InfoRegMethod(make_args(**flags_of("official")), model)
+    method = InfoRegMethod(make_args(**flags_of("official"), threshold=0.05, window_smoothing=10, start_epoch=0), model)
     records = train(method, torch.optim.SGD(model.parameters(), **recipe), epochs)
     changes, leaders = literal_official(literal, epochs, *recipe.values())
     literal_official(unregulated, epochs, *recipe.values(), regulate=False)
@@ -452,3 +454,47 @@ def test_official_variant_is_the_public_codes_rules(
     torch.testing.assert_close(dict(model.named_buffers()), dict(literal.named_buffers()), rtol=1e-9, atol=1e-10)
     # Without the pull the same rules lead elsewhere, by far more than the tolerance.
     assert (weights_of(unregulated) - weights_of(literal)).abs().max() > 1e-3
+
+
+def test_a_window_of_steps_opens_and_closes_within_an_epoch(tiny_model, tiny_batch):
+    """The anchor stays the epoch's first weights, and each step is regulated by the traces of the periods before."""
+    model, slow = tiny_model(), tiny_model()
+    part = InfoReg(model.encoders, beta=0.9, threshold=0.3, window="accumulated", every=2)
+    optimizer, by_hand = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, slow))
+    batches = [tiny_batch(seed=seed) for seed in range(7)]
+    traces, period = {name: [] for name in model.modalities}, {name: [] for name in model.modalities}
+    opened = dict.fromkeys(model.modalities, 0)
+    anchors = {name: [p.detach().clone() for p in e.parameters()] for name, e in slow.encoders.items()}
+    part.start_epoch()
+    for number, batch in enumerate(batches):
+        for m, opt in ((model, optimizer), (slow, by_hand)):
+            features = m.encode(batch.inputs)
+            unimodal = m.unimodal(features)
+            opt.zero_grad()
+            F.cross_entropy(m.fuse(features), batch.target).backward()
+            if m is model:
+                part.step(unimodal, batch.target)
+                opt.step()
+        score = {n: F.log_softmax(z.detach(), 1)[range(len(z)), batch.target].mean() for n, z in unimodal.items()}
+        for name, encoder in slow.encoders.items():
+            if number and number % 2 == 0:
+                traces[name].append(sum(period[name]) / 2)
+                period[name] = []
+            period[name].append(sum(float((p.grad**2).sum()) for p in encoder.parameters()))
+            is_open = bool(traces[name]) and traces[name][-1] / sum(traces[name]) > 0.3
+            lead = sum(max(float(score[name] - other), 0) for other in score.values())
+            if is_open and lead > 0:
+                opened[name] += 1
+                alpha = math.exp(0.9 * math.tanh(lead))
+                for p, anchor in zip(encoder.parameters(), anchors[name], strict=True):
+                    p.grad += alpha * (p.detach() - anchor)
+        by_hand.step()
+    for ours, expected in zip(model.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-14)
+    record = part.end_epoch()
+    assert sum(opened.values()) >= 2 and record["regulated"] == {n: opened[n] / 7 for n in opened}
+
+
+def test_traces_of_a_few_steps_are_for_the_accumulated_window():
+    with pytest.raises(ValueError, match="accumulated"):
+        InfoReg(linear_encoders(), every=5)

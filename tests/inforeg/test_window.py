@@ -202,7 +202,7 @@ def test_zero_trace():
     assert PrimeWindow({"audio": [1.0, 0.0]}).change("audio") == 0.0
     assert PrimeWindow({"audio": [0.0, 1.0]}).change("audio") == 1.0
     assert not any(open_at_every_epoch([0.0] * 5))
-    assert PrimeWindow({"audio": [0.0]}, variant="official").change("audio") == 0.0
+    assert PrimeWindow({"audio": [0.0]}, rule="official").change("audio") == 0.0
 
 
 def test_paper_window_is_of_the_modality_itself():
@@ -213,7 +213,7 @@ def test_paper_window_is_of_the_modality_itself():
             assert window.is_open("visual") == (visual == [1.0, 2.0])
 
 
-OFFICIAL = dict(variant="official", smoothing=10, threshold=0.05, start_epoch=0)
+OFFICIAL = dict(rule="official", smoothing=10, threshold=0.05, start_epoch=0)
 
 
 def test_official_padding_keeps_a_constant_trace_open_for_eleven_epochs():
@@ -241,7 +241,7 @@ def test_official_change_is_that_of_a_list_begun_with_ten_zeros():
 
 
 def test_padding_does_not_enter_the_paper_variant():
-    settings = OFFICIAL | {"variant": "paper"}
+    settings = OFFICIAL | {"rule": "paper"}
     assert not any(open_at_every_epoch([3.0] * 20, **settings))
     window = PrimeWindow({"audio": [1.0, 2.0]}, **settings)
     assert window.change("audio") == pytest.approx((1.5 - 1.0) / 1.5)
@@ -255,6 +255,88 @@ def test_first_modality_decides_for_all_in_the_official_variant():
     assert all(window.is_open(name) for name in ("audio", "visual", "text"))
     window = PrimeWindow({"audio": falls, "visual": grows, "text": grows}, **OFFICIAL)
     assert not any(window.is_open(name) for name in ("audio", "visual", "text"))
+
+
+ACCUMULATED = dict(rule="accumulated", threshold=0.05)
+
+
+def closes(states):
+    """The first epoch after the window's opening in which it is closed; it must not open again."""
+    opened, closed = states.index(True), states.index(False, 1)
+    assert not any(states[closed:])
+    return opened, closed
+
+
+def test_an_accumulated_window_closes_after_one_over_k_epochs_of_a_constant_trace():
+    # Open while 1/t > K: from epoch 1, before which no trace is known, to the last t below 1/K.
+    assert closes(open_at_every_epoch([3.0] * 40, **ACCUMULATED)) == (1, 20)
+    assert closes(open_at_every_epoch([7.0] * 40, rule="accumulated")) == (1, 10)  # K 0.1
+
+
+def test_an_accumulated_window_closes_sooner_where_the_trace_falls_and_later_where_it_rises():
+    # A trace r^t: r^(t-1) (1 - r) / (1 - r^t) falls below K; one that doubles adds more than half for ever.
+    falling = closes(open_at_every_epoch([0.8**t for t in range(40)], **ACCUMULATED))
+    shares = [0.8 ** (t - 1) * 0.2 / (1 - 0.8**t) for t in range(1, 41)]
+    assert falling == (1, 1 + next(i for i, share in enumerate(shares) if share <= 0.05)) == (1, 9)
+    assert open_at_every_epoch([2.0**t for t in range(40)], **ACCUMULATED) == [False] + [True] * 40
+    rising = closes(open_at_every_epoch([1.0 + t for t in range(60)], **ACCUMULATED))
+    assert rising == (1, 39)  # t / (t (t + 1) / 2) = 2 / (t + 1) > 0.05 up to t = 38
+
+
+def test_noise_moves_the_end_of_an_accumulated_window_little_and_the_papers_window_at_random():
+    noise = torch.rand(60, generator=torch.Generator().manual_seed(0)).tolist()
+    noisy = [3.0 + 2 * x for x in noise]
+    accumulated = open_at_every_epoch(noisy, **ACCUMULATED)
+    assert abs(sum(accumulated) - 19) <= 4 and not any(accumulated[25:])
+    assert sum(open_at_every_epoch(noisy, threshold=0.04)[25:]) > 10
+
+
+def test_an_accumulated_window_is_the_public_codes_for_ten_epochs_of_the_first_modality():
+    traces = torch.rand(25, generator=torch.Generator().manual_seed(0)).tolist()
+    ours, public = {"audio": []}, {"audio": [], "visual": []}
+    accumulated, official = PrimeWindow(ours, **ACCUMULATED), PrimeWindow(public, **OFFICIAL)
+    differ = []
+    for epoch, trace in enumerate(traces):
+        for history in (ours, public):
+            for values in history.values():
+                values.append(trace)
+        same = accumulated.change("audio") == pytest.approx(official.change("audio"), rel=1e-12)
+        differ += [] if same else [epoch + 1]
+    assert differ and min(differ) == 11
+
+
+def test_an_accumulated_window_is_of_the_modality_itself_and_of_any_number_of_them():
+    history = {"audio": [1.0] * 12, "visual": [1.0] * 11 + [9.0], "text": [0.0] * 12}
+    window = PrimeWindow(history, rule="accumulated")
+    assert [window.is_open(name) for name in history] == [False, True, False]
+    assert window.change("visual") == pytest.approx(9 / 20)
+    assert window.change("text") == 0.0
+
+
+def test_an_accumulated_window_takes_no_smoothing_and_no_unknown_rule():
+    with pytest.raises(ValueError, match="no smoothing"):
+        PrimeWindow({"audio": []}, rule="accumulated", smoothing=3)
+    with pytest.raises(ValueError, match="accumulate"):
+        PrimeWindow({"audio": []}, rule="sum")
+
+
+def test_traces_of_a_few_steps_are_means_over_them_and_the_epochs_trace_is_what_it_was(tiny_model, tiny_batch):
+    model, batches = tiny_model(), batches_of(tiny_batch, 5)
+    whole, parts = FisherTrace(model.encoders), FisherTrace(model.encoders, every=2)
+    window = PrimeWindow(parts.periods, 0.3, rule="accumulated")
+    for _ in range(2):
+        accumulate(model, whole, batches)
+        accumulate(model, parts, batches)
+        record = window.record(parts.first_period)
+        assert parts.end_epoch() == pytest.approx(whole.end_epoch(), rel=1e-12)
+        assert parts.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-12)
+    squares = [sum(float((g**2).sum()) for g in slow_gradients(model, "audio", b).values()) for b in batches]
+    periods = [(squares[0] + squares[1]) / 2, (squares[2] + squares[3]) / 2, squares[4]] * 2
+    assert parts.periods["audio"] == pytest.approx(periods, rel=1e-12)
+    # The record's share is that of the second epoch's three decisions, before steps 0, 2 and 4.
+    shares = [periods[t - 1] / sum(periods[:t]) for t in (3, 4, 5)]
+    assert record["prime_window"]["audio"] == sum(share > 0.3 for share in shares) / 3
+    assert record["relative_change"]["audio"] == pytest.approx(shares[-1], rel=1e-12)
 
 
 def test_admits_and_record():
