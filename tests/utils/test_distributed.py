@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.acting import acting
 from helpers.places import ROOT
-from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers
+from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers, train
 from helpers.two import ENCODERS
 
 from methods import METHODS
@@ -89,6 +89,16 @@ def test_two_processes_are_one(runs, method):
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, rtol=TOLERANCE, atol=TOLERANCE)
     assert json.loads((two / "result.json").read_text()).keys() == json.loads((one / "result.json").read_text()).keys()
+
+
+@pytest.mark.parametrize("regulation", ["proximal", "lr"])
+def test_on_one_process_sync_bn_changes_nothing(demo, tmp_path, regulation):
+    """The traces and the regulation are also of the batch norms, which it replaces."""
+    more = ["--method", "inforeg", "--regulation", regulation, "--threshold", "-10", "--start_epoch", "0"]
+    one, other = (train(demo, tmp_path / name, *more, "--epochs", "2", *sync) for name, sync in
+                  (("without", []), ("with", ["--sync_bn"])))  # fmt: skip
+    assert rows_of(one) == rows_of(other)
+    assert all(torch.equal(a, b) for a, b in zip(*(checkpoint(f)["model"].values() for f in (one, other)), strict=True))
 
 
 def same(one, two):

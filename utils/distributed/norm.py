@@ -35,11 +35,12 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module) -> None:
-    """Turn every batch norm below `module` into a `GlobalBatchNorm` of the same state and names."""
+    """Turn every batch norm below `module` into a `GlobalBatchNorm` of the same parameters, buffers and names."""
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             made = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-            made.load_state_dict(child.state_dict())
-            setattr(module, name, made.to(child.weight).train(child.training))
+            for held in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                setattr(made, held, getattr(child, held))  # no copies: traces and regulations know these already
+            setattr(module, name, made.train(child.training))
         else:
             synchronise_batch_norm(child)
