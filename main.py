@@ -17,6 +17,7 @@ from utils.runs.folder import RunFolder
 from utils.runs.generators import seed_everything
 from utils.runs.plots import draw
 from utils.runs.provenance import provenance
+from utils.runs.regulation import describe_regulation
 from utils.stopping import noted, signals
 
 
@@ -54,14 +55,16 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
     seed_everything(args.seed)
     with noted():  # from now on there is something to save
         history = fit(run, method, splits.test, splits.classes, folder)
+        lines = [epoch.line() for epoch in history.epochs]
         if folder.writes:
-            lines = [epoch.line() for epoch in history.epochs]
             draw(lines, folder.path / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
         history.finish()
     for rule, metrics in history.result().items():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
         shown = "  ".join(f"{name} {metrics[name]:.2%}" for name in names)
         print(f"{rule:>6} (epoch {metrics['epoch'] + 1}): {shown}")
+    if line := describe_regulation(lines):
+        print(line)
     print(f"written to {folder.path}")
     return history.result()
 

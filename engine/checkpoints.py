@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.totals import Totals
 from engine.watch import Watch
+from inforeg.movement import Movement
 from methods.base import Method
 from methods.run import Run
 from utils.distributed.processes import agreed
@@ -29,6 +30,7 @@ class Begun:
     device: str  # the kind of device that it ran on
     step: int = 0  # steps done
     totals: dict | None = None  # the sums over them (engine/totals.py)
+    movement: dict | None = None  # how the encoders have moved (inforeg/movement.py)
     trained: dict | None = None  # the epoch's line, once it is trained and not evaluated yet
 
 
@@ -126,7 +128,7 @@ class Checkpoints:
         if last:
             self._sound, self._written = True, time.monotonic()
 
-    def after_step(self, totals: Totals, watch: Watch) -> None:
+    def after_step(self, totals: Totals, watch: Watch, movement: Movement) -> None:
         """Save, where it is time to, and stop, where that is asked for.
 
         Raises:
@@ -138,7 +140,8 @@ class Checkpoints:
         number, due = agreed([asked(), int(overdue)])
         if number or due:
             watch.close()
-            self.save(Begun(self.seconds, run.device.type, run.step, totals.state_dict()))
+            sums = (totals.state_dict(), movement.state_dict())
+            self.save(Begun(self.seconds, run.device.type, run.step, *sums))
         if number:
             raise Stopped(number, f" in epoch {run.epoch + 1}, step {run.step}")
 

@@ -13,6 +13,8 @@ from engine.evaluate import evaluate_splits
 from engine.progress import Scalars, describe
 from engine.totals import Totals
 from engine.watch import NotFinite, Watch, check_finite, vital
+from inforeg.movement import Movement
+from inforeg.window import Metrics
 from methods.base import Method
 from methods.run import Run
 from models.multimodal import MultimodalModel, Output
@@ -24,7 +26,7 @@ from utils.runs.folder import RunFolder
 from utils.runs.history import Epoch, History
 from utils.stopping import Stopped
 
-AfterStep = Callable[[Totals, Watch], None]
+AfterStep = Callable[[Totals, Watch, Movement], None]
 
 
 def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder: RunFolder) -> History:
@@ -73,7 +75,7 @@ def train_and_record(
     """
     lr = run.optimizer.param_groups[0]["lr"]
     try:
-        means = train_epoch(run, method, begun, after_step)
+        means, moved = train_epoch(run, method, begun, after_step)
     except NotFinite as error:
         error.write(folder.path)
         raise
@@ -82,27 +84,30 @@ def train_and_record(
             raise
         raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
     agree(run.model)
-    epoch = Epoch(run.epoch, lr, means, method.on_epoch_end(run))
+    epoch = Epoch(run.epoch, lr, means, method.on_epoch_end(run) | moved)
     schedule.step()
     return epoch
 
 
 def train_epoch(
     run: Run, method: Method, begun: Begun | None = None, after_step: AfterStep = lambda *_: None
-) -> dict[str, float]:
-    """One epoch; means over its samples of the losses and of the training accuracies.
+) -> tuple[dict[str, float], Metrics]:
+    """One epoch; means over its samples of the losses and of the training accuracies, and how the encoders moved.
 
-    `begun` says how far it had come before; `after_step` is called with the sums and the watch.
+    `begun` says how far it had come before; `after_step` is called with the sums, the watch and the movement.
 
     Raises:
         NotFinite: if a feature, a loss or a gradient is not; on CUDA some steps later, but never at the epoch's end.
     """
     totals, watch = Totals(), Watch(run.epoch, behind=run.device.type == "cuda")
+    movement = Movement(run.model.encoders, run.optimizer)
     run.step = 0
     if begun is None:
         method.on_epoch_start(run)
+        movement.start_epoch()
     else:
         run.step = begun.step
+        movement.load_state_dict(begun.movement)
         totals.load_state_dict(begun.totals, run.device)
     loader = run.loader(method.train_data(run), first=run.step)
     run.model.train()
@@ -110,26 +115,28 @@ def train_epoch(
     label, total = f"epoch {run.epoch + 1}/{run.args.epochs}", run.step + len(loader)
     with tqdm(loader, desc=label, total=total, initial=run.step, leave=False, disable=quiet) as bar:
         for batch in bar:
-            losses, output = step(run, method, batch.to(run.device))
+            losses, output = step(run, method, batch.to(run.device), movement)
             totals.add(losses, output)
             watch.add(run.step, batch.index, vital(method, losses, output))
             watch.look()
             if totals.due():
                 bar.set_postfix(totals.glance())
             run.step += 1
-            after_step(totals, watch)
+            after_step(totals, watch, movement)
     watch.close()
     run.step = 0
-    return totals.read()
+    return totals.read(), movement.end_epoch()
 
 
-def step(run: Run, method: Method, batch: Batch) -> tuple[dict[str, Tensor], Output]:
+def step(run: Run, method: Method, batch: Batch, movement: Movement | None = None) -> tuple[dict[str, Tensor], Output]:
     """One step of the optimizer on a batch that lies on the run's device; its losses and its output."""
     in_precision = autocast(run.device, run.args.precision)
     output = in_precision(method.forward)(batch)
     losses = in_precision(method.losses)(output)
     run.optimizer.zero_grad()
     method.backward(losses)
+    if movement:
+        movement.update()
     method.after_backward(output)
     align_gradients(run.model)
     run.optimizer.step()

@@ -1,6 +1,7 @@
-"""InfoReg as a library: the regulation, and the Fisher trace and prime learning window that it follows."""
+"""InfoReg as a library: the regulation, the Fisher trace and window that it follows, and how much it holds."""
 
+from inforeg.movement import Movement
 from inforeg.regulation import InfoReg
 from inforeg.window import FisherTrace, PrimeWindow
 
-__all__ = ["FisherTrace", "InfoReg", "PrimeWindow"]
+__all__ = ["FisherTrace", "InfoReg", "Movement", "PrimeWindow"]

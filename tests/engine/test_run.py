@@ -71,6 +71,7 @@ def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusi
     assert folder == tmp_path / "demo" / method / "test" / "seed0"
     (row,) = rows_of(folder)
     columns = {"epoch", "lr", "train", "test", "fisher_trace", "gradient_norm", "relative_change", "prime_window"}
+    columns |= {"distance", "hold"}
     assert row.keys() == columns | OWN.get(method, set())
     assert row["test"].keys() == FIGURES | trained(method)
     logs_unimodal = method in LOGS_UNIMODAL or (method, fusion) == ("greedy", "sum")

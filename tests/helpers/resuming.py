@@ -32,9 +32,9 @@ def assert_resumes_after_every_step(make, folder):
     records, files = [], {}
     for epoch in range(EPOCHS):
 
-        def keep(totals, watch, epoch=epoch):
+        def keep(totals, watch, movement, epoch=epoch):
             files[epoch, run.step] = folder / f"{epoch} {run.step}.pt"
-            begun = Begun(0.0, "cpu", run.step, totals.state_dict())
+            begun = Begun(0.0, "cpu", run.step, totals.state_dict(), movement.state_dict())
             torch.save(_state(method, run) | {"begun": vars(begun)}, files[epoch, run.step])
 
         run.epoch = epoch

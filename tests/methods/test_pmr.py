@@ -277,7 +277,7 @@ def test_a_class_that_the_share_never_holds_stops_nothing(tiny_model, tiny_run, 
     method, run = PMR(args, model), tiny_run(model, args)
     run.train = TinyData(count=10)
     run.train.targets = [0] * 9 + [1]
-    losses = train_epoch(run, method)
+    losses, _ = train_epoch(run, method)
     assert math.isfinite(losses["loss"])
     assert all(p.isfinite().all() for p in nn.utils.parameters_to_vector(model.parameters()).unsqueeze(0))
 
