@@ -101,6 +101,8 @@ def test_the_demo_with_resnets_learns_and_is_drawn(demo, tmp_path, method):
     first, last = rows_of(folder)
     assert last["train"]["loss"] < first["train"]["loss"]
     drawn = {"fisher_trace", "accuracy"} | ({"alpha"} if method == "inforeg" else set())
+    own = [value for row in (first, last) for column in OWN.get(method, ()) for value in row[column].values()]
+    drawn |= {"method"} if any(value is not None for value in own) else set()
     assert {path.stem for path in (folder / "figures").iterdir()} == drawn
     for path in (folder / "figures").iterdir():
         assert path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
@@ -398,7 +400,7 @@ def test_three_modalities_train_and_are_probed(three, tmp_path, method):
     from scripts import linear_probe
 
     result = main([*three, "--method", method])
-    names = set(Three.names)
+    names = set(Three.modalities)
     assert result["last"].keys() == {"epoch"} | FIGURES | names
     folder = tmp_path / "three" / method / "default" / "seed0"
     (row,) = rows_of(folder)

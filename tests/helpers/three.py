@@ -11,7 +11,7 @@ from dataset.base import MultimodalDataset
 class Three(MultimodalDataset):
     """Random pictures; only those of `audio` tell the class, by their level."""
 
-    names = ("audio", "visual", "depth")
+    modalities = ("audio", "visual", "depth")
     protocol = "the tests'"
     method_defaults = {}
     defaults = dict(
@@ -22,8 +22,9 @@ class Three(MultimodalDataset):
     def __init__(self, args, rows, modalities, train):
         draws = torch.Generator().manual_seed(rows[0])
         self.modality_names, self.targets = modalities, [number % 3 for number in rows]
+        self.names = [f"sample{number}" for number in rows]
         level = torch.tensor(self.targets, dtype=torch.float32).view(-1, 1, 1, 1)
-        self.inputs = {name: torch.randn(len(rows), 1, 32, 32, generator=draws) for name in self.names}
+        self.inputs = {name: torch.randn(len(rows), 1, 32, 32, generator=draws) for name in self.modalities}
         self.inputs["audio"] = 2 * level + 0.1 * self.inputs["audio"]
 
     def __len__(self):
@@ -42,7 +43,7 @@ class Three(MultimodalDataset):
 
     @classmethod
     def encoders(cls, args):
-        return dict.fromkeys(cls.names, partial(NarrowResNet18, channels=1))
+        return dict.fromkeys(cls.modalities, partial(NarrowResNet18, channels=1))
 
     @classmethod
     def class_names(cls, args):

@@ -250,7 +250,7 @@ def test_three_modalities_with_labelled_axes_and_curves_known_without_their_colo
     colours = {}
     for axis in axes:  # a modality looks the same in every panel
         for line in axis.get_lines():
-            if line.get_label() in Three.names:
+            if line.get_label() in Three.modalities:
                 colours.setdefault(line.get_label(), set()).add((line.get_color(), line.get_marker()))
     assert all(len(looks) == 1 for looks in colours.values())
     assert len(set.union(*colours.values())) == len(colours)

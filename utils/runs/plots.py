@@ -1,5 +1,6 @@
 """Pictures of a run, drawn from the rows of its metrics.jsonl alone."""
 
+import math
 from pathlib import Path
 
 # Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
@@ -8,6 +9,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "X")
 DASHES = ("-", "--", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2, 2, 2)))  # dotted: what is compared with
 FUSED = {"color": "black", "marker": ".", "linestyle": "-"}
+# Columns of a row that are drawn elsewhere, or not at all; whatever else has values by name is the method's own.
+COMMON = {"train", "val", "test", "fisher_trace", "gradient_norm", "relative_change", "prime_window"}
+COMMON |= {"alpha", "regulated", "distance", "hold"}
 
 
 def style(place: int) -> dict:
@@ -17,7 +21,10 @@ def style(place: int) -> dict:
 
 
 def draw(rows: list[dict], folder: Path, title: str) -> None:
-    """Write fisher_trace.png, accuracy.png and, for a method that regulates, alpha.png into `folder`."""
+    """Write fisher_trace.png and accuracy.png into `folder`, and what the method has recorded beside them.
+
+    That is alpha.png of a method that regulates, and method.png of the columns that only this method has.
+    """
     from matplotlib.figure import Figure  # here, since it takes seconds to load
 
     for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("alpha", alpha)):
@@ -31,6 +38,34 @@ def draw(rows: list[dict], folder: Path, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         figure.savefig(folder / f"{name}.png", dpi=150)
+    if columns := own_columns(rows):
+        figure = Figure(figsize=(6.4, 1.2 + 1.8 * len(columns)), layout="constrained")
+        own(figure, rows, columns)
+        figure.suptitle(title)
+        figure.savefig(folder / "method.png", dpi=150)
+
+
+def own_columns(rows: list[dict]) -> list[str]:
+    """The columns of a method's own (`columns` of methods/base.py, or its `on_epoch_end`) that hold a number."""
+    columns = [name for name, values in rows[0].items() if isinstance(values, dict) and name not in COMMON]
+    return [name for name in columns if any(value is not None for row in rows for value in row[name].values())]
+
+
+def own(figure, rows: list[dict], columns: list[str]) -> None:
+    """Small multiples: each column over the epochs, a line for each name in it; where it is None, a gap."""
+    modalities = list(rows[0]["fisher_trace"])
+    grid = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
+    shown = {}
+    for axes, column in zip(grid, columns, strict=True):
+        for name in rows[0][column]:
+            values = [math.nan if row[column][name] is None else float(row[column][name]) for row in rows]
+            look = style(modalities.index(name)) if name in modalities else FUSED
+            (shown[name],) = axes.plot(_epochs(rows), values, **look, markersize=3, label=name)
+        axes.set_ylabel(column.replace("_", " "))
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[-1].set_xlabel("epoch")
+    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(handles=shown.values(), loc="outside lower center", ncols=4, frameon=False)
 
 
 def fisher_trace(axes, rows: list[dict]) -> None:
