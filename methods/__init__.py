@@ -8,6 +8,7 @@ from methods.gblending import GBlending
 from methods.greedy import Greedy
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
+from methods.mmcosine import MMCosine
 from methods.mmpareto import MMPareto
 from methods.ogm import OGM, OGMGE
 from methods.opm import OPM, OPMWithOGM
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
     "agm": AGM,
     "mmpareto": MMPareto,
     "inforeg": InfoRegMethod,
+    "mmcosine": MMCosine,
     "opm": OPM,
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,

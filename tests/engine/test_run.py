@@ -47,7 +47,8 @@ OWN = {
     "g2d": {"learning"},
 }
 LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d"}  # who logs a loss for each modality
-ONLY_FOR = {"unimodal": {"concat"}, "dgl": {"concat", "sum"}}  # the others take every fusion
+ADDITIVE = {"concat", "sum"}
+ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE}  # the others take every fusion
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}
 WITHHELD = {"gblending": 9, "relearning": 9}
