@@ -15,6 +15,7 @@ from methods.opm import OPM, OPMWithOGM
 from methods.pmr import PMR
 from methods.relearning import Relearning
 from methods.tcmax import TCMax
+from methods.umt import UMT
 from methods.unimodal import Unimodal
 from methods.valuation import Valuation
 
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "mmpareto": MMPareto,
     "inforeg": InfoRegMethod,
     "mmcosine": MMCosine,
+    "umt": UMT,
     "opm": OPM,
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.base import Method
+from models.multimodal import MultimodalModel
 from utils.numbers import count
 
 
@@ -16,8 +17,7 @@ class Modulation(Method):
 
     def __init__(self, args, model):
         super().__init__(args, model)
-        if len(model.modalities) < 2:
-            raise ValueError(f"{type(self).__name__} weighs modalities against each other: it needs two or more")
+        need_two(self, model)
 
     @staticmethod
     def add_epochs(group, first: int, last: int, source: str) -> None:
@@ -37,6 +37,12 @@ class Modulation(Method):
         acts = acts or self.in_force
         pairs = zip(values, self.model.modalities, strict=True)
         return torch.stack([value if acts(name) else torch.full_like(value, neutral) for value, name in pairs])
+
+
+def need_two(method: Method, model: MultimodalModel) -> None:
+    """Raise ValueError unless the model has two modalities or more."""
+    if len(model.modalities) < 2:
+        raise ValueError(f"{type(method).__name__} weighs modalities against each other: it needs two or more")
 
 
 @torch.no_grad()

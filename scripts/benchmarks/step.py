@@ -41,8 +41,9 @@ from dataset.base import Batch
 from engine.parser import make_parser, parse
 from engine.setup import make_method
 from engine.train import step
-from methods import METHODS
+from methods import METHODS, Method
 from methods.run import Run
+from methods.teachers import Taught
 from models.multimodal import build_model
 from scripts.benchmarks.counts import Counts, count, held_bytes
 from scripts.benchmarks.naive import NaiveInfoReg
@@ -164,7 +165,7 @@ def missing(method: str, words: Sequence[str], common: Sequence[str], folder: Pa
     given = {word.split("=")[0] for word in words}
     if method == "unimodal" and "--modality" not in given:
         return ["--modality", list(encoders_of(common))[-1]]
-    if method == "g2d" and "--teachers" not in given:
+    if issubclass(METHODS.get(method, Method), Taught) and "--teachers" not in given:
         return ["--teachers", *save_teachers(common, folder)]
     return []
 

@@ -251,7 +251,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *(Row(name, f"--method {name}") for name in ("mmcosine", "opm", "opm_ogm", "valuation")),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
         *(Row(name, f"--method {name}") for name in ("dgl", "tcmax")),
-        Row("g2d", f"--method g2d --teachers {teachers}"),
+        *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import prepare_mosi
 import pytest
 import torch
-from helpers.acting import acting
+from helpers.acting import TAUGHT, acting
 from helpers.instances import PARTS, SERIES, make_series, save_series
 from helpers.preparing import status_of
 from helpers.runs import checkpoint, differing, folder_of, rows_of
@@ -156,7 +156,7 @@ def test_a_file_without_a_validation_part(tmp_path):
 
 
 def chosen(method, teachers):
-    more = {"unimodal": ["--modality", "text"], "g2d": ["--teachers", *teachers]}
+    more = {"unimodal": ["--modality", "text"]} | dict.fromkeys(TAUGHT, ["--teachers", *teachers])
     return acting(method, *more.get(method, []))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import instances
+from helpers.acting import TAUGHT
 from helpers.decoded import remember
 from helpers.instances import make_clips, make_folder, make_hateful_memes, make_series, make_ucf101, save_series
 from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, make_demo, rows_of, save_teachers
@@ -83,7 +84,7 @@ def train(roots, tmp_path, monkeypatch):
             monkeypatch.setattr(DATASETS[dataset], "encoders", lambda args: ENCODERS[dataset])
         if method in WITHHOLDING:
             argv += ["--held_out", "0.5"]  # so that it has a sample of each class
-        if method == "g2d":
+        if method in TAUGHT:
             args = parse(argv[:2] + argv[4:])
             encoders, classes = DATASETS[dataset].encoders(args), DATASETS[dataset].class_names(args)
             argv += ["--teachers", *save_teachers(tmp_path, encoders, dataset, classes)]

@@ -1,5 +1,10 @@
 """What makes each method act within two epochs on little data, in words of the command line."""
 
+from methods import METHODS
+from methods.teachers import Taught
+
+TAUGHT = {name for name, method in METHODS.items() if issubclass(method, Taught)}  # who needs --teachers
+
 # A method that is not named acts by its defaults. The share is that in which every class of the small demo stands.
 ACTING = {
     "unimodal": ["--modality", "visual"],

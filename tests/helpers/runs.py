@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
-from helpers.acting import acting
+from helpers.acting import TAUGHT, acting
 from helpers.decoded import remember
 from helpers.narrow import NarrowResNet18
 
@@ -60,7 +60,7 @@ def flags(data_root, out, *more):
 
 def train(data_root, out, *more, encoders=SMALL, figures=False):
     """Run main() and return the run's folder. Without `encoders` the demo's own ResNet-18s are trained."""
-    if "g2d" in more and "--teachers" not in more:
+    if TAUGHT & set(more) and "--teachers" not in more:
         more = (*more, "--teachers", *save_teachers(out, encoders or Demo.encoders(parse(flags(data_root, out)))))
     argv = flags(data_root, out, *more)
     with pytest.MonkeyPatch.context() as patch:

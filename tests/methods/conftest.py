@@ -1,7 +1,7 @@
 """Every method, ready for its first epoch."""
 
 import pytest
-from helpers.acting import acting
+from helpers.acting import TAUGHT, acting
 from helpers.contract import BATCH, EPOCHS, FLAGS, TWO, WITHHELD, N
 from helpers.tiny import TinyData
 
@@ -18,7 +18,7 @@ def begin(tiny_model, tiny_run, save_teachers):
         if name == "unimodal":
             modalities = modalities[:1]
             argv += ["--modality", *modalities]
-        if name == "g2d":
+        if name in TAUGHT:
             argv += ["--teachers", *save_teachers(modalities)]
         args = parse(argv)
         own = dict(batch_size=BATCH, workers=0, epochs=EPOCHS) | FLAGS.get(name, {}) | flags

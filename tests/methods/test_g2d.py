@@ -19,7 +19,7 @@ from utils.errors import RunError
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 GROWING, CONSTANT = [1.0, 2.0], [2.0, 2.0]  # traces after which the next window is open, and closed
 FLAGS = dict(temperature=1.0, logit_weight=1.0, feature_weight=1.0, priority_epochs=4, hold="encoder")
-FLAGS |= dict(dataset="CREMAD", data_root="data/CREMAD")
+FLAGS |= dict(method="g2d", dataset="CREMAD", data_root="data/CREMAD")
 
 
 @pytest.fixture

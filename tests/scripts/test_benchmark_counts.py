@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn as nn
+from helpers.acting import TAUGHT
 from helpers.runs import SMALL, flags, save_teachers
 from helpers.steps import host_reads
 
@@ -106,7 +107,7 @@ def test_nobody_waits_for_the_device_in_a_step(demo, tmp_path, monkeypatch, name
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
     withheld = ["--held_out", "0.17"]
     own = {"unimodal": ["--modality", "visual"], "gblending": withheld, "relearning": withheld}.get(name, [])
-    if name == "g2d":
+    if name in TAUGHT:
         own = ["--teachers", *save_teachers(tmp_path, SMALL)]
     run, method, batches = runs.prepare([*flags(demo, tmp_path), "--method", name, *own])
     totals = train.Totals()

@@ -9,7 +9,7 @@ import sys
 import pack_shards
 import pytest
 import torch
-from helpers.acting import acting
+from helpers.acting import TAUGHT, acting
 from helpers.places import ROOT
 from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers, train
 from helpers.two import ENCODERS
@@ -49,7 +49,7 @@ def job(demo, out, method, *more):
     # 48 samples are batches of 17, 17 and 14: shares of 9 and 8, then of 7.
     argv = flags(demo, out, *acting(method))
     argv += ["--epochs", "2", "--batch_size", "17", "--sync_bn"]
-    if method == "g2d":
+    if method in TAUGHT:
         with torch.random.fork_rng():
             argv += ["--teachers", *save_teachers(out, ENCODERS)]
     return [*argv, *more]
