@@ -48,6 +48,9 @@ class Loader(DataLoader):
     def __init__(self, dataset: Dataset, **settings: Any):
         super().__init__(dataset, worker_init_fn=begin, **settings)
 
+    def check_worker_number_rationality(self) -> None:
+        """No warning of more processes than cores: they wait for files most of the time, and change no result."""
+
     def __iter__(self) -> Iterator:
         if not self.num_workers:
             yield from super().__iter__()

@@ -40,8 +40,11 @@ class Totals:
         self.next_glance = now + self.every
         return True
 
-    def glance(self) -> dict[str, str]:
-        """Numbers for the bar. On CUDA the copy runs behind the steps, so they are those of the glance before."""
+    def glance(self) -> dict[str, float]:
+        """The means so far, for the bar; {} if there are none yet.
+
+        On CUDA the copy runs behind the steps, so they are those of the glance before.
+        """
         if self.buffer is None:
             pin = self.sums.device.type == "cuda"
             self.buffer = torch.full((len(self.names) + 1,), math.nan, pin_memory=pin)
@@ -49,11 +52,7 @@ class Totals:
         self.buffer[:-1].copy_(self.sums, non_blocking=True)
         self.buffer[-1] = self.samples
         shown = shown or self._means(self.buffer)
-        return {
-            name: f"{value:.3f}" if name == "loss" else f"{value:.0%}"
-            for name, value in shown.items()
-            if not name.startswith("loss_") and math.isfinite(value)
-        }
+        return {name: value for name, value in shown.items() if math.isfinite(value)}
 
     def state_dict(self) -> dict:
         """The sums so far, on the CPU."""

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from dataset.base import Batch
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
-from engine.progress import Scalars, describe
+from engine.progress import Lines, Scalars, bar_of, glimpse
 from engine.totals import Totals
 from engine.watch import NotFinite, Watch, check_finite, vital
 from inforeg.movement import Movement
@@ -40,7 +40,7 @@ def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder:
     history = History(folder)
     checkpoints = Checkpoints(run, method, schedule, history, classes)
     begun = checkpoints.restore()
-    scalars = Scalars(folder, run.epoch)
+    scalars, lines = Scalars(folder, run.epoch), Lines(run.args.epochs)
     for number in range(run.epoch, run.args.epochs):
         run.epoch = number
         checkpoints.start_epoch(begun)
@@ -56,7 +56,7 @@ def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder:
             raise Stopped(error.number, f" in epoch {number + 1}, which is trained but not evaluated") from None
         check_finite(epoch)  # the weights of the epoch's last step have been in no training loss
         seconds = checkpoints.seconds
-        tqdm.write(f"epoch {number + 1:>3}/{run.args.epochs}  {describe(epoch)}  {seconds:.0f} s")
+        tqdm.write("\n".join(lines.of(epoch, seconds)))
         scalars.write(epoch, seconds)
         history.append(epoch, predictions, seconds)
         checkpoints.after_epoch()
@@ -113,14 +113,15 @@ def train_epoch(
     run.model.train()
     quiet = True if rank() else None  # None: where the output is no terminal
     label, total = f"epoch {run.epoch + 1}/{run.args.epochs}", run.step + len(loader)
-    with tqdm(loader, desc=label, total=total, initial=run.step, leave=False, disable=quiet) as bar:
+    look = bar_of(label, total)
+    with tqdm(loader, **look, initial=run.step, leave=False, disable=quiet) as bar:
         for batch in bar:
             losses, output = step(run, method, batch.to(run.device), movement)
             totals.add(losses, output)
             watch.add(run.step, batch.index, vital(method, losses, output))
             watch.look()
             if totals.due():
-                bar.set_postfix(totals.glance())
+                bar.set_postfix_str(glimpse(totals.glance(), label, total))
             run.step += 1
             after_step(totals, watch, movement)
     watch.close()

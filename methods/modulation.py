@@ -22,8 +22,9 @@ class Modulation(Method):
     @staticmethod
     def add_epochs(group, first: int, last: int, source: str) -> None:
         """Add --modulation_starts and --modulation_ends; `source` says where the defaults come from."""
-        group.add_argument("--modulation_starts", type=count, default=first, help=f"first epoch that acts; {source}")
-        group.add_argument("--modulation_ends", type=count, default=last, help=f"last epoch that acts; {source}")
+        for flag, default, which in (("starts", first, "first"), ("ends", last, "last")):
+            told = f"{which} epoch that acts, from 0; {source}"
+            group.add_argument(f"--modulation_{flag}", type=count, default=default, help=told)
 
     def in_epochs(self) -> bool:
         """Whether this epoch is one of --modulation_starts to --modulation_ends, both included, counted from 0."""
