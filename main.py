@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> dict:
         method = make_method(args)
         folder = RunFolder(args)
         folder.check_data(checksums(args))
+        folder.check_weights(method.model.started_from)
         barrier()  # nobody has written yet
         with folder.hold():
             if folder.done:
@@ -46,7 +47,7 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
     """Train to the last epoch, as `argv` says, parsed to `args`; write what the run's folder holds."""
     model = method.model
     splits = build(args, model.modalities, method.held_out)
-    folder.create(provenance("main.py", argv, device, checksums(args)))
+    folder.create(provenance("main.py", argv, device, checksums(args), weights=model.started_from))
     make_ready(args, model, device)
     optimizer = make_optimizer(args, model)
     run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, plain=splits.plain)

@@ -37,6 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     constants["window_smoothing"] = constants.pop("smoothing")
     parser.set_defaults(**constants | defaults)
     args = parser.parse_args(argv)
+    args.freeze = sorted(set(args.freeze)) if args.freeze else None
     if refusal := DATASETS[args.dataset].refusal(args):
         parser.error(refusal)
     if args.window_every and args.window != "accumulated":
@@ -98,6 +99,14 @@ def _add_data(group, source: type[MultimodalDataset]) -> None:
     source.add_args(group)
 
 
+def named_file(text: str) -> str:
+    """An argument type: MODALITY=FILE."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=FILE")
+    return text
+
+
 def _add_model(group, chosen: type[Method]) -> None:
     group.add_argument("--fusion", choices=FUSIONS, default="concat", help="paper, Section 4; Table 5 compares all")
     if chosen.takes_unimodal_loss:
@@ -106,6 +115,16 @@ def _add_model(group, chosen: type[Method]) -> None:
             help="add one cross entropy per modality, on the fusion head's read-out (split) or on a classifier of its "
             "own (heads); the paper's starred rows are split",
         )  # fmt: skip
+
+    group.add_argument(
+        "--weights", action="append", type=named_file, metavar="MODALITY=FILE",
+        help="start this encoder from a file: torchvision's state dict of a ResNet, or a last.pt or best.pt; .pth, .pt "
+        "or .safetensors; repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--freeze", action="append", metavar="MODALITY",
+        help="leave this encoder as it starts, batch norm in evaluation mode; repeatable",
+    )  # fmt: skip
 
 
 def _add_training(group) -> None:

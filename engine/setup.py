@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -9,6 +10,7 @@ from dataset import DATASETS
 from methods import METHODS
 from methods.base import Method
 from models.multimodal import MultimodalModel, build_model, place
+from models.weights import load_weights
 from utils.distributed.gradients import share_gradients
 from utils.distributed.norm import synchronise_batch_norm
 from utils.errors import CombinationError, RunError
@@ -24,9 +26,38 @@ def make_method(args) -> Method:
     available = source.encoders(args)
     encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
     try:
-        return method(args, build_model(encoders, args.fusion, len(source.class_names(args)), args.seed))
+        model = build_model(encoders, args.fusion, len(source.class_names(args)), args.seed)
+        start(args, model, tuple(available))
+        return method(args, model)
     except ValueError as error:
         raise CombinationError(str(error)) from None
+
+
+def start(args, model: MultimodalModel, available: tuple[str, ...]) -> None:
+    """Give encoders the weights of --weights, and freeze those of --freeze, before the method looks at the model.
+
+    What is named of `available`, the modalities of the data set, and not in the model, as that of a unimodal one, does
+    nothing.
+
+    Raises:
+        ValueError: for a modality that the data set does not have, or weights named twice; RunError: for weights that
+            do not fit.
+    """
+    files: dict[str, Path] = {}
+    for name, path in (word.split("=", 1) for word in args.weights or ()):
+        if name in files:
+            raise ValueError(f"--weights {name} is given twice: {files[name]} and {path}")
+        files[name] = Path(path).expanduser()
+    for flag, names in (("weights", files), ("freeze", args.freeze or ())):
+        if strange := [name for name in names if name not in available]:
+            raise ValueError(f"--{flag} {strange[0]}: {args.dataset} has {', '.join(available)}")
+    for name in model.modalities:
+        if name in files:
+            sha256, left_out = load_weights(model.encoders[name], name, files[name])
+            model.started_from[name] = sha256
+            without = f", without its classifier ({', '.join(left_out)})" if left_out else ""
+            print(f"the encoder of {name} starts from {files[name]}, sha256 {sha256[:16]}...{without}")
+    model.freeze(args.freeze or ())
 
 
 def choose_device(args) -> torch.device:
@@ -57,9 +88,10 @@ def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
 
 
 def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
-    """The optimizer of all parameters; those of the encoders have --encoder_lr_factor times the learning rate."""
-    encoders = list(model.encoders.parameters())
-    others = [p for name, p in model.named_parameters() if not name.startswith("encoders.")]
+    """The optimizer of all parameters that learn; the encoders' have --encoder_lr_factor times the learning rate."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    encoders = [p for name, p in trained.items() if name.startswith("encoders.")]
+    others = [p for name, p in trained.items() if not name.startswith("encoders.")]
     parameters = [{"params": others}, {"params": encoders, "lr": args.encoder_lr_factor * args.lr}]
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)

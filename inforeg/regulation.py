@@ -128,7 +128,7 @@ class InfoReg:
         self._begun = True
 
     def _decide(self) -> None:
-        """Choose the encoders that may be regulated until the next trace is known."""
+        """Choose the encoders that may be regulated until the next trace is known; a frozen one may not."""
         if self._decided == self.window.epoch:
             return
         if self._begun:
@@ -136,7 +136,8 @@ class InfoReg:
             self._sums = torch.zeros(())
         self._decided = self.window.epoch
         begun = self._decided >= self.window.start_epoch
-        self._active = tuple(name for name in self.modalities if begun and self.window.admits(name, self.during))
+        learning = (name for name in self.modalities if any(p.requires_grad for p in self._parameters[name]))
+        self._active = tuple(name for name in learning if begun and self.window.admits(name, self.during))
 
     @torch.no_grad()
     def step(self, unimodal_logits: Mapping[str, Tensor], target: Tensor) -> None:

@@ -64,9 +64,9 @@ class Greedy(Modulation):
         self.steps_left = self.steps_left.to(where.device)
 
     def curates(self, modality: str) -> bool:
-        """Whether this epoch may hold the gates of `modality` constant."""
+        """Whether this epoch may hold the gates of `modality` constant; a frozen encoder has nothing to learn by it."""
         acts = self.args.curation != "none" and self.epoch >= self.args.counting_epochs
-        return acts and self.in_force(modality)
+        return acts and modality not in self.model.frozen and self.in_force(modality)
 
     def forward(self, batch) -> Output:
         if self.model.training:
@@ -88,6 +88,10 @@ class Greedy(Modulation):
     def fastest(self) -> Tensor:
         """(M,) true for the modality of the largest r_m, if this epoch may curate it."""
         ratio = self.ratio()
+        learning = zip(ratio, self.model.modalities, strict=True)
+        ratio = torch.stack(
+            [torch.full_like(r, -torch.inf) if name in self.model.frozen else r for r, name in learning]
+        )
         places = torch.arange(len(ratio), device=ratio.device)
         return self.gated(places == ratio.argmax(), neutral=False, acts=self.curates)
 
@@ -103,8 +107,7 @@ class Greedy(Modulation):
         self.note("curated", self.model.exchange.curated.to(self.speeds.dtype))
         curating = self.steps_left > 0
         self.speeds = torch.where(curating, self.speeds, self.speeds + self.step_speeds())
-        ratio = self.ratio()
-        begins = (ratio.max() - ratio.min() > self.args.epsilon) & self.fastest().any()
+        begins = (self.spread() > self.args.epsilon) & self.fastest().any()
         self.steps_left = torch.where(curating, self.steps_left - 1, begins * self.args.curation_steps)
 
     def ratio(self) -> Tensor:
@@ -112,16 +115,24 @@ class Greedy(Modulation):
         main, bypass = self.speeds
         return torch.log10(bypass / main)
 
+    def spread(self) -> Tensor:
+        """max r - min r over the encoders that learn; 0 if all are frozen."""
+        ratio = zip(self.ratio(), self.model.modalities, strict=True)
+        learning = [r for r, name in ratio if name not in self.model.frozen] or [self.speeds.new_zeros(())]
+        return torch.stack(learning).max() - torch.stack(learning).min()
+
     def step_speeds(self) -> Tensor:
         """(2, M) ||g||^2 / ||w||^2 of this step, of main_m and of bypass_m."""
         units = self.model.exchange.units
-        main = {name: list(encoder.parameters()) for name, encoder in self.model.encoders.items()}
+        main = {name: [p for p in e.parameters() if p.requires_grad] for name, e in self.model.encoders.items()}
         if self.branches:
             for name, head in self.model.fusion.heads.items():
                 main[name] += head.parameters()
         shared = [p for unit in units for p in unit.squeeze.parameters()]
         bypass = {name: shared + [p for unit in units for p in unit.excite[name].parameters()] for name in main}
-        return torch.stack([torch.stack([speed(group) for group in groups.values()]) for groups in (main, bypass)])
+        none = shared[0].new_zeros(())  # of a frozen encoder, whose head is the fusion
+        speeds = [[speed(group) if group else none for group in groups.values()] for groups in (main, bypass)]
+        return torch.stack([torch.stack(of_kind) for of_kind in speeds])
 
     def on_epoch_end(self, run) -> dict:
         """Adds `curated`, the share of the epoch's steps in which m's gates were constant, and `speed_ratio`, r_m."""

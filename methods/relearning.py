@@ -94,7 +94,10 @@ class Relearning(Method):
             target = seen.pop("target")
             metrics[f"purity_{split}"] = {name: purity(f, target, self.model.classes) for name, f in seen.items()}
         gaps = {name: abs(metrics["purity_train"][name] - p) for name, p in metrics["purity_held_out"].items()}
-        metrics["reset"] = {name: float(np.tanh(self.args.strength * gap)) for name, gap in gaps.items()}
+        metrics["reset"] = {
+            name: 0.0 if name in self.model.frozen else float(np.tanh(self.args.strength * gap))
+            for name, gap in gaps.items()
+        }
         return metrics
 
     def on_epoch_end(self, run) -> dict:

@@ -1,7 +1,7 @@
 """The multimodal classifier: encode -> fuse, with a unimodal read-out, for any number of named modalities."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,11 +40,26 @@ class MultimodalModel(nn.Module):
         self.dropout = has_dropout(self.encoders)
         self.heads: nn.ModuleDict | None = None
         self.exchange: Exchange | None = None
+        self.frozen: tuple[str, ...] = ()
+        self.started_from: dict[str, str] = {}  # {modality: sha256 of the file that its first weights are from}
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities, in the order of the encoders."""
         return tuple(self.encoders)
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Keep these encoders as they are: no gradients, and batch norm and dropout as in evaluation, always."""
+        self.frozen = tuple(name for name in self.encoders if name in set(names))
+        for name in self.frozen:
+            self.encoders[name].requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "MultimodalModel":
+        """Put everything but the frozen encoders into training mode, or all into evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.encoders[name].eval()
+        return self
 
     def add_heads(self) -> None:
         """Give every modality a classifier of its own, which then is its unimodal read-out."""

@@ -60,7 +60,7 @@ def gradients(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, lis
     """{modality: the gradient of L_joint over its encoder's parameters, flat, for each batch}."""
     parameters = {name: list(encoder.parameters()) for name, encoder in model.encoders.items()}
     vectors: dict[str, list[Tensor]] = {name: [] for name in parameters}
-    model.train()
+    model.requires_grad_().train()  # of a frozen encoder, too
     for batch in batches:
         loss = F.cross_entropy(model.fuse(model.encode(batch.inputs)), batch.target)
         grads = iter(torch.autograd.grad(loss, sum(parameters.values(), []), materialize_grads=True))

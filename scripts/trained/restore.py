@@ -16,6 +16,7 @@ from engine.setup import choose_device, make_method
 from methods import Method
 from models.multimodal import place
 from utils.runs.checkpoint import class_numbers, load_checkpoint, load_model
+from utils.runs.setting import ADDED
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,8 @@ def rebuild(state: dict, path: Path, flags: argparse.Namespace) -> Trained:
     Raises:
         RunError: if the weights are those of another model, or the data's classes others by name.
     """
-    args = argparse.Namespace(**state["args"])
+    args = argparse.Namespace(**ADDED | state["args"])
+    args.weights = None  # the checkpoint has them all
     args.data_root = flags.data_root or args.data_root
     args.cache = "none"  # the data set is read once, or with other noise every time
     numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)

@@ -81,7 +81,7 @@ class Weighted(Joint):
 
     @classmethod
     def add_args(cls, group):
-        group.add_argument("--weights")
+        group.add_argument("--prior")
         group.add_argument("--notes", type=Path)
 
 
@@ -92,7 +92,7 @@ def test_a_path_in_a_flag_neither_nests_the_folder_nor_misleads_the_tables(tmp_p
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
     monkeypatch.setattr(program, "draw", lambda *_: None)
     path = "/".join(["elsewhere/other"] * deep) + "/w.pt"
-    argv = flags(demo, out, "--method", "weighted", "--weights", path, "--notes", "a/b", "--epochs", "1")
+    argv = flags(demo, out, "--method", "weighted", "--prior", path, "--notes", "a/b", "--epochs", "1")
     del argv[argv.index("--tag") : argv.index("--tag") + 2]
     program.main(argv)
     program.main([*argv, "--resume"])
@@ -100,7 +100,7 @@ def test_a_path_in_a_flag_neither_nests_the_folder_nor_misleads_the_tables(tmp_p
     assert folder.parts[-4:-2] == ("demo", "weighted") and folder.parent.parent.parent.parent == out
     assert "_notes=a-b_" in folder.parent.name and len(folder.parent.name.encode()) <= LONGEST_NAME
     args = json.loads((folder / "args.json").read_text())
-    assert (args["weights"], args["notes"]) == (path, "a/b")
+    assert (args["prior"], args["notes"]) == (path, "a/b")
     capsys.readouterr()
     table = collect.main([str(out)]) or capsys.readouterr().out
     (row,) = [line for line in table.splitlines() if line.startswith("| demo")]

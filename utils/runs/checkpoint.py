@@ -1,15 +1,21 @@
 """Checkpoints on disk: written whole or not at all; damage, and weights of another model, are found before use."""
 
 import os
+import pickle
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 
 from utils.errors import DamageError, RunError, list_names
 from utils.files import add_checksum, aside, check, check_is_file, digest, discard, flush
+
+# How files of torch.save begin that are no archives, as PyTorch wrote them before 1.6: a pickled number.
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
 
 def write_checkpoint(path: Path, state: dict, before: Path | None = None) -> None:
@@ -66,22 +72,44 @@ def load_checkpoint(path: Path) -> dict:
         DamageError: if it is not what was written, by checksums.txt, or where there is none, by the CRCs of the file.
         RunError: if it is missing, or not a checkpoint of this repository.
     """
+    state, _ = read_tensors(path, "delete it to start the run anew")
+    if not is_checkpoint(state):
+        raise RunError(f"{path} is not a checkpoint of this repository")
+    return state
+
+
+def is_checkpoint(content: object) -> bool:
+    """Whether a file's content is that of a last.pt or best.pt."""
+    return isinstance(content, dict) and {"model", "args", "epoch", "classes"} <= content.keys()
+
+
+def read_tensors(path: Path, remedy: str) -> tuple[Any, str]:
+    """What a file of torch.save, or a .safetensors, holds, on the CPU, and its sha256; nothing in it is executed.
+
+    Raises:
+        DamageError: as `load_checkpoint`; `remedy` says what to do about it.
+        RunError: if it is missing.
+    """
     if not path.exists():
         raise RunError(f"{path} does not exist")
     check_is_file(path, "remove it to start the run anew")
     with path.open("rb") as file:
-        known = check(path, digest(file))
+        sha256 = digest(file)
+        known = check(path, sha256)
+        file.seek(0)
         try:
-            if not known and (part := zipfile.ZipFile(file).testzip()):
+            if path.suffix == ".safetensors":
+                return safetensors.torch.load(file.read()), sha256
+            legacy = file.read(len(LEGACY)) == LEGACY
+            if not known and not legacy and (part := zipfile.ZipFile(file).testzip()):
                 raise zipfile.BadZipFile(f"{part} has another CRC")
             file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True), sha256
+        except pickle.UnpicklingError:
+            raise DamageError(path, "not a checkpoint: it holds other things than tensors", remedy) from None
         except Exception as error:  # torch raises whatever the broken archive makes it raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DamageError(path, f"not a checkpoint: {reason}", "delete it to start the run anew") from None
-    if not isinstance(state, dict) or not {"model", "args", "epoch", "classes"} <= state.keys():
-        raise RunError(f"{path} is not a checkpoint of this repository")
-    return state
+            raise DamageError(path, f"not a checkpoint: {reason}", remedy) from None
 
 
 def class_numbers(state: dict, path: Path, names: Sequence[str], place) -> list[int]:

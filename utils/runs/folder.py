@@ -67,6 +67,20 @@ class RunFolder:
                     f"those of {before['data_root']}, which it has read; choose --tag, --out or the other --data_root"
                 )
 
+    def check_weights(self, checksums: Mapping[str, str]) -> None:
+        """Compare the files of --weights, {modality: sha256}, with those that the folder's run began with.
+
+        Raises:
+            RunError: if they are others.
+        """
+        path = self.path / "args.json"
+        for entry in read_json(path).get("provenance", []) if path.exists() else []:
+            if changed := [name for name, now in checksums.items() if entry.get("weights", {}).get(name, now) != now]:
+                raise RunError(
+                    f"{self.path} holds a run that began with other weights of {', '.join(changed)}, whose sha256 its "
+                    "args.json has: give these by --weights, or choose --tag"
+                )
+
     def check_checkpoint(self, state: Mapping) -> None:
         """Raises RunError if the checkpoint `state` is one of another setting."""
         self._check_setting(state["args"], "the checkpoint of a run")

@@ -17,9 +17,18 @@ LIBRARIES = ("torch", "torchvision", "torchaudio", "numpy")
 
 
 def provenance(
-    program: str, argv: Sequence[str], device: torch.device, data: Mapping[str, str | None] | None, root: Path = ROOT
+    program: str,
+    argv: Sequence[str],
+    device: torch.device,
+    data: Mapping[str, str | None] | None,
+    root: Path = ROOT,
+    weights: Mapping[str, str] | None = None,
 ) -> dict:
-    """One process's entry in args.json; `data`: the checksums of `dataset.checksums`, `root`: where the code lies."""
+    """One process's entry in args.json.
+
+    `data`: the checksums of `dataset.checksums`; `root`: where the code lies; `weights`: the sha256 of the files of
+    --weights by modality, in the entry only where there are some.
+    """
     return {
         "command": shlex.join(["python", program, *map(str, argv)]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -31,6 +40,7 @@ def provenance(
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         },
         "data": data,
+        **({"weights": dict(weights)} if weights else {}),
     }
 
 

@@ -10,6 +10,7 @@ import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from utils.files import packed
 
@@ -18,6 +19,8 @@ MACHINE_FLAGS = (
     "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume",
 )  # fmt: skip
 PATH_FLAGS = ("dataset", "method", "seed")  # folders of a run's path are named after them
+# Flags that earlier runs do not have, with the values by which they are what they were.
+ADDED: dict[str, Any] = {"weights": None, "freeze": None}
 LONGEST_NAME = 255  # bytes; the file systems in use allow no longer name of a folder
 
 
@@ -27,8 +30,14 @@ def plain_args(args: Namespace) -> dict:
 
 
 def setting(args: Mapping) -> dict:
-    """The flags of `args` (a run's arguments, by flag) that name its setting, seed included."""
-    return {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
+    """The flags of `args` (a run's arguments, by flag) that name its setting, seed included.
+
+    Weights to start from are named without their folders: their checksums say which they are (utils/runs/folder.py).
+    """
+    flags = {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
+    if files := flags.get("weights"):
+        flags["weights"] = sorted(f"{name}={Path(path).name}" for name, path in (word.split("=", 1) for word in files))
+    return flags
 
 
 def differing(settings: Mapping[str, Mapping]) -> dict[str, dict[str, object]]:
@@ -51,7 +60,8 @@ def differing(settings: Mapping[str, Mapping]) -> dict[str, dict[str, object]]:
 def changes(before: Mapping, now: Mapping) -> list[str]:
     """What keeps a run that began with `before` from going on with `now`, a sentence a flag; [] if nothing does."""
     new = setting(now)
-    old = {flag: before.get(flag) for flag in new}
+    old = setting(ADDED | before)
+    old = {flag: old.get(flag) for flag in new}
     changed = [f"--{flag} was {old[flag]}, is {new[flag]}" for flag in differing({"old": old, "new": new})]
     if packed(before.get("data_root")) != packed(now["data_root"]):  # shards are read in another order
         changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
@@ -60,8 +70,9 @@ def changes(before: Mapping, now: Mapping) -> list[str]:
 
 def make_tag(args: Mapping, defaults: Mapping) -> str:
     """`default`, or the flags of the setting that differ from their defaults, as in `epochs=12_fusion=sum`."""
-    flags = differing({"run": setting(args), "default": setting(defaults)})
-    words = [f"{flag}={_word(args[flag])}" for flag in sorted(flags) if flag not in PATH_FLAGS]
+    flags = setting(args)
+    changed = differing({"run": flags, "default": setting(defaults)})
+    words = [f"{flag}={_word(flags[flag])}" for flag in sorted(changed) if flag not in PATH_FLAGS]
     return folder_name("_".join(words) or "default")
 
 
