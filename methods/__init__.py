@@ -2,6 +2,7 @@
 
 from methods.agm import AGM
 from methods.base import Method
+from methods.cml import CML
 from methods.dgl import DGL
 from methods.g2d import G2D
 from methods.gblending import GBlending
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "inforeg": InfoRegMethod,
     "mmcosine": MMCosine,
     "umt": UMT,
+    "cml": CML,
     "opm": OPM,
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,

@@ -40,13 +40,14 @@ OWN = {
     "pmr": {"prototype_score", "prototype_loss", "coefficient", "entropy_weight"},
     "agm": {"kappa"},
     "mmpareto": {"conflict"},
+    "cml": {"violation"},
     "opm": {"drop_rate"},
     "opm_ogm": {"drop_rate", "coefficient"},
     "valuation": {"value", "copies"},
     "relearning": {"purity_train", "purity_held_out", "reset"},
     "g2d": {"learning"},
 }
-LOGS = {"umt": ("distance_audio", "distance_visual")}  # losses of another kind
+LOGS = {"umt": ("distance_audio", "distance_visual"), "cml": ("calibration",)}  # losses of another kind
 LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d"}  # who logs a loss for each modality
 ADDITIVE = {"concat", "sum"}
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE}  # the others take every fusion

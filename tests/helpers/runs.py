@@ -112,6 +112,8 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "ogm": acting("ogm", "--modulation_starts", "1"),
     "pmr": acting("pmr", "--per_epochs", "3"),
     "g2d": acting("g2d", "--priority_epochs", "3"),
+    "cml chain": acting("cml", "--variant", "official"),
+    "cml epoch": acting("cml", "--variant", "benchmark"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
     "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],

@@ -27,6 +27,7 @@ PASSES = {
     "agm": lambda m: dict(forwards=[BATCH, BATCH, 1], backwards=3, fusion=2**m - 1),
     "mmpareto": lambda m: dict(backwards=2, calls={"backward": 0, "grad": 2}),
     "dgl": lambda m: dict(fusion=1 + m),
+    "cml": lambda m: dict(fusion=1 + m),
 }
 # Before an epoch: samples through each encoder, calls into autograd.
 BEFORE = {
