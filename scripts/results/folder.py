@@ -90,7 +90,7 @@ def make_grid(runs: dict[Setting, list[Path]], rule: str) -> tuple[list[str], li
 
 
 def read_run(folder: Path, rule: str) -> dict[str, float | str]:
-    """The columns of one run: accuracies in %, probes in %, and the epochs (from 1) with an open window.
+    """The columns of one run: accuracies in %, probes in %, the epochs (from 1) with an open window, and the hold.
 
     An ensemble has no epochs, so no windows.
 
@@ -107,6 +107,8 @@ def read_run(folder: Path, rule: str) -> dict[str, float | str]:
     for name in epochs[0]["prime_window"]:
         opened = [str(row["epoch"] + 1) for row in epochs if row["prime_window"][name]]
         columns[f"window {name}"] = " ".join(opened) or "never"
+        if (hold := regulated(epochs, name).hold) is not None:
+            columns[f"hold {name}"] = 100 * hold
     return columns
 
 

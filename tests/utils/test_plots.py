@@ -66,4 +66,6 @@ def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, sav
 def test_a_method_without_numbers_of_its_own_has_no_such_picture(demo, tmp_path, saved):
     folder = train(demo, tmp_path, "--method", "joint", "--epochs", "1", figures=True)
     assert "accuracy.png" in saved and "method.png" not in saved
+    (row,), held = rows_of(folder), curves(saved["hold.png"].axes[0])
+    assert {name: held[name] for name in row["hold"]} == {name: [hold] for name, hold in row["hold"].items()}
     assert not (folder / "figures" / "method.png").exists()

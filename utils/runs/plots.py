@@ -21,13 +21,13 @@ def style(place: int) -> dict:
 
 
 def draw(rows: list[dict], folder: Path, title: str) -> None:
-    """Write fisher_trace.png and accuracy.png into `folder`, and what the method has recorded beside them.
+    """Write fisher_trace.png, accuracy.png and hold.png into `folder`, and what the method has recorded beside them.
 
     That is alpha.png of a method that regulates, and method.png of the columns that only this method has.
     """
     from matplotlib.figure import Figure  # here, since it takes seconds to load
 
-    for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("alpha", alpha)):
+    for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("hold", hold), ("alpha", alpha)):
         if name == "alpha" and "alpha" not in rows[0]:
             continue
         figure = Figure(figsize=(6.4, 4), layout="constrained")
@@ -93,6 +93,28 @@ def accuracy(axes, rows: list[dict]) -> None:
         axes.plot(_epochs(rows), [100 * row["train"][name] for row in rows], color=colour, linestyle=":", linewidth=1)
     axes.plot([], [], color="grey", linestyle=":", linewidth=1, label="training")
     axes.set(ylabel="accuracy (%)", ylim=(0, 101))
+
+
+def hold(axes, rows: list[dict]) -> None:
+    """How much of the way that its gradients asked for each encoder made; filled where it was regulated.
+
+    A run by another optimizer than SGD has no such number (inforeg/movement.py): the distances are drawn.
+    """
+    column = "hold" if any(value is not None for row in rows for value in row["hold"].values()) else "distance"
+    for place, name in enumerate(rows[0][column]):
+        shown = [row for row in rows if row[column][name] is not None]
+        look, values = style(place), [row[column][name] for row in shown]
+        axes.plot(_epochs(shown), values, **look, markersize=4, markerfacecolor="white", label=name)
+        held = [(row, value) for row, value in zip(shown, values, strict=True) if row.get("regulated", {}).get(name)]
+        label = f"{name}, regulated" if held else None
+        filled = look | {"linestyle": ""}
+        axes.plot(_epochs([row for row, _ in held]), [value for _, value in held], **filled, markersize=4, label=label)
+    if column == "hold":
+        axes.axhline(1, color="grey", linestyle=":", linewidth=1)
+        axes.set_ylabel("hold: distance moved / distance asked for")
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_ylabel("distance moved in the epoch  ||w||")
 
 
 def alpha(axes, rows: list[dict]) -> None:
