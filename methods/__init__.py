@@ -9,6 +9,7 @@ from methods.gblending import GBlending
 from methods.greedy import Greedy
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
+from methods.mbsd import MBSD
 from methods.mmcosine import MMCosine
 from methods.mmpareto import MMPareto
 from methods.ogm import OGM, OGMGE
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "mmcosine": MMCosine,
     "umt": UMT,
     "cml": CML,
+    "mbsd": MBSD,
     "opm": OPM,
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,

@@ -248,7 +248,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *(Row(name, f"--method {name}") for name in ("pmr", "agm", "mmpareto")),
         *ablation_variant(setting)[-5:-3],
         *ablation_variant(setting)[-2:],
-        *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "opm", "opm_ogm", "valuation")),
+        *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "mbsd", "opm", "opm_ogm", "valuation")),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
         *(Row(name, f"--method {name}") for name in ("dgl", "tcmax")),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),

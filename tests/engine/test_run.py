@@ -41,14 +41,19 @@ OWN = {
     "agm": {"kappa"},
     "mmpareto": {"conflict"},
     "cml": {"violation"},
+    "mbsd": {"taught", "teaches"},
     "opm": {"drop_rate"},
     "opm_ogm": {"drop_rate", "coefficient"},
     "valuation": {"value", "copies"},
     "relearning": {"purity_train", "purity_held_out", "reset"},
     "g2d": {"learning"},
 }
-LOGS = {"umt": ("distance_audio", "distance_visual"), "cml": ("calibration",)}  # losses of another kind
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d"}  # who logs a loss for each modality
+LOGS = {
+    "umt": ("distance_audio", "distance_visual"),
+    "cml": ("calibration",),
+    "mbsd": ("kl", "match"),
+}  # losses of another kind
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd"}  # who logs a loss for each modality
 ADDITIVE = {"concat", "sum"}
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE}  # the others take every fusion
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
