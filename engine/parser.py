@@ -130,7 +130,9 @@ def _add_model(group, chosen: type[Method]) -> None:
 def _add_training(group) -> None:
     group.add_argument("--epochs", type=positive, help="passes over the training split")
     group.add_argument("--batch_size", type=positive, help="samples a step")
-    group.add_argument("--optimizer", choices=("sgd", "adamw"), help="AdamW cancels most of a gradient's scaling")
+    group.add_argument(
+        "--optimizer", choices=("sgd", "adam", "adamw"), help="Adam and AdamW cancel most of a gradient's scaling"
+    )
     group.add_argument("--lr", type=positive_float, help="learning rate")
     group.add_argument(
         "--encoder_lr_factor", type=positive_float, default=1.0,
@@ -138,8 +140,22 @@ def _add_training(group) -> None:
     )  # fmt: skip
     group.add_argument("--momentum", type=fraction, help="of SGD")
     group.add_argument("--weight_decay", type=not_negative, help="on every parameter")
-    group.add_argument("--lr_step", type=positive, help="epochs between two decays of the learning rate")
+    group.add_argument(
+        "--schedule", choices=("step", "cosine", "constant"), default="step",
+        help="of the learning rate: by --lr_step and --lr_gamma, as the papers have it; half a cosine over --epochs; "
+        "or none",
+    )  # fmt: skip
+    group.add_argument("--lr_step", type=positive, help="epochs between two decays of --schedule step")
     group.add_argument("--lr_gamma", type=positive_float, help="factor of each decay")
+    group.add_argument(
+        "--lr_warmup", type=count, default=0, metavar="EPOCHS",
+        help="first epochs, over which the learning rate rises linearly to the schedule's, (epoch + 1) / (EPOCHS + 1) "
+        "of it in an epoch counted from 0; ours",
+    )  # fmt: skip
+    group.add_argument(
+        "--clip_norm", type=positive_float,
+        help="shorten the gradient of all parameters to this norm where it is longer, after the method has edited it",
+    )  # fmt: skip
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
     group.add_argument(
         "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"

@@ -95,4 +95,5 @@ def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
     parameters = [{"params": others}, {"params": encoders, "lr": args.encoder_lr_factor * args.lr}]
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
-    return torch.optim.AdamW(parameters, args.lr, weight_decay=args.weight_decay, fused=True)
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
+    return adam(parameters, args.lr, weight_decay=args.weight_decay, fused=True)

@@ -11,13 +11,14 @@ from dataset.base import Batch
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
 from engine.progress import Lines, Scalars, bar_of, glimpse
+from engine.schedule import make_schedule
 from engine.totals import Totals
 from engine.watch import NotFinite, Watch, check_finite, vital
 from inforeg.movement import Movement
 from inforeg.window import Metrics
 from methods.base import Method
 from methods.run import Run
-from models.multimodal import MultimodalModel, Output
+from models.multimodal import MultimodalModel, Output, clip_gradients
 from utils.distributed.gradients import agree
 from utils.distributed.processes import rank
 from utils.errors import RunError
@@ -36,7 +37,7 @@ def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder:
         RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite;
             Stopped if the run has been sent a signal.
     """
-    schedule = torch.optim.lr_scheduler.StepLR(run.optimizer, run.args.lr_step, run.args.lr_gamma)
+    schedule = make_schedule(run.optimizer, run.args)
     history = History(folder)
     checkpoints = Checkpoints(run, method, schedule, history, classes)
     begun = checkpoints.restore()
@@ -139,6 +140,7 @@ def step(run: Run, method: Method, batch: Batch, movement: Movement | None = Non
     if movement:
         movement.update()
     method.after_backward(output)
+    clip_gradients(run.model, run.args.clip_norm)
     align_gradients(run.model)
     run.optimizer.step()
     return losses, output

@@ -8,7 +8,7 @@ The joint loss trains the fusion head and no encoder; each encoder learns from i
 
 so alpha is a factor on the encoders' learning rate (under SGD). The public code goes backward twice, from the unimodal
 losses and, after discarding what they left in the head, from the joint loss; the constants above give the same
-gradients in one pass. As there, the norm of all gradients together is then clipped.
+gradients in one pass. As there, the norm of all gradients together is then clipped: `--clip_norm`, 40 by default.
 
 For concat and sum. The public code puts another fusion in the place of FiLM and changes the gated one; neither is the
 fusion of this repository. One forward pass of each encoder and one backward pass a step, M more of the head.
@@ -24,7 +24,7 @@ from torch.func import functional_call
 from methods.base import Method
 from models.fusion import Concat, Sum
 from models.multimodal import Output
-from utils.numbers import not_negative, positive_float
+from utils.numbers import not_negative
 
 
 class DGL(Method):
@@ -38,7 +38,10 @@ class DGL(Method):
             "--alpha", type=not_negative, default=3.0,
             help="of the unimodal losses; public code's scripts: 2 or 3 for Kinetics-Sounds, 4 or 5 for CREMA-D",
         )  # fmt: skip
-        group.add_argument("--clip_norm", type=positive_float, default=40.0, help="of all gradients; public code")
+
+    @classmethod
+    def defaults(cls, args) -> dict:
+        return {"clip_norm": 40.0}  # public code
 
     def __init__(self, args, model):
         super().__init__(args, model)
@@ -68,7 +71,3 @@ class DGL(Method):
         losses |= {f"loss_{name}": F.cross_entropy(z, output.target) for name, z in output.unimodal.items()}
         joint, *unimodal = losses.values()
         return {"loss": joint + self.args.alpha * sum(unimodal)} | losses
-
-    def after_backward(self, output) -> None:
-        super().after_backward(output)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.clip_norm)

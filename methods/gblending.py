@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dataset.base import Batch
 from methods.base import Method
-from models.multimodal import MultimodalModel
+from models.multimodal import MultimodalModel, clip_gradients
 from utils.distributed.gradients import share_gradients
 from utils.numbers import positive, proper_share
 from utils.precision import autocast
@@ -111,6 +111,7 @@ class GBlending(Method):
                     loss = F.cross_entropy(task_logits(model, batch.inputs, (task,))[task], batch.target)
                 optimizer.zero_grad()
                 loss.backward()
+                clip_gradients(model, run.args.clip_norm)
                 optimizer.step()
                 stop_if_asked()
         return trial

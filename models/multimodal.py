@@ -94,6 +94,12 @@ class MultimodalModel(nn.Module):
         return {name: head(features[name]) for name, head in self.heads.items()}
 
 
+def clip_gradients(model: nn.Module, norm: float | None) -> None:
+    """Shorten the gradient of all parameters together to `norm` where it is longer; the host does not learn whether."""
+    if norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), norm)
+
+
 def place(model: nn.Module, where: torch.device | Tensor) -> None:
     """Move to a device, or to a tensor's device and type; two-dimensional convolutions lie as they are fastest there.
 

@@ -99,7 +99,7 @@ def test_joint_has_no_flag_of_inforeg():
         (["--batch", "4"], ["--batch"]),
         (["--meth", "joint"], ["--meth", "did you mean --method?"]),
         (["stray"], ["stray"]),
-        (["--scheduler", "step"], ["unknown argument --scheduler\n"]),  # nothing is close
+        (["--scheduler", "step"], ["unknown argument --scheduler; did you mean --schedule?\n"]),
         (["--epcohs", "4"], ["did you mean --epochs?"]),
         (["--method", "joint", "--beta", "0.5"], ["--beta is a flag of --method inforeg, not of joint"]),
         (["--method", "joint", "--beta=0.5"], ["--beta is a flag of --method inforeg, not of joint"]),

@@ -1,10 +1,16 @@
-"""A method that is stopped after each of its steps, and goes on from what a checkpoint holds."""
+"""Methods and runs that are stopped after a step, and go on from what a checkpoint holds."""
 
+import signal
+
+import pytest
 import torch
 from helpers.contract import BATCH, EPOCHS, N, epoch_of
+from helpers.runs import train
 
 from engine.checkpoints import Begun, check_state
 from engine.train import train_epoch
+from methods import METHODS
+from utils.errors import RunError
 from utils.runs.generators import random_states, restore_random_states
 
 
@@ -58,3 +64,22 @@ def assert_resumes_after_every_step(make, folder):
         assert found == records[epoch:], f"another record after a stop in epoch {epoch}, step {step}"
         other = [name for name, value in resumed.model.state_dict().items() if not torch.equal(value, expected[name])]
         assert other == [], f"other weights after a stop in epoch {epoch}, step {step}"
+
+
+def train_stopped(demo, out, *more, after, number=signal.SIGTERM):
+    """A run that is sent the signal after so many steps; what it says."""
+    method = more[1]
+    real, steps = METHODS[method].after_backward, []
+
+    def send(self, output):
+        real(self, output)
+        steps.append(output)
+        if len(steps) == after:
+            signal.raise_signal(number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as stopped:
+        patch.setattr(METHODS[method], "after_backward", send)
+        train(demo, out, *more)
+    assert len(steps) == after
+    assert stopped.value.status == 128 + number and stopped.value.label == ""
+    return str(stopped.value)

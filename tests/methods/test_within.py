@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn as nn
 from helpers.places import ROOT
-from helpers.resuming import assert_resumes_after_every_step
+from helpers.resuming import assert_resumes_after_every_step, train_stopped
 from helpers.runs import SETTINGS, STEPS, checkpoint, flags, folder_of, rows_of, train
 
 import main as program
@@ -128,25 +128,6 @@ def test_the_loader_begins_at_a_batch_without_reading_those_before(tiny_run, tin
 
 
 # --- Runs
-
-
-def train_stopped(demo, out, *more, after, number=signal.SIGTERM):
-    """A run that is sent the signal after so many steps; what it says."""
-    method = more[1]
-    real, steps = METHODS[method].after_backward, []
-
-    def send(self, output):
-        real(self, output)
-        steps.append(output)
-        if len(steps) == after:
-            signal.raise_signal(number)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as stopped:
-        patch.setattr(METHODS[method], "after_backward", send)
-        train(demo, out, *more)
-    assert len(steps) == after
-    assert stopped.value.status == 128 + number and stopped.value.label == ""
-    return str(stopped.value)
 
 
 @pytest.mark.parametrize("setting", ["inforeg lr", "inforeg official", "mmpareto", "valuation"])
