@@ -12,6 +12,7 @@ from scripts.results.render import render
 from scripts.results.tables import RULES
 from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics
+from utils.runs.regulation import regulated
 
 Setting = tuple[str, str, str]  # data set, method, tag
 ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))  # the controls first
