@@ -282,7 +282,7 @@ def roots(tmp_path_factory):
 
 
 SMALL = {
-    "demo": "--demo_clips=64 --demo_sound_error=0.3 --demo_picture_noise=30 --image_size 16 --frames 2",
+    "demo": "--demo_clips=64 --demo_detune=0.5 --demo_picture_noise=30 --image_size 16 --frames 2",
     "UCF101": "--image_size 16 --frames 2",
     "HatefulMemes": "--image_size 16 --text_length 8",
     "MOSI": "",

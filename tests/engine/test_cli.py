@@ -128,7 +128,7 @@ def test_a_wrong_flag_is_refused_and_explained(capsys, argv, said):
         "--weight_decay -1", "--lr_step 0", "--lr_gamma 0", "--val_fraction 1", "--val_fraction -0.1", "--workers -1",
         "--window_smoothing 0", "--frames 0", "--fps x", "--image_size 0", "--seed x", "--threshold nan", "--beta nan",
         f"--seed {2**63}", f"--seed={-(2**63) - 1}",
-        "--dataset demo --demo_sound_error 1", "--dataset demo --demo_clips 0",
+        "--dataset demo --demo_detune -1", "--dataset demo --demo_clips 0",
     ],
 )  # fmt: skip
 def test_a_bad_number_is_refused_by_the_name_of_its_flag(capsys, argv):

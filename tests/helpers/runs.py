@@ -19,7 +19,7 @@ from models.encoders import Staged
 from models.multimodal import build_model
 
 CLIPS = 64  # 48 to train on, 16 to test on
-SETTING = dict(demo_clips=CLIPS, demo_sound_error=0.3, demo_picture_noise=30.0)
+SETTING = dict(demo_clips=CLIPS, demo_detune=0.5, demo_picture_noise=30.0)
 STEPS = 3  # an epoch, of 16 samples each
 
 
