@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> str:
     if (args.results is None) == (args.experiment is None):
         parser.error("give either a folder of results or --experiment")
     if args.experiment:
-        dataset = args.dataset or EXPERIMENTS[args.experiment].datasets[0]
+        experiment = EXPERIMENTS[args.experiment]
         places = (list(dict.fromkeys(args.seeds)), args.out, args.data_root, args.extra)
-        return write_experiment(args.experiment, dataset, *places, args.rule, args.check)
+        return write_experiment(experiment, args.dataset or experiment.datasets[0], *places, args.rule, args.check)
     return of_folder(args.results, args.rule, args.check, args.format)
 
 

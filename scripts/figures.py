@@ -2,9 +2,9 @@
 
     python scripts/figures.py figure1 --dataset GRID --data_root data/GRID --seeds 0 1 2
 
-Writes results/figures/figure1_GRID.svg and figure1_GRID.csv. `scripts/reproduce.sh figure1` makes the runs and draws
-them, too. Other flags are main.py's, as that script's EXTRA has them: they name the runs. The same runs give the same
-bytes.
+Writes results/figures/figure1_GRID.svg, .pdf, .png and .csv. No title is drawn: the caption is a property of the
+files. `scripts/reproduce.sh figure1` makes the runs and draws them, too. Other flags are main.py's, as that script's
+EXTRA has them: they name the runs. The same runs give the same bytes.
 """
 
 import argparse
@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all results (default: results)")
     parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")
     flags, extra = parser.parse_known_args(argv)
-    dataset = flags.dataset or EXPERIMENTS[flags.name].datasets[0]
-    picture = draw(flags.name, dataset, flags.seeds, flags.out, flags.data_root, extra)
+    experiment = EXPERIMENTS[flags.name]
+    dataset = flags.dataset or experiment.datasets[0]
+    picture = draw(experiment, dataset, flags.seeds, flags.out, flags.data_root, extra)
     print(f"written: {picture}")
     return picture
 

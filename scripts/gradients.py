@@ -5,7 +5,7 @@
 For each encoder the gradients of L_joint over the first batches of the epoch that would come next, at the checkpoint's
 weights, in training mode, in single precision; then the cosine similarity of every pair. Only full batches count, so
 that all have the same noise. Prints mean, standard deviation and range over the pairs, and writes
-figures/gradients.svg and gradients.csv beside the checkpoint. On the device lie as many copies of the encoders'
+figures/gradients.svg, .pdf, .png and .csv beside the checkpoint. On the device lie as many copies of the encoders'
 gradients as there are batches.
 """
 
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
         values = pairs(matrix)
         print(f"{name:>8}: {summary(values)}, {values.min():+.3f} to {values.max():+.3f} over {len(values)} pairs")
     folder = flags.checkpoint.resolve().parent
-    path = folder / "figures" / "gradients.svg"
-    save(picture([Runs("", argparse.Namespace(), [folder])], [[measured]]), path)
+    drawn = picture([Runs("", argparse.Namespace(), [folder])], [[measured]])
+    path = save(drawn, folder / "figures" / "gradients", f"Gradients of different batches; {drawn.note}")
     print(f"written: {path}")
     return measured.cosines
 

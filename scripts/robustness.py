@@ -6,8 +6,8 @@
 Takes last.pt of every finished run below the folder. By default a run is evaluated under the kinds of noise that its
 modalities have (dataset/recipes/corrupt.py), with each modality missing, and with conflicts. Writes robustness.md
 (accuracy in %, mean and standard deviation over the seeds of a setting), robustness.csv (every metric of every run) and
-a robustness_<data set>.svg. What has been evaluated is kept in the run's robustness.json: an interrupted call goes on
-where it was, and a checkpoint that has changed is evaluated anew.
+a robustness_<data set>.svg, .pdf and .png. What has been evaluated is kept in the run's robustness.json: an interrupted
+call goes on where it was, and a checkpoint that has changed is evaluated anew.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def write(rows: list[Row], text: str, out: Path) -> None:
     write_atomically(out / "robustness.md", text)
     write_atomically(out / "robustness.csv", make_csv(rows))
     for dataset in dict.fromkeys(row.setting[0] for row in rows):
-        draw([row for row in rows if row.setting[0] == dataset], out / f"robustness_{dataset}.svg")
+        draw([row for row in rows if row.setting[0] == dataset], out / f"robustness_{dataset}")
     print(f"{text}\nwritten to {out}")
 
 

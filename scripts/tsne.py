@@ -5,7 +5,7 @@
 t-SNE (van der Maaten and Hinton, JMLR 2008; scikit-learn's defaults, seed 0, started from the principal components) of
 the test split's features, coloured by class. Beside it the mean silhouette (Rousseeuw 1987), from -1 to 1, of the
 classes among the features themselves, not in the picture, whose distances mean little. Prints a line per modality and
-writes figures/tsne_<modality>.svg and .csv beside the checkpoint.
+writes figures/tsne_<modality>.svg, .pdf, .png and .csv beside the checkpoint.
 """
 
 import argparse

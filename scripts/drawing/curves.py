@@ -1,4 +1,4 @@
-"""The figures made of curves: 1, 3, 5 and 10 over the epochs, 7 and 8 over a flag."""
+"""The figures made of curves over the epochs: 1, 3, 5 and 10; those over a flag are in sweeps.py."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scripts.drawing.pictures import Picture, Runs
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_metrics
 from utils.runs.plots import FUSED, style
 
 TRACE = "Fisher trace  Tr(F)\n(mean squared gradient norm)"
@@ -78,34 +78,10 @@ def figure5(rows: Sequence[Runs]) -> Picture:
     )
 
 
-def figure7(rows: Sequence[Runs]) -> Picture:
-    """Accuracy against beta."""
-    return sweep(rows, "beta", "strength of the regulation  β")
-
-
-def figure8(rows: Sequence[Runs]) -> Picture:
-    """Accuracy against K."""
-    return sweep(rows, "threshold", "threshold of the prime learning window  K")
-
-
 def figure10(rows: Sequence[Runs]) -> Picture:
     """Figure 1 (a), for the data set that the paper shows in its supplement."""
     joint = traces(the(rows, "joint"))
     return lines(rows, [Panel("trained together", "epoch", TRACE, over_epochs(with_sum(joint), joint))])
-
-
-def sweep(rows: Sequence[Runs], flag: str, label: str) -> Picture:
-    """InfoReg's accuracy at each value of `flag` that was run; joint training, which has no such flag, is a level."""
-    joint, regulated = the(rows, "joint"), sorted(of(rows, "inforeg"), key=lambda runs: vars(runs.args)[flag])
-    x = [vars(runs.args)[flag] for runs in regulated]
-    level = np.repeat(accuracy(joint)[:, None], len(x), axis=1)
-    curves = {
-        "InfoReg": Curve(x, np.stack([accuracy(runs) for runs in regulated], axis=1), style(0)),
-        joint.label: Curve(x, level, FUSED | {"linestyle": "--", "marker": ""}),
-    }
-    picture = lines(rows, [Panel("", label, f"{ACCURACY}, last epoch", curves)])
-    picture.figure.axes[0].set_xticks(x, [f"{value:g}" for value in x])
-    return picture
 
 
 def of(rows: Sequence[Runs], method: str) -> list[Runs]:
@@ -147,11 +123,6 @@ def over_epochs(
     }
 
 
-def accuracy(runs: Runs) -> np.ndarray:
-    """(seeds,) test accuracy in % at the last epoch."""
-    return np.array([100 * read_json(folder / "result.json")["last"]["accuracy"] for folder in runs.folders])
-
-
 def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -> Picture:
     """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value."""
     figure = Figure(figsize=(1 + 4.3 * len(panels), 4), layout="constrained")
@@ -161,7 +132,10 @@ def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -
         for name, (x, values, look) in panel.curves.items():
             low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
             axis.plot(x, mean, label=name, markersize=4, **look)
-            axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            if look["linestyle"]:
+                axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+            else:  # points, which have nothing between them
+                axis.vlines(x, low, high, color=look["color"], alpha=0.4)
             columns = zip(x, mean, low, high, *values, strict=True)
             numbers += [(panel.title, name, place, *map(float, column)) for place, *column in columns]
         axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
@@ -170,6 +144,8 @@ def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -
         if panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values()):
             axis.set_yscale("log")
         axis.spines[["top", "right"]].set_visible(False)
+        if sharey:
+            axis.label_outer(remove_inner_ticks=True)
         axis.legend(frameon=False, fontsize="small")
     seeds = [folder.name for folder in rows[0].folders]
     note = f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]

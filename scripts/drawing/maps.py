@@ -39,7 +39,8 @@ def write_maps(path: Path, flags: argparse.Namespace) -> dict[str, Map]:
     args, maps = trained.args, make_maps(trained, path)
     for name, its_map in maps.items():
         runs = Runs(f"{args.method} on {args.dataset}, seed {args.seed}", args, [path.parent])
-        save(picture([runs], [[{name: its_map}]]), path.parent / "figures" / f"tsne_{name}.svg")
+        title = f"Features of {name} by t-SNE; {runs.label}"
+        save(picture([runs], [[{name: its_map}]]), path.parent / "figures" / f"tsne_{name}", title)
     return maps
 
 

@@ -1,16 +1,17 @@
 """The runs that a figure is given, and a picture with its numbers, written."""
 
-import io
+import html
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from scripts.results.render import render
-from utils.files import make_folder, write_atomically
+from utils.files import write_atomically
+from utils.runs.plots import save_figure
 
 
 class Runs(NamedTuple):
@@ -22,7 +23,7 @@ class Runs(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure, a note for its title, and the numbers behind it as a table."""
+    """A figure, a note for its caption, and the numbers behind it as a table."""
 
     figure: Figure
     note: str
@@ -30,16 +31,21 @@ class Picture(NamedTuple):
     numbers: Sequence[Sequence]
 
 
-def save(picture: Picture, path: Path) -> None:
-    """Write the picture to `path` and its numbers beside it, without anything that would differ the next time.
+def save(picture: Picture, stem: Path, title: str) -> Path:
+    """Write <stem>.svg, .pdf, .png and, with the numbers behind them, .csv; returns the first.
+
+    The title is a property of each file and not in the picture, whose caption says it. Nothing is in them that would
+    differ the next time.
 
     Raises:
         RunError: if they cannot be written.
     """
-    drawn = io.StringIO()
-    # Text stays text; the names inside follow from the salt instead of from chance.
-    with rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
-        picture.figure.savefig(drawn, format="svg", metadata={"Date": None})
-    make_folder(path.parent)
-    write_atomically(path, drawn.getvalue())
+    path = save_figure(picture.figure, stem, title)
     write_atomically(path.with_suffix(".csv"), render(picture.header, picture.numbers, "csv"))
+    return path
+
+
+def caption_of(path: Path) -> str:
+    """The title of an .svg that `save` has written; "" where another program wrote it."""
+    found = re.search(r"<dc:title>(.*?)</dc:title>", path.read_text(), re.S)
+    return html.unescape(found[1]) if found else ""

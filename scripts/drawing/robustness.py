@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from scripts.results.robustness import Row, accuracies
-from utils.runs.plots import COLOURS
+from utils.runs.plots import COLOURS, save_figure
 
 LINES = [dict(color=colour, linestyle=style) for style in ("-", "--", ":", "-.") for colour in COLOURS]
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """A panel for each corruption, a line for each setting; bands are one standard deviation over the seeds."""
+def draw(rows: Sequence[Row], stem: Path) -> None:
+    """Draw a panel for each corruption, a line for each setting, into <stem>.svg, .pdf and .png.
+
+    Bands are one standard deviation over the seeds.
+    """
     panels = accuracies(rows)
     columns = min(4, len(panels))
     height = -(-len(panels) // columns)
@@ -36,8 +38,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axis.set_ylabel("accuracy (%)")
     beside = max(1, 30 * columns // (5 + max(map(len, lines))))  # labels that fit, a panel having room for 30 letters
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=beside, frameon=False)
-    with rc_context({"svg.hashsalt": path.name}):  # and without its date, the same rows give the same file
-        figure.savefig(path, metadata={"Date": None})
+    save_figure(figure, stem, f"Accuracy under corruption, {rows[0].setting[0]}")
 
 
 def draw_line(axis, values: dict[str, list[float]], look: dict):

@@ -39,7 +39,7 @@ class Setting:
     """What an experiment's rows may depend on: the data set's modalities and its flags, EXTRA included."""
 
     modalities: tuple[str, ...]
-    args: argparse.Namespace  # of joint training
+    args: argparse.Namespace  # of the experiment's `base`
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Experiment:
     columns: tuple[str, ...]  # names in result.json, in the paper's order; "{modalities}" stands for one of each
     rows: Callable[[Setting], tuple[Row, ...]]
     flags: Mapping[str, str] = field(default_factory=dict)  # {data set: what its protocol needs}; EXTRA wins
+    base: str = "--method joint"  # the run that EXTRA has to be for, and whose flags the rows may depend on
+    swept: tuple[str, ...] = ()  # the flags whose values are the rows, for a plot of the accuracy against each
 
     def columns_of(self, setting: Setting) -> tuple[str, ...]:
         """The columns on one data set."""
@@ -113,8 +115,8 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def setting_of(experiment: Experiment, dataset: str, out, data_root=None, extra: Sequence[str] = ()) -> Setting:
-    """Raises RunError if EXTRA is not for joint training on the data set, DataError if its modalities are unknown."""
-    args = parsed([*common(experiment, dataset, out, data_root, extra), "--method", "joint"])
+    """Raises RunError if EXTRA is not for the base run on the data set, DataError if its modalities are unknown."""
+    args = parsed([*common(experiment, dataset, out, data_root, extra), *shlex.split(experiment.base)])
     return Setting(tuple(DATASETS[dataset].encoders(args)), args)
 
 
@@ -150,7 +152,7 @@ def cell_of(row: Row, seed: int, words: Sequence[str], setting: Setting) -> Cell
         used = [name for name in setting.modalities if any(f"{{{name}}}" in word for word in flags)]
         alone = {name: parsed(run(ALONE.format(name).split())) for name in used}
         needs = {name: run_folder(args) / "last.pt" for name, args in alone.items()}
-        flags = [word.format(**needs) for word in flags]
+        flags = [word.format(**needs) if used else word for word in flags]
         if row.program == "main.py":
             argv = run(flags)
             folder = folder_of(argv)

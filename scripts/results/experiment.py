@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.experiments.cells import Cell, Row, cells, setting_of
-from scripts.experiments.paper import EXPERIMENTS
+from scripts.experiments.cells import Cell, Experiment, Row, cells, setting_of
 from scripts.results import tables
 from scripts.results.consistency import Origin, differences
 from scripts.results.folder import metrics_of
@@ -18,7 +17,7 @@ from utils.runs.files import read_json, read_metrics, read_predictions
 
 
 def write_experiment(
-    name: str,
+    experiment: Experiment,
     dataset: str,
     seeds: Sequence[int],
     out,
@@ -30,9 +29,9 @@ def write_experiment(
     """Print and return the Markdown table of an experiment on a data set; write it to <out>/tables in every form.
 
     Raises:
-        RunError: if the flags are none of joint training on this data set, or with `check`, if the runs are not alike.
+        RunError: if the flags are none of the base run on this data set, or with `check`, if the runs are not alike.
     """
-    table = of_experiment(name, dataset, seeds, out, data_root, extra, rule)
+    table = of_experiment(experiment, dataset, seeds, out, data_root, extra, rule)
     if check:
         refuse(table.warnings)
     file = tables.write(table, Path(out) / "tables")
@@ -42,14 +41,19 @@ def write_experiment(
 
 
 def of_experiment(
-    name: str, dataset: str, seeds: Sequence[int], out, data_root=None, extra: Sequence[str] = (), rule: str = "last"
+    experiment: Experiment,
+    dataset: str,
+    seeds: Sequence[int],
+    out,
+    data_root=None,
+    extra: Sequence[str] = (),
+    rule: str = "last",
 ) -> Table:
     """The table of an experiment, as far as its runs have come.
 
     Raises:
-        RunError: if the flags are none of joint training on this data set.
+        RunError: if the flags are none of the base run on this data set.
     """
-    experiment = EXPERIMENTS[name]
     columns = experiment.columns_of(setting_of(experiment, dataset, out, data_root, extra))
     of_all = cells(experiment, dataset, seeds, out, data_root, extra)  # seed by seed
     rows = [cell.row for cell in of_all[: len(of_all) // len(seeds)]]
@@ -73,7 +77,7 @@ def of_experiment(
     joint = [joint_for(number, rows) for number in range(len(rows))]
     lines = [replace(line, against=None if k is None else lines[k]) for line, k in zip(lines, joint, strict=True)]
     warnings = tuple(differences(origins))
-    return Table(name, experiment.title, dataset, rule, tuple(seeds), columns, tuple(lines), warnings)
+    return Table(experiment.name, experiment.title, dataset, rule, tuple(seeds), columns, tuple(lines), warnings)
 
 
 def why_empty(cell: Cell, rule: str) -> str | None:

@@ -19,6 +19,7 @@ from dataset import DATASETS
 from dataset.demo import Demo
 from scripts import figures as program_of_figures
 from scripts.drawing import figures
+from scripts.drawing.pictures import caption_of
 from scripts.experiments.cells import ALONE, Experiment, Row, cells, setting_of
 from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import RunError
@@ -104,7 +105,7 @@ def drawn(monkeypatch, *args):
     """A picture's axes and its path."""
     kept = []
     monkeypatch.setattr(
-        figures, "save", lambda picture, path, save=figures.save: kept.append(picture) or save(picture, path)
+        figures, "save", lambda picture, *told, save=figures.save: kept.append(picture) or save(picture, *told)
     )
     path = figures.draw(*args)
     return kept[0].figure.axes, path
@@ -115,7 +116,7 @@ def test_figure1_has_the_traces_of_the_right_runs_and_their_sum(tmp_path, monkey
     decoy = tmp_path / "demo" / "joint" / "unimodal_loss=split" / "seed0"
     decoy.mkdir(parents=True)
     (decoy / "metrics.jsonl").write_text("broken")
-    axes, path = drawn(monkeypatch, "figure1", "demo", [0, 1], tmp_path)
+    axes, path = drawn(monkeypatch, EXPERIMENTS["figure1"], "demo", [0, 1], tmp_path)
     assert path == tmp_path / "figures" / "figure1_demo.svg"
     table = numbers(path)
     together, apart = "(a) trained together", "(b) each trained alone"
@@ -139,7 +140,7 @@ def test_figure1_has_the_traces_of_the_right_runs_and_their_sum(tmp_path, monkey
             )
         assert axis.get_yscale() == "log" and len(axis.collections) == len(axis.get_lines())  # a band for each
     assert {"epoch", "model", "audio", "visual", together, apart} <= set(texts(path))
-    assert any("mean and range of 2 seeds" in text and "demo" in text for text in texts(path))
+    assert caption_of(path) == "Title of figure1; demo, mean and range of 2 seeds"
 
 
 def test_every_figure_that_is_declared_can_be_drawn():
@@ -151,7 +152,11 @@ def test_every_figure_that_is_declared_can_be_drawn():
 def test_the_declared_runs_are_those_that_the_figure_shows(tmp_path, monkeypatch, name):
     monkeypatch.setitem(EXPERIMENTS, name, DECLARED[name])
     written = write_runs(tmp_path, name, seeds=[0])
-    shown = [line["mean"] for lines in numbers(figures.draw(name, "demo", [0], tmp_path)).values() for line in lines]
+    shown = [
+        line["mean"]
+        for lines in numbers(figures.draw(EXPERIMENTS[name], "demo", [0], tmp_path)).values()
+        for line in lines
+    ]
     for rows in written.values():  # every run has given a number
         test, trace = rows[-1]["test"]["accuracy"], next(iter(rows[-1]["fisher_trace"].values()))
         assert any(value in shown for value in (100 * test, trace))
@@ -164,7 +169,7 @@ def test_six_modalities_differ_in_colour_in_marker_and_in_dash():
 
 def test_figure3_has_both_sizes_and_their_gaps(tmp_path):
     written = write_runs(tmp_path, "figure3")
-    table = numbers(figures.draw("figure3", "demo", [0, 1], tmp_path))
+    table = numbers(figures.draw(EXPERIMENTS["figure3"], "demo", [0, 1], tmp_path))
     assert len(table) == 6
     for panel, column in (("(a) gradient", "gradient_norm"), ("(b) information", "fisher_trace")):
         sizes = [of_runs(written, JOINT.label, column, name) for name in ("audio", "visual")]
@@ -181,7 +186,7 @@ def test_figure5_has_accuracies_and_the_traces_of_the_modality_that_stays_behind
         row["test"] |= last if row["epoch"] == 2 else {"audio": 0.6, "visual": 0.1}
 
     written = write_runs(tmp_path, "figure5", change=sound_is_slow)
-    axes, path = drawn(monkeypatch, "figure5", "demo", [0, 1], tmp_path)
+    axes, path = drawn(monkeypatch, EXPERIMENTS["figure5"], "demo", [0, 1], tmp_path)
     table = numbers(path)
     for label in (JOINT.label, INFOREG.label):
         for curve, name in (("fused", "accuracy"), ("audio", "audio"), ("visual", "visual")):
@@ -203,7 +208,7 @@ def test_figure5_has_accuracies_and_the_traces_of_the_modality_that_stays_behind
 )
 def test_a_sweep_has_its_values_in_order_and_joint_training_as_a_level(tmp_path, monkeypatch, name, flag, x, axis):
     written = write_runs(tmp_path, name)
-    axes, path = drawn(monkeypatch, name, "demo", [0, 1], tmp_path)
+    axes, path = drawn(monkeypatch, EXPERIMENTS[name], "demo", [0, 1], tmp_path)
     table = numbers(path)
     (panel,) = {panel for panel, _ in table}
     reached = {key: 100 * rows[-1]["test"]["accuracy"] for key, rows in written.items()}
@@ -219,7 +224,7 @@ def test_a_sweep_has_its_values_in_order_and_joint_training_as_a_level(tmp_path,
 
 def test_figure10_is_the_first_panel_of_figure1(tmp_path):
     written = write_runs(tmp_path, "figure10")
-    table = numbers(figures.draw("figure10", "demo", [0, 1], tmp_path))
+    table = numbers(figures.draw(EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path))
     assert [curve for _, curve in table] == ["model", "audio", "visual"]
     check_curve(
         table["trained together", "visual"],
@@ -232,12 +237,13 @@ def test_figure10_is_the_first_panel_of_figure1(tmp_path):
 def test_three_modalities_with_labelled_axes_and_curves_known_without_their_colour(tmp_path, monkeypatch, name):
     monkeypatch.setitem(DATASETS, "three", Three)
     written = write_runs(tmp_path, name, dataset="three")
-    axes, path = drawn(monkeypatch, name, "three", [0, 1], tmp_path)
+    axes, path = drawn(monkeypatch, EXPERIMENTS[name], "three", [0, 1], tmp_path)
     for axis in axes:
-        assert axis.get_xlabel() and axis.get_ylabel() and axis.get_legend() is not None
+        shared = axis.get_subplotspec().colspan.start > 0 and axis.get_shared_y_axes().joined(axes[0], axis)
+        assert axis.get_xlabel() and bool(axis.get_ylabel()) != shared and axis.get_legend() is not None
         looks = [(line.get_marker(), line.get_linestyle()) for line in axis.get_lines()]
         assert len(set(looks)) == len(looks)
-    assert any(f"Title of {name}" in text for text in texts(path))
+    assert f"Title of {name}" in caption_of(path) and not any("Title" in text for text in texts(path))
     table = numbers(path)
     if name in ("figure7", "figure8"):
         assert len(table) == 2
@@ -259,10 +265,10 @@ def test_three_modalities_with_labelled_axes_and_curves_known_without_their_colo
 @pytest.mark.parametrize("name", ["figure5", "figure7"])
 def test_one_seed(tmp_path, name):
     write_runs(tmp_path, name, seeds=[3])
-    path = figures.draw(name, "demo", [3], tmp_path)
+    path = figures.draw(EXPERIMENTS[name], "demo", [3], tmp_path)
     for lines in numbers(path).values():
         assert all(line["mean"] == line["low"] == line["high"] == line["seed3"] for line in lines)
-    assert any("demo, seed3" in text for text in texts(path))
+    assert caption_of(path).endswith("demo, seed3")
 
 
 def test_a_number_that_was_not_finite_leaves_a_hole(tmp_path, monkeypatch):
@@ -271,7 +277,7 @@ def test_a_number_that_was_not_finite_leaves_a_hole(tmp_path, monkeypatch):
             row["fisher_trace"]["audio"] = None
 
     write_runs(tmp_path, "figure10", change=diverge)
-    axes, path = drawn(monkeypatch, "figure10", "demo", [0, 1], tmp_path)
+    axes, path = drawn(monkeypatch, EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path)
     table = numbers(path)
     for curve, held in (("audio", [True, False, True]), ("model", [True, False, True]), ("visual", 3 * [True])):
         assert [line["mean"] == line["mean"] for line in table["trained together", curve]] == held
@@ -281,7 +287,7 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
     write_runs(tmp_path, "figure7", seeds=[0])
     extra = ["--epochs", "3", "--tag", "two words"]
     with pytest.raises(RunError) as refused:
-        figures.draw("figure7", "demo", [0, 4], tmp_path, "some where", [])
+        figures.draw(EXPERIMENTS["figure7"], "demo", [0, 4], tmp_path, "some where", [])
     message = str(refused.value)
     assert message.startswith("figure7 lacks 4 of 8 runs on demo, first Joint training, seed 4 (not run): ")
     assert "\n" not in message
@@ -296,7 +302,7 @@ def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_p
         "figure7",
     ]
     with pytest.raises(RunError) as refused:
-        figures.draw("figure10", "demo", [0], tmp_path, None, extra)
+        figures.draw(EXPERIMENTS["figure10"], "demo", [0], tmp_path, None, extra)
     words = shlex.split(str(refused.value).partition("(not run): ")[2])
     assert words == [
         "SEEDS=0",
@@ -314,21 +320,22 @@ def test_an_unfinished_run_is_a_missing_one(tmp_path):
     write_runs(tmp_path, "figure10")
     (tmp_path / "demo" / "joint" / "default" / "seed1" / "done").unlink()
     with pytest.raises(RunError, match="lacks 1 of 2 runs"):
-        figures.draw("figure10", "demo", [0, 1], tmp_path)
+        figures.draw(EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path)
 
 
 def test_where_nothing_can_be_written(tmp_path):
     write_runs(tmp_path, "figure10")
     (tmp_path / "figures").write_text("a file")
     with pytest.raises(RunError, match="cannot write to .*figures"):
-        figures.draw("figure10", "demo", [0, 1], tmp_path)
+        figures.draw(EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path)
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path, capsys):
     write_runs(tmp_path, "figure5")
-    path = figures.draw("figure5", "demo", [0, 1], tmp_path)
+    path = figures.draw(EXPERIMENTS["figure5"], "demo", [0, 1], tmp_path)
     first = {file.name: file.read_bytes() for file in path.parent.iterdir()}
-    assert set(first) == {"figure5_demo.svg", "figure5_demo.csv"}
+    assert set(first) == {f"figure5_demo.{form}" for form in ("svg", "pdf", "png", "csv")}
+    assert first["figure5_demo.pdf"].startswith(b"%PDF") and first["figure5_demo.png"].startswith(b"\x89PNG")
     for file in path.parent.iterdir():
         file.unlink()
     # By the command line, with another flag of main.py that names the same runs.
@@ -358,7 +365,7 @@ def test_the_figures_of_real_runs(tmp_path, monkeypatch):
         for cell in cells(EXPERIMENTS[name], "demo", [0], tmp_path, demo, extra):
             program.main(list(cell.argv[1:]))
             folders[cell.row.label] = cell.folder
-        path = figures.draw(name, "demo", [0], tmp_path, demo, extra)
+        path = figures.draw(EXPERIMENTS[name], "demo", [0], tmp_path, demo, extra)
         table = numbers(path)
         panel, curve, column, of = {
             "figure1": ("(a) trained together", "visual", "fisher_trace", "visual"),

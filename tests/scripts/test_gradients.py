@@ -22,7 +22,7 @@ from scripts import gradients as program
 from scripts import tsne
 from scripts.drawing import figures
 from scripts.drawing.gradients import picture as draw_cosines
-from scripts.drawing.pictures import Runs
+from scripts.drawing.pictures import Runs, caption_of
 from scripts.experiments.cells import Experiment, Row
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.trained import gradients
@@ -170,7 +170,7 @@ def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path
         for seed in ("0", "1"):
             train(demo, tmp_path, "--method", method, "--epochs", "2", "--seed", seed)
     extra = argv[argv.index("--tag") :]
-    path = figures.draw("figure4", "demo", [0, 1], tmp_path, demo, extra)
+    path = figures.draw(EXPERIMENTS["figure4"], "demo", [0, 1], tmp_path, demo, extra)
     first = path.read_bytes(), path.with_suffix(".csv").read_bytes()
     with path.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -179,8 +179,8 @@ def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path
             matrices = measured(tmp_path / "demo" / method / "test" / seed / "last.pt").cosines
             of = [r for r in rows if (r["setting"], r["run"]) == (label, seed)]
             assert [float(r["cosine"]) for r in of] == [x for m in matrices.values() for x in gradients.pairs(m)]
-    assert any("seed0's matrices" in text and "2 seeds" in text for text in texts(path))
-    figures.draw("figure4", "demo", [0, 1], tmp_path, demo, extra)
+    assert "seed0's matrices" in caption_of(path) and "2 seeds" in caption_of(path)
+    figures.draw(EXPERIMENTS["figure4"], "demo", [0, 1], tmp_path, demo, extra)
     assert (path.read_bytes(), path.with_suffix(".csv").read_bytes()) == first
 
 

@@ -71,7 +71,7 @@ def results(tmp_path_factory):
     unfinished = shutil.copytree(joint, joint.parents[1] / "broken" / "seed0")
     (unfinished / "done").unlink()
     for rule in ("oracle", "last"):
-        write_experiment("table2", "demo", SEEDS, out, rule=rule)
+        write_experiment(EXPERIMENTS["table2"], "demo", SEEDS, out, rule=rule)
     return out
 
 

@@ -63,7 +63,7 @@ def correct(label, seeds=SEEDS):
 
 
 def table2(results, rule="last", seeds=SEEDS):
-    return experiment.of_experiment("table2", "demo", seeds, results.out, rule=rule)
+    return experiment.of_experiment(EXPERIMENTS["table2"], "demo", seeds, results.out, rule=rule)
 
 
 def test_values_order_and_paper(results):
@@ -198,11 +198,11 @@ def test_rows_that_do_not_apply_and_rules_that_a_run_has_not(tmp_path):
     by_label = {cell.row.label: cell for cell in found}
     fill(by_label["Joint training"], 10, rules=("last", "val", "oracle"))
     fill(by_label["InfoReg*"], 10)
-    table = experiment.of_experiment("table3", "demo", (0,), out, rule="val")
+    table = experiment.of_experiment(EXPERIMENTS["table3"], "demo", (0,), out, rule="val")
     line = {line.label: line for line in table.lines}
     assert line["InfoReg*"].empty == {0: "no val: the run chose by last, oracle only"}
     assert not line["Joint training"].empty
-    table = experiment.of_experiment("table3", "demo", (0,), out, extra=["--unimodal_loss", "heads"])
+    table = experiment.of_experiment(EXPERIMENTS["table3"], "demo", (0,), out, extra=["--unimodal_loss", "heads"])
     line = {line.label: line for line in table.lines}
     assert line["MMPareto"].empty[0].startswith("does not apply: --unimodal_loss does not apply: mmpareto")
     assert rows_of(tables.markdown(table))["MMPareto"]["accuracy"] == "does not apply"
@@ -234,7 +234,7 @@ def test_rows_with_several_references_name_theirs(tmp_path):
     for cell in cells(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path):
         if cell.row.program == "main.py":
             fill(cell, 10 + cell.seed + ("*" in cell.row.label))
-    rows = rows_of(tables.markdown(experiment.of_experiment("table3", "demo", SEEDS, tmp_path)))
+    rows = rows_of(tables.markdown(experiment.of_experiment(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path)))
     assert rows["InfoReg\\*"]["against"] == "Joint training\\*" and rows["MMPareto"]["against"] == "Joint training"
     assert rows["Joint training\\*"]["against"] == "Joint training" and rows["Joint training"]["against"] == "-"
     assert rows["Joint training\\*"]["p (seeds)"] == "-"  # one more in every seed: no spread
@@ -303,7 +303,7 @@ def test_latex_is_balanced_and_escaped(results):
 
 
 def test_the_files_and_their_names(results, capsys):
-    text = experiment.write_experiment("table2", "demo", SEEDS, results.out)
+    text = experiment.write_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out)
     folder = results.out / "tables"
     assert {path.name for path in folder.iterdir()} == {f"table2_demo.{ending}" for ending in ("md", "tex", "csv")}
     assert (folder / "table2_demo.md").read_text() == text and text in capsys.readouterr().out
@@ -333,12 +333,12 @@ MIXTURES = {
 @pytest.mark.parametrize("what", MIXTURES)
 def test_mixed_runs_are_warned_of_and_refused(results, what):
     assert table2(results).warnings == ()
-    experiment.write_experiment("table2", "demo", SEEDS, results.out, check=True)
+    experiment.write_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out, check=True)
     changes, *said = MIXTURES[what]
     change(results.folder("OGM", 1) / "args.json", **changes)
     (warning,) = table2(results).warnings
     assert all(words in warning for words in said), warning
-    text = experiment.write_experiment("table2", "demo", SEEDS, results.out)
+    text = experiment.write_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out)
     assert f"Warning: {escape(warning, 'md')}" in text
     before = (results.out / "tables" / "table2_demo.md").read_text()
     with pytest.raises(RunError, match="not alike") as refused:
@@ -412,12 +412,12 @@ def test_a_flag_that_the_tag_names_makes_the_row(results):
 def test_a_place_that_cannot_be_written_to(results, tmp_path):
     (results.out / "tables").write_text("")
     with pytest.raises(RunError, match="tables .*choose --out"):
-        experiment.write_experiment("table2", "demo", SEEDS, results.out)
+        experiment.write_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out)
 
 
 def test_flags_that_are_none_and_requests_without_a_subject(tmp_path):
     with pytest.raises(RunError, match="--epoch;"):
-        experiment.write_experiment("table2", "demo", (0,), tmp_path, extra=["--epoch", "2"])
+        experiment.write_experiment(EXPERIMENTS["table2"], "demo", (0,), tmp_path, extra=["--epoch", "2"])
     for words in ([], [str(tmp_path), "--experiment", "table2"]):
         with pytest.raises(SystemExit):
             collect.main(words)

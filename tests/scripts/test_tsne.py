@@ -17,7 +17,7 @@ from engine.parser import parse
 from engine.setup import make_method
 from scripts import tsne
 from scripts.drawing import figures, maps
-from scripts.drawing.pictures import Runs
+from scripts.drawing.pictures import Runs, caption_of
 from scripts.experiments.cells import Experiment, Row
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.trained.maps import Map, embed
@@ -118,9 +118,9 @@ def test_figure6_has_every_run_and_the_same_bytes_each_time(demo, out, monkeypat
 
     argv = flags(demo, out, "--epochs", "1", "--lr", "0.05")
     monkeypatch.setitem(EXPERIMENTS, "figure6", Experiment("figure6", "Title", ("demo",), (), rows))
-    path = figures.draw("figure6", "demo", [1, 0], out, demo, argv[argv.index("--tag") :])
+    path = figures.draw(EXPERIMENTS["figure6"], "demo", [1, 0], out, demo, argv[argv.index("--tag") :])
     written = lines_of(path.with_suffix(".csv"))
-    assert any("Title; demo" in text and "points of seed1" in text for text in texts(path))
+    assert caption_of(path).startswith("Title; demo, points of seed1")
     for method, label in (("joint", "Joint training"), ("inforeg", "InfoReg")):
         for modality in ("audio", "visual"):
             scores = []
@@ -133,7 +133,7 @@ def test_figure6_has_every_run_and_the_same_bytes_each_time(demo, out, monkeypat
             mean, deviation = sum(scores) / 2, abs(scores[0] - scores[1]) / 2**0.5
             assert f"silhouette {mean:+.3f} ± {deviation:.3f}" in texts(path)
     first = path.read_bytes()
-    figures.draw("figure6", "demo", [1, 0], out, demo, argv[argv.index("--tag") :])
+    figures.draw(EXPERIMENTS["figure6"], "demo", [1, 0], out, demo, argv[argv.index("--tag") :])
     assert path.read_bytes() == first
     assert figures.FIGURES["figure9"] is figures.FIGURES["figure6"]
 
