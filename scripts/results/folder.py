@@ -108,7 +108,7 @@ def read_run(folder: Path, rule: str) -> dict[str, float | str]:
     for name in epochs[0]["prime_window"]:
         opened = [str(row["epoch"] + 1) for row in epochs if row["prime_window"][name]]
         columns[f"window {name}"] = " ".join(opened) or "never"
-        if (hold := regulated(epochs, name).hold) is not None:
+        if "hold" in epochs[0] and (hold := regulated(epochs, name).hold) is not None:
             columns[f"hold {name}"] = 100 * hold
     return columns
 

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.figure
 import pytest
 import torch
 from helpers.runs import rows_of, train
@@ -12,18 +11,19 @@ from dataset import DATASETS
 from main import main
 from methods import METHODS
 from methods.base import Method
+from utils.runs import plots
 
 
 @pytest.fixture
 def saved(monkeypatch):
-    """{file name: its figure} of what is drawn meanwhile."""
-    figures, save = {}, matplotlib.figure.Figure.savefig
+    """{name: its figure} of what is drawn meanwhile."""
+    figures, save = {}, plots.save_figure
 
-    def keep(figure, path, **settings):
-        figures[path.name] = figure
-        save(figure, path, **settings)
+    def keep(figure, stem, title):
+        figures[stem.name] = figure
+        return save(figure, stem, title)
 
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return figures
 
 
@@ -49,8 +49,9 @@ def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, sav
     monkeypatch.setitem(DATASETS, "three", Three)
     main(f"--dataset three --method toy --epochs 3 --out {tmp_path} --workers 0 --device cpu".split())
     folder = tmp_path / "three" / "toy" / "epochs=3" / "seed0"
-    assert (folder / "figures" / "method.png").read_bytes().startswith(b"\x89PNG")
-    coefficient, late = saved["method.png"].axes
+    heads = {form: (folder / "figures" / f"method.{form}").read_bytes()[:5] for form in ("svg", "pdf", "png")}
+    assert heads == {"svg": b"<?xml", "pdf": b"%PDF-", "png": b"\x89PNG\r"}
+    coefficient, late = saved["method"].axes
     assert (coefficient.get_ylabel(), late.get_ylabel()) == ("coefficient", "late")
     rows = rows_of(folder)
     names = Three.modalities
@@ -60,12 +61,45 @@ def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, sav
         first, *others = curves(late)[name]
         assert math.isnan(first) and others == [k, k]
     assert [list(line.get_xdata()) for line in late.lines] == [[1, 2, 3]] * 3  # epochs, as people count them
-    assert [text.get_text() for text in saved["method.png"].legends[0].get_texts()] == list(names)
+    assert [text.get_text() for text in saved["method"].legends[0].get_texts()] == list(names)
 
 
 def test_a_method_without_numbers_of_its_own_has_no_such_picture(demo, tmp_path, saved):
     folder = train(demo, tmp_path, "--method", "joint", "--epochs", "1", figures=True)
-    assert "accuracy.png" in saved and "method.png" not in saved
-    (row,), held = rows_of(folder), curves(saved["hold.png"].axes[0])
+    assert "accuracy" in saved and "method" not in saved
+    (row,), held = rows_of(folder), curves(saved["hold"].axes[0])
     assert {name: held[name] for name in row["hold"]} == {name: [hold] for name, hold in row["hold"].items()}
     assert not (folder / "figures" / "method.png").exists()
+
+
+def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp_path, saved):
+    alpha, share = (
+        {"audio": [None, 2.0, 3.0], "visual": [None, None, 1.5]},
+        {"audio": [0, 1, 0.5], "visual": [0, 0, 0.25]},
+    )
+    plain = {"audio": 0.5, "visual": 0.5}
+    rows = [
+        {
+            "epoch": e, "fisher_trace": plain, "prime_window": plain, "hold": plain, "distance": plain,
+            "train": plain | {"accuracy": 0.5}, "test": plain | {"accuracy": 0.5},
+            "alpha": {name: values[e] for name, values in alpha.items()},
+            "regulated": {name: values[e] for name, values in share.items()},
+        }
+        for e in range(3)
+    ]  # fmt: skip
+    plots.draw(rows, tmp_path, "inforeg on demo, seed 0")
+    (axes,) = saved["alpha"].axes
+    for patch, (name, values) in zip(axes.patches, alpha.items(), strict=True):
+        steps = patch.get_data()
+        assert list(steps.edges) == [0.5, 1.5, 2.5, 3.5]  # an epoch is as wide as its number
+        assert [None if math.isnan(value) else value for value in steps.values] == values, name
+    shown = [text.get_text() for text in saved["alpha"].legends[0].get_texts()]
+    assert shown == ["audio, in 50% of the steps", "visual, in 8% of the steps"]
+    for figure in saved.values():  # the caption is a property of the files
+        titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+        assert not any(titles) and figure.legends and not any(axes.get_legend() for axes in figure.axes)
+    svg = (tmp_path / "alpha.svg").read_text()
+    assert (
+        "<dc:title>alpha; inforeg on demo, seed 0</dc:title>" in svg
+        and b"inforeg on demo" in (tmp_path / "alpha.png").read_bytes()
+    )
