@@ -26,8 +26,10 @@ from utils.errors import InUseError, RunError
 from utils.lock import BEAT, STALE, Lock, owner
 
 CONTEXT = multiprocessing.get_context("fork")
-# Prints a line once it holds the folder, and keeps it.
-HOLD = "import sys, time; from pathlib import Path; from utils.lock import Lock\n"
+# Prints a line once it holds the folder, and keeps it. A test in the background of a shell is started with Control-C
+# ignored, and so would this program be.
+HOLD = "import signal, sys, time; from pathlib import Path; from utils.lock import Lock\n"
+HOLD += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 HOLD += "with Lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
 
 
@@ -155,7 +157,7 @@ def test_released_however_the_block_ends(tmp_path, end):
 
 def test_released_on_control_c(tmp_path, holder):
     holder.send_signal(signal.SIGINT)
-    holder.wait()
+    holder.wait(timeout=30)
     assert not (tmp_path / "run").exists()
 
 
