@@ -5,6 +5,7 @@
 Each is a process of its own, forked from one that has imported everything, and ends as a program ends.
 """
 
+import gc
 import json
 import os
 import signal
@@ -143,6 +144,7 @@ def play(place: str) -> None:
     demo, seen = make_demo(Path(place) / "demo"), {}
     argv = "--method joint --epochs 1 --batch_size 4 --workers".split()
     train(demo, Path(place) / "whole", *argv, "0")  # what is imported by it will not be so by each
+    gc.freeze()  # or each, as it leaves Python, looks through all that torch is made of, for more than a second
     for name, scenario in FAULTS.items():
         folder = Path(place) / name
         folder.mkdir()

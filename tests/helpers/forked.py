@@ -3,6 +3,7 @@
 python tests/helpers/forked.py is that process: it reads a request a line and answers each in a line.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -103,4 +104,5 @@ def execute(text, environment, said):
 if __name__ == "__main__":
     for name in WANTED:
         importlib.import_module(name)
+    gc.freeze()  # none of it is garbage, and a fork that looks for some copies the memory that they share
     serve()
