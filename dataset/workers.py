@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from dataset.base import Batch
 from utils.children import kill, noted, wait_for
 from utils.errors import RunError, warn
-from utils.stopping import Stopped, asked, ignore
+from utils.stopping import Stopped, asked, held, ignore
 
 LONG, PATIENCE = 60, 1800  # seconds of waiting for one batch after which that is said, and given up
 NOTICED = 5  # seconds after which the end of a process is noticed at the latest, on a busy machine above all
@@ -86,7 +86,7 @@ class Crew:
         check_sockets()
         handler = signal.getsignal(signal.SIGCHLD)
         try:
-            with noted(self.processes):
+            with held(), noted(self.processes):  # a signal to the group must not end one that cannot ignore it yet
                 self._items = make()
         except OSError as error:
             raise RunError(

@@ -77,7 +77,18 @@ def _receive(number: int, _) -> None:
     print(f"{signal.Signals(number).name}: stopping; Ctrl-C again to stop at once", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let signals wait until the block is left; in processes that are started within, until they call `ignore`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore(_: int) -> None:
     """Let a loader's process ignore signals: its whole group is sent them, but the main process decides when to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -96,6 +96,19 @@ def test_one_that_is_killed_is_named(timed, number):
     assert all(word in str(caught.value) for word in KILLED[number]) and "\n" not in str(caught.value)
 
 
+def test_a_signal_to_the_group_ends_none_that_has_just_been_started(timed, monkeypatch):
+    begin, start = workers.begin, workers.Crew.start
+    monkeypatch.setattr(workers, "begin", lambda number: (time.sleep(0.5), begin(number)))
+
+    def signalled(crew, make):
+        start(crew, make)
+        for child in active_children():
+            os.kill(child.pid, signal.SIGTERM)
+
+    monkeypatch.setattr(workers.Crew, "start", signalled)
+    assert len(list(batches())) == 16
+
+
 def test_one_that_leaves_is_named(timed):
     with pytest.raises(RunError, match="with status 3"):
         list(batches(act=lambda: os._exit(3)))
