@@ -34,9 +34,12 @@ def demo(tmp_path_factory):
     assert left == files, "a test has changed the data of the others"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def forked():
-    """Programs in processes of their own, without the time that importing torch takes."""
+    """Programs in processes of their own, without the time that importing torch takes.
+
+    Used by itself, that is before the first test, so that what they are forked from is as new as a Python just started.
+    """
     with programs() as started:
         yield started
 

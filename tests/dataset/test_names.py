@@ -1,11 +1,8 @@
 """Names of clips and classes that file systems, lists and terminals make something else of, as training reads them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from helpers.forked import file
 from helpers.instances import make_folder
 from helpers.places import ROOT
 
@@ -71,24 +68,10 @@ def pack(root, out):
     return out / "{000..001}.tar"
 
 
-def test_a_terminal_of_ascii_shows_what_it_can(tmp_path):
+def test_a_terminal_of_ascii_shows_what_it_can(forked, tmp_path):
     root = make_folder(tmp_path / "données", classes=("été", "👩\u200d👧"))
-    words = [
-        "--dataset",
-        "folder",
-        "--data_root",
-        root,
-        "--out",
-        tmp_path / "sortie é",
-        "--method",
-        "joint",
-        "--epochs",
-        "1",
-    ]
-    words += ["--encoder", "convnet", "--image_size", "16", "--cache", "disk", "--workers", "0", "--device", "cpu"]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        [sys.executable, "main.py", *words], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    words = ["--dataset", "folder", "--data_root", root, "--out", tmp_path / "sortie é"]
+    words += "--method joint --epochs 1 --encoder convnet --image_size 16 --cache disk --workers 0 --device cpu".split()
+    done = forked.run(file(ROOT / "main.py", *words), PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "sortie \\xe9" in done.stdout

@@ -9,6 +9,7 @@ from multiprocessing import active_children
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dataset import workers
 from dataset.base import Batch, MultimodalDataset
@@ -17,7 +18,8 @@ from dataset.workers import Loader
 from utils.errors import RunError, sentence
 from utils.stopping import Stopped
 
-SECONDS = 10  # in which everything must have ended; PyTorch looks after its processes every five
+SECONDS = 10  # in which everything must have ended
+LOOK = 0.2  # seconds after which PyTorch looks after its processes here, for 5
 
 
 class Numbers(MultimodalDataset):
@@ -45,8 +47,9 @@ def batches(act=None, place=40, count=2):
 
 
 @pytest.fixture
-def timed():
+def timed(monkeypatch):
     """Fails a test that takes longer than SECONDS, or leaves processes behind."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (LOOK,))
     begun, before = time.monotonic(), set(active_children())
     yield
     assert not set(active_children()) - before

@@ -1,13 +1,12 @@
 """A run that something unforeseen ends says so and ends, within seconds, with its lock released and no process left."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 from helpers.faults import FAULTS
-from helpers.namespaces import INSIDE, allowed
+from helpers.namespaces import allowed
 from helpers.places import ROOT
 from helpers.runs import make_demo
 
@@ -58,10 +57,13 @@ def test_a_run_that_is_stopped_while_it_waits_says_how_to_go_on(seen):
 IN_LITTLE_ROOM = """
 import json, subprocess
 from pathlib import Path
+from helpers.namespaces import enter, mount
 from helpers.runs import train
 from utils.errors import RunError, sentence
 
 said = []
+enter()
+mount("/dev/shm", megabytes=1)
 for room in (1, 24):
     subprocess.run(["mount", "-o", f"remount,size={{room}}m", "/dev/shm"], check=True)
     try:
@@ -74,12 +76,9 @@ print(json.dumps(said))
 
 
 @pytest.mark.skipif(not allowed, reason="this kernel lets no user mount a tmpfs in a namespace")
-def test_a_small_shared_memory_is_named_at_the_first_batch(tmp_path):
-    program = IN_LITTLE_ROOM.format(demo=str(make_demo(tmp_path / "demo")), out=str(tmp_path / "out"))
-    script = f'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "{sys.executable}" -c "$PROGRAM"'
-    environment = os.environ | {"PROGRAM": program}
-    command = [*INSIDE, "sh", "-c", script]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def test_a_small_shared_memory_is_named_at_the_first_batch(forked, tmp_path):
+    demo, out = make_demo(tmp_path / "demo"), tmp_path / "out"
+    done = forked.run(IN_LITTLE_ROOM.format(demo=str(demo), out=str(out)))
     assert done.returncode == 0, done.stderr[-2000:]
     one, three = json.loads(done.stdout.splitlines()[-1])
     assert one.startswith(

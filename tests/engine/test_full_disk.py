@@ -1,30 +1,30 @@
 """Training on a file system that is really full: a small tmpfs, in a mount namespace of the test's own."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from helpers.namespaces import INSIDE, allowed
+from helpers.namespaces import allowed
 from helpers.runs import make_demo
 
 pytestmark = pytest.mark.skipif(not allowed, reason="this kernel lets no user mount a tmpfs in a namespace")
 
 # A run on a disk with `left` kB free, for one amount after the other; then again with room for it.
 PROGRAM = """
-import json, sys
+import json, shutil
 from pathlib import Path
+from helpers.namespaces import enter, mount
 from helpers.runs import checkpoint, train
 from utils.errors import RunError
 
 demo, disk, found = Path({demo!r}), Path({disk!r}), dict()
+enter()
+mount(disk, megabytes=8)
 argv = ["--method", "inforeg", "--epochs", "3", "--modulate_during", "all", "--resume"]
 reference = train(demo, disk / "reference", *argv)
 content = {{name: (reference / name).read_bytes() for name in ("metrics.jsonl", "result.json")}}
 for left in {left!r}:
     out, filler = disk / f"left{{left}}", disk / "filler"
-    free = __import__("shutil").disk_usage(disk).free
+    free = shutil.disk_usage(disk).free
     filler.write_bytes(bytes(free - 1024 * left))
     said = ""
     try:
@@ -40,18 +40,11 @@ print(json.dumps(found))
 """
 
 
-def test_a_full_disk_stops_with_one_sentence_and_loses_no_checkpoint(tmp_path):
+def test_a_full_disk_stops_with_one_sentence_and_loses_no_checkpoint(forked, tmp_path):
     demo, disk = make_demo(tmp_path / "demo"), tmp_path / "disk"
     disk.mkdir()
     left = [0, 8, 24, 40, 64, 140, 2000]
-    program = PROGRAM.format(demo=str(demo), disk=str(disk), left=left)
-    script = f'mount -t tmpfs -o size=8m tmpfs "{disk}" && exec "{sys.executable}" -c "$PROGRAM"'
-    done = subprocess.run(
-        [*INSIDE, "sh", "-c", script],
-        env={"PROGRAM": program, "PATH": "/usr/bin:/bin", "PYTHONPATH": os.environ["PYTHONPATH"]},
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run(PROGRAM.format(demo=str(demo), disk=str(disk), left=left))
     assert done.returncode == 0, done.stderr[-2000:]
     found = {int(kilobytes): result for kilobytes, result in json.loads(done.stdout.splitlines()[-1]).items()}
     assert all(result["same"] for result in found.values())

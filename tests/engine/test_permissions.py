@@ -1,24 +1,19 @@
 """Folders and files that may not be written or read; also as root, who is told to respect permissions here."""
 
-import os
-import shutil
-import subprocess
+import sys
 
 import pytest
-from helpers.forked import programs
-from helpers.namespaces import INSIDE, allowed
+from helpers.namespaces import allowed
 from helpers.runs import make_demo, train
 
-POWERS = "-dac_override,-dac_read_search"  # of root over permissions
-AS_ANYONE = ["setpriv", f"--bounding-set={POWERS}", f"--inh-caps={POWERS}"] if os.geteuid() == 0 else ["env"]
-obeyed = shutil.which(AS_ANYONE[0]) and subprocess.run([*AS_ANYONE, "true"], capture_output=True).returncode == 0
-pytestmark = pytest.mark.skipif(not obeyed, reason="root cannot be told to respect permissions here")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="root obeys permissions on Linux alone")
 ARGV = ["--method", "inforeg", "--epochs", "3", "--modulate_during", "all", "--resume"]
 
 # A run that is forbidden something, before it starts or after its first epoch; prints what is said.
 PROGRAM = """
-import sys
+import shutil, subprocess
 from pathlib import Path
+from helpers.namespaces import enter, mount, obey
 from helpers.runs import train
 from utils.errors import RunError
 from utils.runs.history import History
@@ -31,15 +26,18 @@ def forbid(*arguments):
     {forbid}
 
 History.append = forbid
+{before}
 try:
     train(demo, out, *{argv!r})
 except RunError as error:
     print("said:", error)
+{after}
 """
 
 
-def text(demo, out, forbid):
-    return PROGRAM.format(demo=str(demo), out=str(out), argv=ARGV, forbid=forbid or "pass")
+def text(demo, out, forbid, before="obey()", after=""):
+    words = dict(demo=str(demo), out=str(out), argv=ARGV, forbid=forbid or "pass", before=before, after=after)
+    return PROGRAM.format(**words)
 
 
 def said(done):
@@ -50,10 +48,9 @@ def said(done):
 
 
 @pytest.fixture(scope="module")
-def anyone():
+def anyone(forked):
     """anyone(demo, out, forbid): what a run in a process without root's powers stops with."""
-    with programs(AS_ANYONE) as started:
-        yield lambda demo, out, forbid="": said(started.run(text(demo, out, forbid)))
+    return lambda demo, out, forbid="": said(forked.run(text(demo, out, forbid)))
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +103,12 @@ def test_data_that_may_not_be_read(anyone, tmp_path, kind):
 
 
 @pytest.mark.skipif(not allowed, reason="this kernel lets no user mount a tmpfs in a namespace")
-def test_a_disk_that_becomes_read_only(demo, reference, tmp_path):
+def test_a_disk_that_becomes_read_only(forked, demo, reference, tmp_path):
     """As Linux makes it after an error of the disk: the folder's permissions are what they were."""
-    disk = tmp_path / "disk"
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    mount, keep = f'mount -t tmpfs -o size=8m tmpfs "{disk}"', f'cp -r "{disk}" "{tmp_path}/kept"'
-    script = f'{mount} && "$@"; status=$?; {keep}; exit $status'
-    remount = f"__import__('subprocess').run(['mount', '-o', 'remount,ro', {str(disk)!r}], check=True)"
-    with programs([*INSIDE, "sh", "-c", script, "sh"]) as inside:
-        message = said(inside.run(text(demo, disk, remount)))
+    remount = f"subprocess.run(['mount', '-o', 'remount,ro', {str(disk)!r}], check=True)"
+    before, after = "enter(); mount(out, megabytes=8)", f"shutil.copytree(out, {str(kept)!r})"
+    message = said(forked.run(text(demo, disk, remount, before, after)))
     assert "Read-only file system" in message and "\n" not in message
-    assert same(train(demo, tmp_path / "kept", *ARGV), reference)
+    assert same(train(demo, kept, *ARGV), reference)

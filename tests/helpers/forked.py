@@ -1,36 +1,40 @@
-"""Programs in processes of their own that need not import torch: a process that has imported it forks one for each.
+"""Programs in processes of their own that need not import torch: each is a fork of one that has imported everything.
 
-python tests/helpers/forked.py is that process: it reads a request a line and answers each in a line.
+That one is itself forked from pytest before the first test, so that no test has left anything in it. It reads a
+request a line and answers each in a line.
 """
 
+import atexit
 import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-# What a run imports, also where it is imported late.
+# What programs import beside what the tests do, also where they import it late.
 WANTED = ("helpers.runs", "engine.train", "librosa.core.spectrum", "librosa.filters", "librosa.util.utils")
-WANTED += ("sklearn.metrics", "torch.utils.tensorboard", "torch._dynamo")
+WANTED += ("sklearn.metrics", "torch.utils.tensorboard", "torch._dynamo", "av", "cv2", "tqdm")
 
 
 class Programs:
     """start() and run() execute a program's text, as `python -c` would, in a fork of the process that they share."""
 
-    def __init__(self, process):
-        self.process = process
+    def __init__(self, requests, answers):
+        self.requests, self.answers = requests, answers
 
     def ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.requests.write(json.dumps(request) + "\n")
+        self.requests.flush()
+        return json.loads(self.answers.readline())
 
     def start(self, text, **environment):
         """The program's process, which is running; `environment` is set before its text is executed."""
@@ -52,24 +56,56 @@ class Started:
         return subprocess.CompletedProcess(["forked"], status, out, err)
 
 
+def file(path, *words):
+    """The text of a program that stands in a file, as `python PATH WORDS` starts it but in a process group of its own:
+    signals may be sent to that group, which is gone when the last process has left that the program has started.
+    """
+    return f"from helpers.forked import execute_file; execute_file({[str(word) for word in (path, *words)]!r})"
+
+
+def execute_file(words):
+    os.setpgid(0, 0)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
 @contextmanager
-def programs(before=()):
-    """Programs that run as what `before` makes of a process, a command that ends in running the words after it."""
-    command = [*before, sys.executable, __file__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Programs(process)
-        process.stdin.close()
+def programs():
+    (asked, asking), (answered, answering) = os.pipe(), os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(asking)  # or the end of pytest would not be seen
+        serve(asked, answering)
+    os.close(asked)
+    os.close(answering)
+    with os.fdopen(asking, "w") as requests, os.fdopen(answered) as answers:
+        yield Programs(requests, answers)
+    os.waitpid(pid, 0)
 
 
-def serve():
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            answer = status_of(request["wait"], time.monotonic() + request["timeout"])
-        elif not (answer := os.fork()):
-            execute(**request)
-        print(answer, file=answers, flush=True)
+def serve(asked, answering):
+    """Be the process that is forked, until nobody can ask any more."""
+    try:
+        with os.fdopen(asked) as requests, os.fdopen(answering, "w") as answers:
+            first = True
+            for line in requests:
+                if first:
+                    first = prepare()
+                request = json.loads(line)
+                if "wait" in request:
+                    answer = status_of(request["wait"], time.monotonic() + request["timeout"])
+                elif not (answer := os.fork()):
+                    execute(**request)
+                print(answer, file=answers, flush=True)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def prepare():
+    for name in WANTED:
+        importlib.import_module(name)
+    gc.freeze()  # none of it is garbage, and a fork that looks for some copies the memory that they share
 
 
 def status_of(pid, deadline):
@@ -89,6 +125,9 @@ def execute(text, environment, said):
         for place, name in ((0, os.devnull), (1, f"{said}/out"), (2, f"{said}/err")):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), place)
         os.environ.update(environment)
+        encoding = environment.get("PYTHONIOENCODING", "utf-8")
+        sys.stdout = open(1, "w", encoding=encoding, closefd=False)
+        sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", buffering=1, closefd=False)
         exec(compile(text, "<program>", "exec"), {"__name__": "__main__"})
         status = 0
     except SystemExit as end:
@@ -96,13 +135,8 @@ def execute(text, environment, said):
     except BaseException:
         traceback.print_exc()
     finally:
+        threading._shutdown()  # these two are how Python ends: processes that the program has left are waited for
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-if __name__ == "__main__":
-    for name in WANTED:
-        importlib.import_module(name)
-    gc.freeze()  # none of it is garbage, and a fork that looks for some copies the memory that they share
-    serve()

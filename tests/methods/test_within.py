@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from helpers.forked import file
 from helpers.places import ROOT
 from helpers.resuming import assert_resumes_after_every_step, train_stopped
 from helpers.runs import SETTINGS, STEPS, checkpoint, flags, folder_of, rows_of, train
@@ -268,18 +267,18 @@ def test_the_handlers_are_those_of_before_when_a_run_has_ended(demo, tmp_path):
     train(demo, tmp_path, "--method", "joint", "--epochs", "1", "--resume")
 
 
-def test_the_program_ends_in_one_line(demo, tmp_path):
+def test_the_program_ends_in_one_line(forked, demo, tmp_path):
     """The whole process group is sent the signal, as schedulers do it: loaders' workers, too."""
     argv = flags(demo, tmp_path, "--method", "joint", "--epochs", "999", "--encoder", "convnet", "--workers", "2")
-    command = [sys.executable, str(ROOT / "main.py"), *argv]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        folder = folder_of(argv)
-        while not (folder / "metrics.jsonl").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGTERM)
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, said
+    program = forked.start(file(ROOT / "main.py", *argv))
+    folder = folder_of(argv)
+    while not (folder / "metrics.jsonl").exists():
+        os.kill(program.pid, 0)
+        time.sleep(0.05)
+    os.killpg(program.pid, signal.SIGTERM)
+    ended = program.wait(timeout=60)
+    said = ended.stderr
+    assert ended.returncode == 143, said
     last = said.splitlines()[-1]
     assert last.startswith("stopped by SIGTERM in epoch ") and last.endswith(": go on with --resume"), said
     assert "Traceback" not in said and not (folder / "lock").exists()

@@ -101,4 +101,4 @@ def works(rank, place, size):
 
 @pytest.mark.parametrize("size", [SIZE, 8])
 def test_gradients_are_sums_however_they_are_asked_for(tmp_path, size):
-    mp.spawn(works, (str(tmp_path / "meet"), size), nprocs=2)
+    mp.start_processes(works, (str(tmp_path / "meet"), size), nprocs=2, start_method="fork")
