@@ -330,7 +330,7 @@ def test_an_out_that_is_a_file_and_a_list_that_is_not_there(cremad, capfd, tmp_p
 def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
     raw, out, whole = tmp_path / "raw", tmp_path / "killed", tmp_path / "whole"
     big = tmp_path / "big.flv"
-    write_video(big, "flv", 30, [BLUE, GREEN, RED] * 25, size=(320, 240))
+    write_video(big, "flv", 30, [BLUE, GREEN, RED] * 10, size=(320, 240))
     names = make_cremad(raw, big, actors=4, sentences=("DFA", "IEO"))
     command = [sys.executable, "data/prepare_cremad.py", "--raw", str(raw), "--fps", "30", "--workers", "2"]
     command += ["--test_fraction", "0.25", "--out"]
@@ -357,7 +357,7 @@ def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
         done = subprocess.run([*command, str(target)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "clip/s" in done.stderr
-    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 75 + 6
+    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 30 + 6
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 

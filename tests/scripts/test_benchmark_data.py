@@ -307,7 +307,7 @@ def test_efficiency(call, monkeypatch):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_two_processes_each_on_its_core(tmp_path):
-    words = "--encoder convnet --frames 2 --batch_size 6 --device cpu --workers 0".split()
+    words = "--encoder convnet --frames 2 --image_size 32 --batch_size 6 --device cpu --workers 0".split()
     argv = step.flags_of("demo", ["inforeg"], words, tmp_path)["inforeg"]
     with ddp.Group(2, "inforeg", argv, steps=1) as group:
         clock = group.clock()
