@@ -27,13 +27,16 @@ from dataset.storage.files import Files
 from dataset.storage.index import INDEX, folder_of
 from dataset.storage.shards import BUFFER, Shards
 from dataset.storage.source import Memory, Recipe, Source
-from models.encoders import ConvNet, ResNet18
+from models.encoders import RESNETS, ConvNet
 from utils.errors import CombinationError, DataError, list_names
 from utils.files import packed
 from utils.numbers import positive
 
 ENCODERS = {
-    "resnet18": {"audio": partial(ResNet18, channels=1), "visual": partial(ResNet18, channels=3)},
+    **{
+        name: {"audio": partial(resnet, channels=1), "visual": partial(resnet, channels=3)}
+        for name, resnet in RESNETS.items()
+    },
     "convnet": {"audio": partial(ConvNet, channels=1), "visual": partial(ConvNet, channels=3, frames=True)},
 }
 
@@ -97,7 +100,7 @@ class AudioVisualClips(MultimodalDataset):
     def add_args(cls, group) -> None:
         group.add_argument(
             "--encoder", choices=ENCODERS, default="resnet18",
-            help="resnet18: the paper's; convnet: a small one for CPUs, with convolutions over time",
+            help="resnet18: the paper's; resnet34 and 50: larger; convnet: small, for CPUs, convolves time, too",
         )  # fmt: skip
         group.add_argument(
             "--cache", choices=("none", "ram", "disk", "device"), default="none",

@@ -15,11 +15,11 @@ from dataset.lists import read_lines
 from dataset.recipes.frames import FrameTransform, load_frames
 from dataset.recipes.text import UNKNOWN, Vocabulary
 from dataset.splits import check_disjoint
-from models.encoders import ConvNet, ResNet18, WordAverage
+from models.encoders import RESNETS, ConvNet, WordAverage
 from utils.errors import DataError, list_names
 from utils.numbers import positive
 
-PICTURES = {"resnet18": ResNet18, "convnet": ConvNet}
+PICTURES = {**RESNETS, "convnet": ConvNet}
 TESTS = ("test_seen", "test_unseen", "dev_seen", "dev_unseen")
 
 

@@ -19,13 +19,16 @@ from dataset.recipes.pictures import read_picture
 from dataset.splits import check_disjoint, read_split
 from dataset.storage.files import check_complete, find_frames
 from dataset.storage.source import naming
-from models.encoders import ConvNet, ResNet18
+from models.encoders import RESNETS, ConvNet
 from utils.errors import DataError
 from utils.numbers import positive
 
 STEP = 20 / 127  # pixels of motion a grey level, as data/prepare_ucf101.py stores it; 128 is none
 ENCODERS = {
-    "resnet18": {"rgb": partial(ResNet18, channels=3), "flow": partial(ResNet18, channels=2)},
+    **{
+        name: {"rgb": partial(resnet, channels=3), "flow": partial(resnet, channels=2)}
+        for name, resnet in RESNETS.items()
+    },
     "convnet": {
         "rgb": partial(ConvNet, channels=3, frames=True),
         "flow": partial(ConvNet, channels=2, frames=True),
@@ -114,7 +117,7 @@ class UCF101(MultimodalDataset):
         group.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of the three published; papers: 1")
         group.add_argument(
             "--encoder", choices=ENCODERS, default="resnet18",
-            help="resnet18: the papers', here from scratch; convnet: a small one for CPUs",
+            help="resnet18: the papers', here from scratch; resnet34 and 50: larger; convnet: small, for CPUs",
         )  # fmt: skip
         group.add_argument("--fps", type=positive, help="which Image-<fps>-FPS and Flow-<fps>-FPS to read")
         group.add_argument(

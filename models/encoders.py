@@ -33,21 +33,21 @@ class Staged(nn.Module):
         return self.pool(maps, len(x))
 
 
-class ResNet18(Staged):
-    """torchvision's ResNet-18 from scratch, with the given number of input channels and without its classifier.
+class ResNet(Staged):
+    """A ResNet of torchvision from scratch, with the given number of input channels and without its classifier.
 
-    (B, channels, H, W) -> (B, 512). Frames (B, T, channels, H, W) are folded into the batch and their features averaged
-    over time and space.
+    (B, channels, H, W) -> (B, dim). Frames (B, T, channels, H, W) are folded into the batch and their features averaged
+    over time and space. `block` names torchvision's class of blocks, `depths` how many of them a stage has.
     """
 
-    dim = 512
-    widths = (64, 128, 256, 512)
+    block: str
+    depths: tuple[int, ...]
 
     def __init__(self, channels: int):
-        from torchvision.models.resnet import BasicBlock, ResNet  # here, since it takes seconds to load
+        from torchvision.models import resnet  # here, since it takes seconds to load
 
         super().__init__()
-        parts = dict(ResNet(BasicBlock, [2, 2, 2, 2]).named_children())
+        parts = dict(resnet.ResNet(getattr(resnet, self.block), list(self.depths)).named_children())
         parts["conv1"] = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(name, parts[name])
@@ -62,6 +62,30 @@ class ResNet18(Staged):
     def fold(self, x: Tensor) -> Tensor:
         """Frames (B, T, channels, H, W) as pictures (B * T, channels, H, W); pictures as they are."""
         return x.flatten(0, 1) if x.ndim == 5 else x
+
+
+class ResNet18(ResNet):
+    """ResNet-18, the encoder of most of the papers (He et al., CVPR 2016, Table 1): 512 features."""
+
+    block, depths = "BasicBlock", (2, 2, 2, 2)
+    dim, widths = 512, (64, 128, 256, 512)
+
+
+class ResNet34(ResNet):
+    """ResNet-34 (He et al., CVPR 2016, Table 1): 512 features, twice the multiplications of ResNet-18."""
+
+    block, depths = "BasicBlock", (3, 4, 6, 3)
+    dim, widths = 512, (64, 128, 256, 512)
+
+
+class ResNet50(ResNet):
+    """ResNet-50 as torchvision has it, with its stride in the 3 x 3 convolutions: 2048 features."""
+
+    block, depths = "Bottleneck", (3, 4, 6, 3)
+    dim, widths = 2048, (256, 512, 1024, 2048)
+
+
+RESNETS = {"resnet18": ResNet18, "resnet34": ResNet34, "resnet50": ResNet50}
 
 
 class ConvNet(Staged):

@@ -10,9 +10,10 @@ import torchvision
 from helpers.tiny import CLASSES, TinyEncoder
 
 from methods.joint import Joint
-from models.encoders import ConvNet, ResNet18, Transformer, initialise
+from models.encoders import RESNETS, ConvNet, ResNet18, Transformer, initialise
 from models.fusion import FUSIONS
 from models.multimodal import build_model, place
+from models.weights import load_weights
 
 PAIR = ("audio", "visual")
 TRIPLE = ("audio", "visual", "text")
@@ -181,6 +182,33 @@ def test_convnet_starts_as_kaiming_says():
             expected = math.sqrt(2 / (convolution.out_channels * kernel))
             assert weight.std().item() == pytest.approx(expected, rel=4 / math.sqrt(2 * weight.numel()))
             assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+def test_larger_resnets_are_torchvisions_and_state_their_widths(name, tmp_path):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)().eval()
+    torch.save(theirs.state_dict(), tmp_path / "r.pth")
+    ours = RESNETS[name](channels=3).eval()
+    load_weights(ours, "visual", tmp_path / "r.pth")
+    theirs.fc, frames = nn.Identity(), torch.randn(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        maps, widths = frames.flatten(0, 1), []
+        torch.testing.assert_close(ours(frames)[0], theirs(maps).mean(dim=0), rtol=1e-4, atol=1e-4)
+        for stage in ours.stages:
+            maps = stage(maps)
+            widths.append(maps.shape[1])
+    assert tuple(widths) == ours.widths and ours.dim == widths[-1]
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50"])
+def test_larger_resnets_gate_one_another(name):
+    """The units of MMTM stand between the stages of any encoders that are equally many."""
+    makers = {"audio": lambda: RESNETS[name](1), "visual": lambda: RESNETS["resnet18"](3), "depth": lambda: ConvNet(2)}
+    model = build_model(makers, "sum", CLASSES, seed=0)
+    model.add_exchange()
+    features = model.encode({m: torch.randn(2, c, 64, 64) for m, c in (("audio", 1), ("visual", 3), ("depth", 2))})
+    assert {m: f.shape for m, f in features.items()} == {m: (2, model.dims[m]) for m in makers}
 
 
 def attend(layer, x):
