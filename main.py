@@ -7,7 +7,7 @@ import torch
 
 from dataset import build, checksums
 from engine.parser import parse
-from engine.setup import choose_device, make_method, make_optimizer, make_ready
+from engine.setup import choose_device, make_method, make_optimizer, make_ready, suit
 from engine.train import fit
 from methods import Method
 from methods.run import Run
@@ -47,6 +47,7 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
     """Train to the last epoch, as `argv` says, parsed to `args`; write what the run's folder holds."""
     model = method.model
     splits = build(args, model.modalities, method.held_out)
+    suit(args, method, splits, device)
     folder.create(provenance("main.py", argv, device, checksums(args), weights=model.started_from))
     make_ready(args, model, device)
     optimizer = make_optimizer(args, model)

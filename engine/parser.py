@@ -75,7 +75,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     source, chosen = DATASETS[dataset], METHODS[method]
     _add_data(parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})"), source)
     _add_model(parser.add_argument_group("model"), chosen)
-    _add_training(parser.add_argument_group(f"training (defaults: {source.protocol})"))
+    _add_training(parser.add_argument_group(f"training (defaults: {source.protocol})"), chosen)
     _add_window(parser.add_argument_group("prime learning window (recorded for every method)"), chosen)
     chosen.add_args(parser.add_argument_group(f"method {method}"))
     _add_run(parser.add_argument_group("run"))
@@ -127,7 +127,7 @@ def _add_model(group, chosen: type[Method]) -> None:
     )  # fmt: skip
 
 
-def _add_training(group) -> None:
+def _add_training(group, chosen: type[Method]) -> None:
     group.add_argument("--epochs", type=positive, help="passes over the training split")
     group.add_argument("--batch_size", type=positive, help="samples a step")
     group.add_argument(
@@ -155,6 +155,17 @@ def _add_training(group) -> None:
     group.add_argument(
         "--clip_norm", type=positive_float,
         help="shorten the gradient of all parameters to this norm where it is longer, after the method has edited it",
+    )  # fmt: skip
+    if chosen.weighs_classes():
+        group.add_argument(
+            "--class_weights", choices=("balanced",),
+            help="weigh class c by N / (C n_c) in all cross entropies, N training samples of C classes, n_c of it; as "
+            "scikit-learn's",
+        )  # fmt: skip
+    group.add_argument(
+        "--patience", type=positive, metavar="EPOCHS",
+        help="end the run after so many epochs in a row that were not better on the validation split than the best "
+        "before them; needs --val_fraction, or data with such a split; ours",
     )  # fmt: skip
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
     group.add_argument(
@@ -223,6 +234,8 @@ def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, 
         return f"--modulate_during does not apply: {method} modulates nothing"
     if flag == "--unimodal_loss":
         return f"--unimodal_loss does not apply: {method} defines its own losses"
+    if flag == "--class_weights":
+        return f"--class_weights does not apply: {method} defines its own losses"
     # Without the dashes, which every flag has, and which would make any two look alike.
     names = [option.removeprefix("--") for option in options_of(parser)]
     close = difflib.get_close_matches(flag.removeprefix("--"), names, n=1, cutoff=0.75)

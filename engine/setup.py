@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dataset import DATASETS
+from dataset.base import Splits, targets_of
 from methods import METHODS
 from methods.base import Method
 from models.multimodal import MultimodalModel, build_model, place
@@ -85,6 +88,27 @@ def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
     if args.compile:
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)
+
+
+def balanced_weights(targets: Sequence[int], classes: int) -> Tensor:
+    """(C,) N / (C n_c) of a training split of N samples, n_c of class c, as scikit-learn's `balanced`.
+
+    A class without a sample has the weight of one with a single sample; no loss asks for it.
+    """
+    return len(targets) / (classes * torch.tensor(targets).bincount(minlength=classes).clamp(min=1))
+
+
+def suit(args, method: Method, splits: Splits, device: torch.device) -> None:
+    """Give the method what flags say of the splits: the weights of --class_weights.
+
+    Raises:
+        CombinationError: for --patience without a validation split.
+    """
+    if args.patience and splits.val is None:
+        raise CombinationError("--patience needs a validation split, and there is none: add --val_fraction 0.1")
+    if getattr(args, "class_weights", None) == "balanced":
+        weights = balanced_weights(targets_of(splits.train), len(splits.classes))
+        method.class_weights = weights.to(device, next(method.model.parameters()).dtype)
 
 
 def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:

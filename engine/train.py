@@ -43,6 +43,9 @@ def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder:
     begun = checkpoints.restore()
     scalars, lines = Scalars(folder, run.epoch), Lines(run.args.epochs)
     for number in range(run.epoch, run.args.epochs):
+        if history.stalled(run.args.patience):
+            tqdm.write(f"stopped after epoch {number}: {run.args.patience} epochs without a better one on validation")
+            break
         run.epoch = number
         checkpoints.start_epoch(begun)
         if begun and begun.trained:

@@ -23,6 +23,7 @@ class Method:
     held_out = 0.0  # the share of the training split that the method needs withheld for itself
     modulates = False  # whether --modulate_during means something to it (Table 4)
     takes_unimodal_loss = True  # whether it leaves the loss alone, so that --unimodal_loss may add to it
+    class_weights: Tensor | None = None  # (C,) of the cross entropies, by --class_weights
     columns: tuple[str, ...] = ()  # of its record: the epoch's means of what `note` was given under these names
 
     @classmethod
@@ -59,6 +60,15 @@ class Method:
         """The value of --unimodal_loss, a flag that only methods have which leave the loss alone."""
         return self.args.unimodal_loss if self.takes_unimodal_loss else "none"
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        """Whether --class_weights applies: the losses are those below, alone or with others beside them."""
+        return cls.losses is Method.losses
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The mean over the batch; by --class_weights w, sum_i w_{y_i} l_i / sum_i w_{y_i}."""
+        return F.cross_entropy(logits, target, self.class_weights)
+
     def in_force(self, modality: str) -> bool:
         """Whether the method may modulate `modality` now, by --modulate_during."""
         return self.window.admits(modality, self.args.modulate_during)
@@ -92,11 +102,11 @@ class Method:
 
     def losses(self, output: Output) -> dict[str, Tensor]:
         """Scalars: `loss` is trained, every other one is logged."""
-        joint = F.cross_entropy(output.logits, output.target)
+        joint = self.cross_entropy(output.logits, output.target)
         losses = {"loss": joint, "loss_joint": joint}
         if self._unimodal_loss != "none":
             for name, logits in output.unimodal.items():
-                losses[f"loss_{name}"] = F.cross_entropy(logits, output.target)
+                losses[f"loss_{name}"] = self.cross_entropy(logits, output.target)
                 losses["loss"] = losses["loss"] + losses[f"loss_{name}"]
         return losses
 

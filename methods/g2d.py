@@ -62,6 +62,10 @@ class G2D(Taught, Modulation):
         if args.hold == "convolutions" and without:
             raise ValueError(f"--hold convolutions: the encoder of {', '.join(without)} has none; use --hold encoder")
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def losses(self, output) -> dict[str, Tensor]:
         losses = super().losses(output)
         student = F.log_softmax(output.logits / self.args.temperature, dim=1)

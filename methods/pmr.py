@@ -94,6 +94,10 @@ class PMR(Modulation):
             new = updated(old, features[name], features["target"], self.model.classes, self.args.prototype_momentum)
             self.prototypes[name] = new.to(run.device)
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def losses(self, output) -> dict[str, Tensor]:
         losses = super().losses(output)
         if not self.in_epochs():

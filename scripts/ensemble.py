@@ -139,7 +139,8 @@ def rule_of(paths: list[Path], states: list[dict]) -> str:
     if any(best):
         raise RunError("best.pt and last.pt follow different rules: give the one or the other of every run")
     for path, state in zip(paths, states, strict=True):
-        if state["epoch"] + 1 < state["args"]["epochs"]:
+        stopped_early = state["args"].get("patience") and (path.parent / "done").exists()
+        if state["epoch"] + 1 < state["args"]["epochs"] and not stopped_early:
             reached = f"epoch {state['epoch'] + 1} of {state['args']['epochs']}"
             raise RunError(f"{path} is of {reached}: finish its run with --resume first")
     return "last"

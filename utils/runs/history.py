@@ -77,6 +77,13 @@ class History:
         chosen = {"last": len(self.epochs) - 1, "oracle": self._best("test")}
         return chosen | ({"val": self._best("val")} if "val" in self.epochs[-1].evaluated else {})
 
+    def stalled(self, patience: int | None) -> bool:
+        """Whether the last `patience` epochs were not better on the validation split than the best before them."""
+        if not patience or not self.epochs:
+            return False
+        chosen = self.chosen()
+        return chosen["last"] - chosen["val"] >= patience
+
     def _best(self, split: str) -> int:
         """The first epoch with the highest accuracy on `split`."""
         return max(self.epochs, key=lambda epoch: (epoch.evaluated[split]["accuracy"], -epoch.epoch)).epoch
@@ -96,6 +103,8 @@ class History:
         for name in ("previous.pt", "not_finite.json"):
             (folder.path / name).unlink(missing_ok=True)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
+        if len(self.epochs) < folder.args.epochs:
+            timing["stopped_early_after_epochs"] = len(self.epochs)
         write_checked(folder.path / "done", json.dumps(timing) + "\n")
 
     def state_dict(self) -> dict:
