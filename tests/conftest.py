@@ -25,6 +25,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, TESTS)))
 torch.set_num_threads(1)
 
 
+# Files with tests of many seconds: what comes last must be short, or one process works on alone at the end.
+LONG = {"engine/test_faults.py", "engine/test_run.py", "engine/test_kill.py", "engine/test_long_life.py"}
+LONG |= {"scripts/test_reproduce.py", "scripts/test_benchmark_data.py", "utils/test_distributed.py"}
+LONG |= {"data/test_prepare.py", "data/test_prepare_ucf101.py", "data/test_prepare_videos.py"}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: str(item.path.relative_to(TESTS)) not in LONG)
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """The generated data set that `runs.train` reads, to be read only: a test that changes one makes its own."""
