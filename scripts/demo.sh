@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
-# Set up, generate the demo data, train joint and inforeg on it, print their table. A second call reuses what exists.
-# Arguments go to both runs: bash scripts/demo.sh --epochs 20 --demo_sound_error 0.4
+# Set up, generate the demo data, train on it, print the table and draw the picture of what InfoReg does.
+# Two runs at a time. A second call reuses what exists. Arguments go to every run: bash scripts/demo.sh --epochs 40
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-for method in joint inforeg; do
-    .venv/bin/python main.py --dataset demo --method "$method" --resume "$@"
-done
-.venv/bin/python scripts/collect.py results/demo
-echo "figures:"
-find results/demo -name '*.png' | sort
+printf -v EXTRA '%q ' "$@"
+[ $# -gt 0 ] || EXTRA=
+export EXTRA SEEDS="${SEEDS:-0}" JOBS="${JOBS:-2}"
+exec .venv/bin/python scripts/reproduce.py demo --probe

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scripts.drawing import curves, sweeps
+from scripts.drawing.demo import demo
 from scripts.drawing.gradients import figure4
 from scripts.drawing.maps import figure6
 from scripts.drawing.pictures import Picture, Runs, save
@@ -21,6 +22,7 @@ FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure8": sweeps.figure8,
     "figure9": figure6,
     "figure10": curves.figure10,
+    "demo": demo,
 }
 
 

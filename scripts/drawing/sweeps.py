@@ -7,7 +7,7 @@ import numpy as np
 
 from scripts.drawing.curves import ACCURACY, Curve, Panel, lines
 from scripts.drawing.pictures import Picture, Runs
-from scripts.experiments.paper import JOINT, LABELS
+from scripts.experiments.rows import JOINT, LABELS
 from utils.runs.files import read_json
 from utils.runs.plots import COLOURS, FUSED, style
 

@@ -49,7 +49,7 @@ class Experiment:
     name: str
     title: str
     datasets: tuple[str, ...]  # the paper's
-    columns: tuple[str, ...]  # names in result.json, in the paper's order; "{modalities}" stands for one of each
+    columns: tuple[str, ...]  # names in result.json, in the paper's order; "{modalities}" in one stands for each
     rows: Callable[[Setting], tuple[Row, ...]]
     flags: Mapping[str, str] = field(default_factory=dict)  # {data set: what its protocol needs}; EXTRA wins
     base: str = "--method joint"  # the run that EXTRA has to be for, and whose flags the rows may depend on
@@ -57,8 +57,8 @@ class Experiment:
 
     def columns_of(self, setting: Setting) -> tuple[str, ...]:
         """The columns on one data set."""
-        expanded = [setting.modalities if column == "{modalities}" else (column,) for column in self.columns]
-        return tuple(name for names in expanded for name in names)
+        every = [[column.replace("{modalities}", name) for name in setting.modalities] for column in self.columns]
+        return tuple(name for names in every for name in dict.fromkeys(names))
 
 
 @dataclass(frozen=True)

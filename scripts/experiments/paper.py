@@ -3,58 +3,29 @@
 `bash scripts/reproduce.sh NAME` makes the runs; cells.py says what a row, a cell and an experiment are.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from methods import METHODS
-from scripts.experiments.cells import ALONE, Experiment, Row, Setting, parsed
+from scripts.experiments import ours
+from scripts.experiments.cells import Experiment, Row, Setting
+from scripts.experiments.rows import (
+    BOTH,
+    INFOREG,
+    INFOREG_STAR,
+    JOINT,
+    JOINT_STAR,
+    TWO_SETS,
+    accuracy,
+    audio_visual,
+    controls,
+    rows,
+    sweep,
+    visual,
+)  # fmt: skip
 
-CREMAD, TWO_SETS = ("CREMAD",), ("CREMAD", "KineticsSounds")
-ACCURACY, UNIMODAL, BOTH = ("accuracy",), ("{modalities}",), ("accuracy", "{modalities}")
+CREMAD = ("CREMAD",)
+ACCURACY, UNIMODAL, PROBES = ("accuracy",), ("{modalities}",), ("probe {modalities}",)
 # Violent Flows is a folder of videos (data/README.md).
 VIOLENT_FLOWS = {"folder": "--data_root data/ViolentFlows --fps 3"}
-
-
-def controls(setting: Setting) -> tuple[Row, ...]:
-    """Each modality alone, and the average of these models: without them no gain of a multimodal method can be read."""
-    rows = [Row(f"{name} alone", ALONE.format(name), control=True) for name in setting.modalities]
-    every = " ".join(f"{{{name}}}" for name in setting.modalities)
-    return (*rows, Row("average of these", every, control=True, program="scripts/ensemble.py"))
-
-
-def visual(value: float) -> dict[str, dict[str, float]]:
-    """The paper's accuracy of video on CREMA-D."""
-    return {"CREMAD": {"visual": value}}
-
-
-def accuracy(dataset: str, value: float) -> dict[str, dict[str, float]]:
-    """The paper's accuracy on one data set."""
-    return {dataset: {"accuracy": value}}
-
-
-def audio_visual(crema: Sequence[float], kinetics: Sequence[float]) -> dict[str, dict[str, float]]:
-    """Accuracy of the model, of audio and of video on the paper's two data sets."""
-    return {
-        dataset: dict(zip(("accuracy", "audio", "visual"), values, strict=True))
-        for dataset, values in zip(TWO_SETS, (crema, kinetics), strict=True)
-    }
-
-
-# Methods as the paper prints them; others go by the name that --method takes.
-LABELS = {
-    "joint": "Joint training", "gblending": "G-Blending", "ogm": "OGM", "greedy": "Greedy", "pmr": "PMR", "agm": "AGM",
-    "mmpareto": "MMPareto", "inforeg": "InfoReg",
-}  # fmt: skip
-JOINT = Row("Joint training", "--method joint", audio_visual((66.61, 58.99, 35.14), (65.67, 53.13, 36.01)))
-INFOREG = Row("InfoReg", "--method inforeg", audio_visual((71.90, 60.03, 49.65), (69.31, 54.16, 44.73)))
-JOINT_STAR = Row(
-    "Joint training*", "--method joint --unimodal_loss split",
-    audio_visual((70.81, 60.52, 55.23), (68.71, 55.23, 44.18)),
-)  # fmt: skip
-INFOREG_STAR = Row(
-    "InfoReg*", "--method inforeg --unimodal_loss split",
-    audio_visual((75.71, 61.63, 61.22), (72.03, 57.21, 53.57)),
-)  # fmt: skip
 
 
 def twice_as_long(setting: Setting) -> Row:
@@ -188,89 +159,6 @@ def figure8(setting: Setting) -> tuple[Row, ...]:
     return JOINT, *sweep("threshold", (0.01, 0.02, 0.04, 0.06, 0.08, 0.1))
 
 
-def ablation_regulation(setting: Setting) -> tuple[Row, ...]:
-    """InfoReg with each way to slow the leader."""
-    return JOINT, *sweep("regulation", ("proximal", "gradient", "lr"))
-
-
-def ablation_variant(setting: Setting) -> tuple[Row, ...]:
-    """By the paper's equations and by the rules of the public code, without and with losses for each modality."""
-    official = "--method inforeg --variant official --unimodal_loss"
-    return (
-        *controls(setting),
-        JOINT,
-        INFOREG,
-        Row("InfoReg, official", f"{official} none"),
-        JOINT_STAR,
-        INFOREG_STAR,
-        Row("InfoReg*, official", f"{official} split"),
-    )
-
-
-def ablation_smoothing(setting: Setting) -> tuple[Row, ...]:
-    """Up to the public code's 10 epochs."""
-    return JOINT, *sweep("window_smoothing", (1, 2, 3, 5, 10))
-
-
-def ablation_batch_size(setting: Setting) -> tuple[Row, ...]:
-    """Sizes around the data set's default, all at its learning rate."""
-    sizes = [max(1, round(factor * setting.args.batch_size)) for factor in (0.25, 0.5, 1, 2)]
-    return tuple(
-        Row(f"{label}, batches of {size}", f"--method {method} --batch_size {size}")
-        for label, method in (("Joint training", "joint"), ("InfoReg", "inforeg"))
-        for size in sizes
-    )
-
-
-def ablation_start(setting: Setting) -> tuple[Row, ...]:
-    """By the paper's equations from epoch 2 on, the first with two traces before it; by the public code from 0 on."""
-    official = (
-        Row(f"{row.label}, official", f"{row.flags} --variant official --unimodal_loss none")
-        for row in sweep("start_epoch", (0, 2, 5, 10))
-    )
-    return JOINT, *sweep("start_epoch", (2, 3, 5, 10)), *official
-
-
-def sweep(flag: str, values: Sequence) -> tuple[Row, ...]:
-    """InfoReg with each value of a flag; the row at the default has the paper's value of InfoReg."""
-    default = vars(parsed(["--method", "inforeg"]))[flag]
-    return tuple(
-        Row(f"InfoReg, {flag} {value}", f"--method inforeg --{flag} {value}", INFOREG.paper if value == default else {})
-        for value in values
-    )
-
-
-def methods(setting: Setting) -> tuple[Row, ...]:
-    """Every method, and controls of some. Re-learning's rhythm is the published share of the epochs, 20 of 90.
-
-    A method that is registered and not named here (docs/EXTENDING.md) is a row of its own, at its defaults.
-    """
-    teachers = " ".join(f"{name}={{{name}}}" for name in setting.modalities)
-    named = (
-        *controls(setting),
-        JOINT,
-        JOINT_STAR,
-        Row("Joint training, heads", "--method joint --unimodal_loss heads"),
-        Row("the same, encoder rate x 1.5", "--method joint --unimodal_loss heads --encoder_lr_factor 1.5"),
-        *(Row(name, f"--method {name}") for name in ("gblending", "ogm", "ogm_ge", "greedy")),
-        Row("greedy, MMTM network alone", "--method greedy --curation none"),
-        *(Row(name, f"--method {name}") for name in ("pmr", "agm", "mmpareto")),
-        *ablation_variant(setting)[-5:-3],
-        *ablation_variant(setting)[-2:],
-        *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "mbsd", "opm", "opm_ogm", "valuation")),
-        Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
-        *(Row(name, f"--method {name}") for name in ("dgl", "tcmax")),
-        *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
-    )
-    known = {word for row in named for word in row.flags.split()}
-    return *named, *(Row(name, f"--method {name}") for name in METHODS if name not in known)
-
-
-def rows(*fixed: Row) -> Callable[[Setting], tuple[Row, ...]]:
-    """Rows that depend on nothing."""
-    return lambda setting: fixed
-
-
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
@@ -296,11 +184,13 @@ EXPERIMENTS = {
             "figure10", "Figure 10: information amounts on Violent Flows", ("folder",), BOTH, rows(JOINT),
             VIOLENT_FLOWS,
         ),
-        Experiment("ablation_regulation", "How the leader is slowed", CREMAD, BOTH, ablation_regulation),
-        Experiment("ablation_variant", "The paper's equations and the public code", CREMAD, BOTH, ablation_variant),
-        Experiment("ablation_smoothing", "Smoothing of the traces", CREMAD, BOTH, ablation_smoothing),
-        Experiment("ablation_batch_size", "Batch size", CREMAD, BOTH, ablation_batch_size),
-        Experiment("ablation_start", "The first epoch that may be regulated", CREMAD, BOTH, ablation_start),
-        Experiment("methods", "Every method under one recipe", ("GRID",), BOTH, methods),
+        Experiment("demo", "A picture that starves beside its sound", ("demo",), (*BOTH, *PROBES), ours.demo),
+        Experiment("ablation_window", "The rule of the prime learning window", CREMAD, BOTH, ours.ablation_window),
+        Experiment("ablation_regulation", "How the leader is slowed", CREMAD, BOTH, ours.ablation_regulation),
+        Experiment("ablation_variant", "The paper's and the public code's rules", CREMAD, BOTH, ours.ablation_variant),
+        Experiment("ablation_smoothing", "Smoothing of the traces", CREMAD, BOTH, ours.ablation_smoothing),
+        Experiment("ablation_batch_size", "Batch size", CREMAD, BOTH, ours.ablation_batch_size),
+        Experiment("ablation_start", "The first epoch that may be regulated", CREMAD, BOTH, ours.ablation_start),
+        Experiment("methods", "Every method under one recipe", ("GRID",), BOTH, ours.methods),
     )
 }  # fmt: skip

@@ -100,7 +100,7 @@ def write(wanted: Request, rule: str = "last") -> None:
     experiment = wanted.experiment
     for dataset in wanted.datasets:
         write_experiment(experiment, *wanted.places(dataset), rule)
-    if not (experiment.name.startswith("figure") or experiment.swept):
+    if not (experiment.name.startswith("figure") or experiment.name == "demo" or experiment.swept):
         return
     from scripts.drawing import figures  # here, since tables need no matplotlib
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.parser import make_parser
 from scripts.experiments.cells import Experiment, Row, parsed
-from scripts.experiments.paper import BOTH, JOINT
+from scripts.experiments.rows import BOTH, JOINT
 from utils.errors import RunError
 from utils.runs.setting import MACHINE_FLAGS, PATH_FLAGS, options_of
 
