@@ -79,6 +79,7 @@ class MultimodalDataset(Dataset):
     method_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # method -> its flags, as published for this data
     forms: ClassVar[Mapping[str, str]] = {}  # modality -> sound, picture, values or words: the noise that there is
 
+    draws: ClassVar[bool] = True  # whether samples may depend on draws, for each of which the loader sets the generator
     finish: Finish | None = None  # makes inputs, on the device, of what a sample has in their place
     names: Sequence[str]
     targets: Sequence[int]
@@ -96,6 +97,10 @@ class MultimodalDataset(Dataset):
 
     def __getitem__(self, position: int) -> tuple[dict[str, Tensor], int, int]:
         raise NotImplementedError
+
+    def __getitems__(self, positions: Sequence[int]) -> "list[tuple[dict[str, Tensor], int, int]] | Batch":
+        """The samples at `positions`, or their batch, where a data set without draws makes it faster at once."""
+        return [self[position] for position in positions]
 
     def with_noise(self, noise: Noise) -> "MultimodalDataset":
         """The same split under other noise."""

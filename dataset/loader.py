@@ -16,10 +16,13 @@ from utils.distributed.gather import Share, rows, share
 from utils.distributed.processes import world
 
 
-def collate(samples: Sequence[tuple[Mapping[str, Tensor], int, int]]) -> Batch:
-    """One batch of the samples (inputs, target, index)."""
-    inputs = {name: torch.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
-    batch = Batch(inputs, torch.tensor([s[1] for s in samples]), torch.tensor([s[2] for s in samples]))
+def collate(samples: Sequence[tuple[Mapping[str, Tensor], int, int]] | Batch) -> Batch:
+    """One batch of the samples (inputs, target, index), unless they are one already."""
+    if isinstance(samples, Batch):
+        batch = samples
+    else:
+        inputs = {name: torch.stack([sample[0][name] for sample in samples]) for name in samples[0][0]}
+        batch = Batch(inputs, torch.tensor([s[1] for s in samples]), torch.tensor([s[2] for s in samples]))
     shared(batch.tensors)
     return batch
 
@@ -29,6 +32,7 @@ class Seeded(Dataset):
 
     def __init__(self, dataset: Dataset, seed: int, epoch: int):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
+        self.draws = below(dataset)[0].draws
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -38,6 +42,10 @@ class Seeded(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mix(self.seed, self.epoch, position))
             return self.dataset[position]
+
+    def __getitems__(self, positions: Sequence[int]):
+        """What a loader makes a batch of."""
+        return [self[position] for position in positions] if self.draws else self.dataset.__getitems__(positions)
 
 
 def mix(*numbers: int) -> int:

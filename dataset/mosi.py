@@ -5,10 +5,7 @@
 """
 
 import argparse
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from dataset.base import MultimodalDataset
+from dataset.arrays import Arrays, headers, opened
 from models.encoders import Transformer
 from utils.errors import DataError, list_names
 
@@ -29,7 +26,7 @@ LABELS = {
 }
 
 
-class MOSI(MultimodalDataset):
+class MOSI(Arrays):
     """One part. Sample: ({modality: (T, d)}, class number, position in the part).
 
     The features are used as they are, without normalisation, as in MultiBench. T and d are those of the file and may
@@ -47,20 +44,13 @@ class MOSI(MultimodalDataset):
         classes, number = LABELS[args.labels]
         with opened(file_of(args)) as file:
             targets, names = number(file[f"{part}_score"]).astype(int).tolist(), file[f"{part}_id"].tolist()
-            self.series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in modalities}
-        super().__init__(args, names, targets, modalities, train)
-        if broken := [name for name, series in self.series.items() if not series.isfinite().all()]:
+            series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in modalities}
+        super().__init__(args, series, names, targets, train)
+        if broken := [name for name, x in series.items() if not x.isfinite().all()]:
             found = f"values that are not finite in {part} {', '.join(broken)}"
             raise DataError(f"{file_of(args)}: {found}: prepare it again")
         if absent := [label for k, label in enumerate(classes) if k not in self.targets]:
             raise DataError(f"{file_of(args)}: no utterance of {part} is {', '.join(absent)}; choose other --labels")
-
-    def __getitem__(self, position: int):
-        inputs = {}
-        for name, series in self.series.items():
-            corrupt = self.noise.on(name, self.names[position])
-            inputs[name] = torch.from_numpy(corrupt(series[position].numpy()))
-        return inputs, self.targets[position], position
 
     @classmethod
     def encoders(cls, args) -> dict[str, Callable[[], nn.Module]]:
@@ -148,18 +138,6 @@ def file_of(args) -> Path:
     return Path(args.data_root) / "series.npz"
 
 
-@contextmanager
-def opened(path: Path):
-    """A context with the open .npz, where missing or damaged is a DataError. Nothing in the file is executed."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: prepare the data as data/README.md says, or set --data_root")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged ({error}): prepare it again") from error
-
-
 def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every array, from their headers alone.
 
@@ -168,10 +146,8 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     """
     shapes, wrong = {}, []
     with opened(path) as file:
-        for name in file.files:
-            with file.zip.open(f"{name}.npy") as member:
-                np.lib.format.read_magic(member)
-                shapes[name], _, dtype = np.lib.format.read_array_header_1_0(member)
+        for name, (shape, dtype) in headers(file).items():
+            shapes[name] = shape
             if dtype != np.float32 and not name.endswith("_id"):
                 wrong.append(name)
     for part in ("train", "test", *(["valid"] if "valid_score" in shapes else [])):

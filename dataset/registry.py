@@ -8,6 +8,7 @@ from torch.utils.data import Dataset, Subset
 from dataset.base import Splits, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
+from dataset.features import Features
 from dataset.folder import Folder
 from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
@@ -26,6 +27,7 @@ DATASETS = {
     "MOSI": MOSI,
     "MOSEI": MOSEI,
     "GRID": GRID,
+    "features": Features,
     "folder": Folder,
     "demo": Demo,
 }

@@ -143,6 +143,46 @@ class Transformer(nn.Module):
         return self.transform(steps)[:, -1]
 
 
+class MLP(Staged):
+    """Hidden layers for precomputed features, each linear without bias, with batch norm and ReLU.
+
+    (B, features) -> (B, dim); a series (B, T, features) is read as its mean over time.
+    """
+
+    def __init__(self, features: int, dim: int, layers: int):
+        super().__init__()
+        self.dim, self.widths = dim, (dim,) * layers
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(before, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU())
+                for before in (features, *self.widths[1:])
+            )
+        )
+        self.apply(initialise)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """A vector (B, features) for every sample."""
+        return x.mean(dim=1) if x.ndim == 3 else x
+
+    def pool(self, maps: Tensor, batch: int) -> Tensor:
+        """The last layer's values (B, dim), as they are."""
+        return maps
+
+
+class Projection(nn.Module):
+    """One linear layer: (B, features) -> (B, dim); a series (B, T, features) is read as its mean over time."""
+
+    def __init__(self, features: int, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.layer = nn.Linear(features, dim)
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, dim) of a batch (B, features) or (B, T, features)."""
+        return self.layer(x.mean(dim=1) if x.ndim == 3 else x)
+
+
 class WordAverage(nn.Module):
     """The mean of a text's word embeddings and two linear layers with ReLU (Iyyer et al., ACL 2015), from scratch.
 

@@ -31,7 +31,9 @@ class MMTM(nn.Module):
 
     def forward(self, maps: Mapping[str, Tensor], batch: int, curated: Tensor | None) -> dict[str, Tensor]:
         """Gated maps. `curated` (M,) is true for a modality whose gate is the average, one constant for all samples."""
-        squeezed = [x.flatten(2).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1) for x in maps.values()]
+        squeezed = [
+            x.reshape(*x.shape[:2], -1).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1) for x in maps.values()
+        ]
         hidden = self.squeeze(torch.cat(squeezed, dim=1)).relu()
         gates = {name: torch.sigmoid(excite(hidden)) for name, excite in self.excite.items()}
         if self.training:
@@ -70,8 +72,9 @@ class Exchange(nn.Module):
             raise ValueError(
                 f"MMTM units stand between the stages of convolutional encoders; that of {', '.join(whole)} has none"
             )
-        if len(encoders) < 2 or len({len(encoder.widths) for encoder in encoders.values()}) > 1:
-            raise ValueError("MMTM units need several encoders of equally many stages")
+        stages = {len(encoder.widths) for encoder in encoders.values()}
+        if len(encoders) < 2 or len(stages) > 1 or stages == {1}:
+            raise ValueError("MMTM units need several encoders of equally many stages, two or more")
         widths = zip(*(encoder.widths[1:] for encoder in encoders.values()), strict=True)
         self.units = nn.ModuleList(MMTM(dict(zip(encoders, stage, strict=True))) for stage in widths)
         self.curated: Tensor | None = None  # (M,) bool: the modalities that get the average gates, in training

@@ -165,6 +165,16 @@ class Corruption:
         return f"{self.modality}:{self.kind}:{self.level:.15g}{share}"
 
 
+class EveryName(dict):
+    """Forms of modalities whose names only the data tell: that of `any`, whatever the name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return self["any"]
+
+
 def read(text: str, forms: Mapping[str, str]) -> Corruption:
     """A corruption of one of the modalities {name: form}, or of `any`.
 
@@ -175,7 +185,7 @@ def read(text: str, forms: Mapping[str, str]) -> Corruption:
     if what.count(":") != 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY:KIND:LEVEL[@SHARE]")
     modality, kind, level = what.split(":")
-    if modality not in (*forms, "any") or not forms:
+    if not forms or (modality not in forms and modality != "any"):
         names = f"the modalities are {', '.join(forms)}" if forms else "noise is not defined for this data set"
         raise argparse.ArgumentTypeError(f"{text!r}: {names}")
     for name in forms if modality == "any" else [modality]:

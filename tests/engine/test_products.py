@@ -9,7 +9,16 @@ import torch
 from helpers import instances
 from helpers.acting import TAUGHT
 from helpers.decoded import remember
-from helpers.instances import make_clips, make_folder, make_hateful_memes, make_series, make_ucf101, save_series
+from helpers.instances import (
+    make_clips,
+    make_features,
+    make_folder,
+    make_hateful_memes,
+    make_series,
+    make_ucf101,
+    save_features,
+    save_series,
+)
 from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, make_demo, rows_of, save_teachers
 
 import main as program
@@ -34,6 +43,7 @@ INSTANCES = {
     "MOSI": (lambda root: save_series(root, make_series()), SERIES),
     "MOSEI": (lambda root: save_series(root, make_series()), SERIES),
     "GRID": (partial(make_clips, classes=WORDS["digit"], fps=25), CLIPS),
+    "features": (lambda root: save_features(root, make_features()), "--hidden 8 --layers 2 --batch_size 12"),
     "folder": (make_folder, CLIPS),
     "demo": (make_demo, " ".join([CLIPS, *(f"--{name}={value}" for name, value in SETTING.items())])),
 }

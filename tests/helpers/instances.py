@@ -101,6 +101,29 @@ def save_series(root, arrays):
     return root
 
 
+FEATURES = {"image": (6,), "speech": (4, 3), "text": (5,)}  # of a sample
+
+
+def make_features(counts=(("train", 36), ("test", 12))):
+    """{split: its arrays}; the vector of the text tells the class of three, the rest nothing."""
+    draws, splits = np.random.default_rng(0), {}
+    for split, count in counts:
+        label = np.arange(count) % 3
+        arrays = {name: draws.normal(size=(count, *shape)) for name, shape in FEATURES.items()}
+        arrays["text"] = (arrays["text"] / 10 + np.eye(5)[label]).astype(np.float16)
+        arrays["image"] = arrays["image"].astype(np.float32)
+        splits[split] = arrays | {"label": label, "ids": np.array([f"{split}-{n}" for n in range(count)])}
+    splits["train"]["classes"] = np.array(["cat", "dog", "été"])
+    return splits
+
+
+def save_features(root, splits):
+    root.mkdir(exist_ok=True)
+    for split, arrays in splits.items():
+        np.savez(root / f"{split}.npz", **arrays)
+    return root
+
+
 def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
