@@ -59,7 +59,8 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
         history = fit(run, method, splits.test, splits.classes, folder)
         lines = [epoch.line() for epoch in history.epochs]
         if folder.writes:
-            draw(lines, folder.path / "figures", f"{args.method} on {args.dataset}, seed {args.seed}")
+            title = f"{args.method} on {args.dataset}, seed {args.seed}"
+            draw(lines, folder.path / "figures", title, history.arrays())
         history.finish()
     for rule, metrics in history.result().items():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)

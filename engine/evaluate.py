@@ -1,7 +1,8 @@
 """Evaluation through the method's own forward."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,60 +13,70 @@ from dataset.loader import make_loader
 from methods.base import Method
 from methods.run import Run, collect
 from models.multimodal import Output
+from utils.metrics import average_precisions, calibration_error, class_accuracies
 from utils.precision import autocast
+from utils.runs.predictions import FUSED, Predictions
+
+KINDS = ("class", "probability")
 
 
-def evaluate(
-    model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
-) -> dict[str, float]:
-    """The metrics of a model's predictions on the samples of `loader`."""
-    return metrics_of(predict(model, forward, loader, device))
+def heads_of(output: Output) -> dict[Hashable, Tensor]:
+    """{head: its logits (B, C)} of a method's output."""
+    return {FUSED: output.logits} | output.unimodal
 
 
 def predict(
     model: torch.nn.Module, forward: Callable[[Batch], Output], loader: DataLoader, device: torch.device
-) -> dict[str, Tensor]:
-    """Predict every sample of `loader`.
+) -> Predictions:
+    """Predict every sample of `loader`."""
 
-    Returns (N,) tensors in the loader's order: class numbers `target`, `loss`, and the predicted class numbers, those
-    of the fused logits as `accuracy` and those of each modality's read-out by its name.
-    """
-
-    def classify(batch: Batch) -> dict[str, Tensor]:
+    def classify(batch: Batch) -> dict[Hashable, Tensor]:
         output = forward(batch)
-        heads = {"accuracy": output.logits} | output.unimodal
-        classes = {name: logits.argmax(dim=1) for name, logits in heads.items()}
-        loss = F.cross_entropy(output.logits.float(), batch.target, reduction="none")
-        return classes | {"loss": loss, "target": batch.target}
+        found = {"loss": F.cross_entropy(output.logits.float(), batch.target, reduction="none")}
+        for head, logits in heads_of(output).items():
+            found["class", head] = logits.argmax(dim=1)  # of the logits: rounded probabilities may be equal
+            found["probability", head] = logits.softmax(dim=1, dtype=torch.float32)
+        return found | {"target": batch.target}
 
-    return collect(model, loader, device, classify)
+    found = collect(model, loader, device, classify)
+    target, loss = found.pop("target"), found.pop("loss")
+    return Predictions(target, loss, *({head: found[k, head] for k, head in found if k == kind} for kind in KINDS))
 
 
-def metrics_of(predictions: Mapping[str, Tensor]) -> dict[str, float]:
-    """Loss, accuracy and macro F1 of the fused prediction, and the accuracy of each modality's read-out (0..1).
+def metrics_of(predictions: Predictions) -> dict[str, float]:
+    """Loss, accuracy and other metrics of the fused prediction, and the accuracy of each modality's read-out (0..1).
 
-    `predictions`: what `predict` returns. `majority` is the share of the most frequent class: the accuracy of a
-    prediction that looks at nothing.
+    `majority` is the share of the most frequent class: the accuracy of a prediction that looks at nothing;
+    `balanced_accuracy` and `mAP` are the means over the classes that have samples of their accuracy and of their
+    average precision; `ece` is the expected calibration error (utils/metrics.py).
     """
     from sklearn.metrics import f1_score  # here, since it takes seconds to load
 
-    heads = dict(predictions)
-    target, loss = heads.pop("target"), heads.pop("loss")
-    accuracies = {name: (predicted == target).double().mean().item() for name, predicted in heads.items()}
-    macro_f1 = f1_score(target.numpy(), heads["accuracy"].numpy(), average="macro", zero_division=0.0)
-    majority = target.bincount().max().item() / len(target)
-    return {"loss": loss.double().mean().item(), "macro_f1": float(macro_f1), "majority": majority} | accuracies
+    target, predicted = predictions.target.numpy(), predictions.classes[FUSED].numpy()
+    probabilities = predictions.probabilities[FUSED].numpy()
+    present = np.unique(target)
+    metrics = {
+        "loss": predictions.loss.double().mean().item(),
+        "macro_f1": float(f1_score(target, predicted, average="macro", zero_division=0.0)),
+        "balanced_accuracy": float(class_accuracies(target, predicted, probabilities.shape[1])[present].mean()),
+        "mAP": float(average_precisions(target, probabilities)[present].mean()),
+        "ece": calibration_error(target, predicted, probabilities),
+        "majority": float(np.bincount(target).max() / len(target)),
+    }
+    for head, classes in predictions.classes.items():
+        metrics["accuracy" if head == FUSED else head] = (classes == predictions.target).double().mean().item()
+    return metrics
 
 
 def evaluate_splits(
     run: Run, method: Method, splits: Mapping[str, Dataset | None]
-) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
+) -> tuple[dict[str, dict[str, float]], Predictions]:
     """The metrics of each split that there is, in the run's precision, and the predictions for the last one.
 
     Raises:
         Stopped: if the run has been sent a signal.
     """
-    metrics, predictions = {}, {}
+    metrics, predictions = {}, None
     forward = autocast(run.device, run.args.precision)(method.forward)
     for name, data in splits.items():
         if data is not None:

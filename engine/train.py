@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataset.base import Batch
+from dataset.base import Batch, MultimodalDataset
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
 from engine.progress import Lines, Scalars, bar_of, glimpse
@@ -30,7 +29,7 @@ from utils.stopping import Stopped
 AfterStep = Callable[[Totals, Watch, Movement], None]
 
 
-def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder: RunFolder) -> History:
+def fit(run: Run, method: Method, test: MultimodalDataset, classes: Sequence[str], folder: RunFolder) -> History:
     """Train from the last checkpoint on (or from the start) to the last epoch.
 
     Raises:
@@ -38,7 +37,7 @@ def fit(run: Run, method: Method, test: Dataset, classes: Sequence[str], folder:
             Stopped if the run has been sent a signal.
     """
     schedule = make_schedule(run.optimizer, run.args)
-    history = History(folder)
+    history = History(folder, test.names, classes)
     checkpoints = Checkpoints(run, method, schedule, history, classes)
     begun = checkpoints.restore()
     scalars, lines = Scalars(folder, run.epoch), Lines(run.args.epochs)

@@ -33,7 +33,8 @@ from utils.files import write_checked
 from utils.lock import Lock
 from utils.precision import autocast
 from utils.runs.checkpoint import load_checkpoint
-from utils.runs.files import read_json, read_predictions, write_predictions
+from utils.runs.files import read_json
+from utils.runs.predictions import arrays_of, read_predictions, write_predictions
 from utils.runs.provenance import provenance
 from utils.runs.setting import MACHINE_FLAGS, differing, flags_added, run_folder
 
@@ -68,12 +69,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     setting["runs"] = {name: run_of(run) for name, run in runs.items()}
     with Lock(folder):
         result, kept = earlier(folder, setting), read_predictions(folder)
-        loader = first.loader(first.data(first.splits()[1], tuple(models)))
+        data = first.data(first.splits()[1], tuple(models))
+        loader = first.loader(data)
         for name, of_rule in by_rule.items():
             together = nn.ModuleList(trained.method.model for trained in of_rule.values())
             predictions = predict(together, forward(of_rule, flags.average), loader, first.device)
             result[name] = metrics_of(predictions)
-            kept |= {"target": predictions["target"], name: predictions["accuracy"]}
+            kept |= {"names": data.names, "classes": first.state["classes"], "heads": list(predictions.classes)}
+            kept |= {"target": predictions.target} | arrays_of(name, predictions.stacked())
         origin = {"provenance": [provenance("scripts/ensemble.py", argv, first.device, checksums(args))]}
         write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():

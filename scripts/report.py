@@ -4,7 +4,8 @@
 
 Writes <folder>/report.html, which needs no server, no network and no script. Tables of experiments are those that
 scripts/collect.py --experiment has written to <folder>/tables. Curves are means over a setting's seeds, bands their
-range; a t-SNE picture is that of the first seed that has one (figures/tsne*.svg or .png of its run).
+range; a t-SNE picture (figures/tsne*.svg or .png of a run) and a confusion matrix are those of the first seed that has
+one. The table of a setting's classes is of the last epochs, too.
 """
 
 import argparse
@@ -16,12 +17,14 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, groupby
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scripts.drawing.charts import TEXT, Curve, chart
 from scripts.experiments.ensembles import ENSEMBLE
 from scripts.experiments.paper import EXPERIMENTS
+from scripts.results.classes import ByClass
 from scripts.results.folder import Setting, find_runs, make_grid, unlike
 from scripts.results.render import Cell, escape, render
 from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, probability
@@ -29,6 +32,7 @@ from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import COLOURS
+from utils.runs.predictions import read_predictions
 
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -181,16 +185,26 @@ def published(entry: dict[str, str]) -> str:
 
 
 def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
-    """{name, its pictures} of each setting that has epochs."""
+    """{name, its pictures, its table of classes} of each setting that has epochs."""
     return [
-        {"name": f"{method}, {tag}", "figures": figures(folders)}
+        {"name": f"{method}, {tag}", "figures": figures(folders), "classes": class_table(folders)}
         for (_, method, tag), folders in runs.items()
         if method != ENSEMBLE
     ]
 
 
+def class_table(folders: Sequence[Path]) -> Markup | None:
+    """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities."""
+    found = [read_predictions(folder) for folder in folders]
+    seeds = [ByClass.of_run(arrays, "last") for arrays in found]
+    if None in seeds or any(not np.array_equal(arrays["target"], found[0]["target"]) for arrays in found):
+        return None
+    caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {len(seeds)} seed(s)"
+    return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))
+
+
 def figures(folders: Sequence[Path]) -> list[dict]:
-    """The pictures of a setting: accuracies, Fisher traces, t-SNE."""
+    """The pictures of a setting: accuracies, Fisher traces, t-SNE, confusion matrix."""
     runs = [read_metrics(folder / "metrics.jsonl") for folder in folders]
     # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
     seeds = [rows[: min(map(len, runs))] for rows in runs]
@@ -247,23 +261,23 @@ def epochs_of(shares: Sequence[float]) -> str:
 
 
 def pictures(folders: Sequence[Path]) -> list[dict]:
-    """The t-SNE pictures of the first seed that has some, in the page itself."""
-    for folder in folders:
-        maps = sorted(path for path in (folder / "figures").glob("tsne*") if path.suffix in KINDS)
-        if maps:
-            return [
-                {
-                    "picture": Markup('<img alt="{}" src="data:{};base64,{}">').format(
-                        f"t-SNE of features, {path.stem}, {folder.name}",
-                        KINDS[path.suffix],
-                        base64.b64encode(path.read_bytes()).decode(),
-                    ),
-                    "caption": f"t-SNE: {path.stem}, {folder.name}.",
-                    "key": [],
-                }
-                for path in maps
-            ]
-    return []
+    """The t-SNE pictures and the confusion matrix of the first seed that has some, in the page itself."""
+    drawn = []
+    for pattern, what in (("tsne*", "t-SNE: {}"), ("confusion.png", "Confusion matrix, last epoch")):
+        found = ([path for path in sorted((f / "figures").glob(pattern)) if path.suffix in KINDS] for f in folders)
+        drawn += [
+            {
+                "picture": Markup('<img alt="{}" src="data:{};base64,{}">').format(
+                    f"{what.format(path.stem)}, {path.parts[-3]}",
+                    KINDS[path.suffix],
+                    base64.b64encode(path.read_bytes()).decode(),
+                ),
+                "caption": f"{what.format(path.stem)}, {path.parts[-3]}.",
+                "key": [],
+            }
+            for path in next(filter(None, found), [])
+        ]
+    return drawn
 
 
 if __name__ == "__main__":

@@ -153,7 +153,8 @@ def test_the_commands_run_as_printed_and_leave_what_the_document_says(program, m
     for column, names in columns.items():
         assert set(re.findall(r"`(\w+)`", names)) == row[column].keys(), column
     assert row["coefficient"]["motion"] < min(row["coefficient"][name] for name in ("rotation", "pulse"))
-    assert {file.stem for file in (path / "figures").iterdir()} == {"fisher_trace", "accuracy", "hold", "method"}
+    drawn = {"fisher_trace", "accuracy", "hold", "confusion", "method"}
+    assert {file.stem for file in (path / "figures").iterdir()} == drawn
     assert "| wearable | loss_share | fusion=lowrank | 1 |" in collect.main(commands[2][2:])
 
 

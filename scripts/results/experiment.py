@@ -13,7 +13,8 @@ from scripts.results.consistency import Origin, differences
 from scripts.results.folder import metrics_of
 from scripts.results.tables import Line, Table
 from utils.errors import RunError
-from utils.runs.files import read_json, read_metrics, read_predictions
+from utils.runs.files import read_json, read_metrics
+from utils.runs.predictions import read_predictions
 
 
 def write_experiment(

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from dataset.base import MultimodalDataset
-from engine.evaluate import evaluate
+from engine.evaluate import metrics_of, predict
 from methods.run import collect
 from scripts.trained.conditions import Conflicting, contributions, draw_present, missing, subsets
 from scripts.trained.restore import Trained
 from utils.errors import RunError
 from utils.numbers import probability
 from utils.precision import autocast
+from utils.runs.predictions import Predictions
 
 FILLS = ("zero", "mean")
+SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "mAP", "ece", "majority")
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,25 @@ class Evaluation:
         }
 
     def metrics(self, condition: Condition, seed: int = 1, contribution: bool = False) -> dict[str, float]:
-        """Accuracy, macro F1, the majority's share, and each modality's accuracy, as shares (0..1).
+        """SHARES of the fused prediction (engine/evaluate.py) and each modality's accuracy, as shares (0..1).
 
         With `contribution` also the accuracy of every subset of modalities and the Shapley values.
+
+        Raises:
+            RunError: if the condition is not defined for the data.
+        """
+        modalities = self.method.model.modalities
+        every = metrics_of(self.predictions(condition, seed, contribution))
+        metrics = {name: every[name] for name in (*SHARES, *modalities)}
+        if contribution:
+            accuracy = {names: every[names] for names in subsets(modalities)}
+            metrics |= {f"{{{', '.join(names)}}}": value for names, value in accuracy.items()}
+            values = contributions(accuracy, modalities)
+            metrics |= {f"contribution {name}": value for name, value in values.items()}
+        return metrics
+
+    def predictions(self, condition: Condition, seed: int = 1, every_subset: bool = False) -> Predictions:
+        """What the model predicts of the test split, fused and by modality; maybe also from every subset of these.
 
         Raises:
             RunError: if the condition is not defined for the data.
@@ -62,16 +80,9 @@ class Evaluation:
         rates = read_rates(condition.missing, self.modalities)
         present = draw_present(model.modalities, rates, len(data), seed)
         fill = self.means() if condition.missing_fill == "mean" else None
-        forward = missing(model, method.forward, present, fill, contribution)
+        forward = missing(model, method.forward, present, fill, every_subset)
         with self.precision():
-            every = evaluate(model, forward, self.trained.loader(data), self.device)
-        metrics = {name: every[name] for name in ("accuracy", "macro_f1", "majority", *model.modalities)}
-        if contribution:
-            accuracy = {names: every[names] for names in subsets(model.modalities)}
-            metrics |= {f"{{{', '.join(names)}}}": value for names, value in accuracy.items()}
-            values = contributions(accuracy, model.modalities)
-            metrics |= {f"contribution {name}": value for name, value in values.items()}
-        return metrics
+            return predict(model, forward, self.trained.loader(data), self.device)
 
     def corrupted(self, condition: Condition, seed: int) -> MultimodalDataset:
         """The test split with the noise and the conflicts that `seed` draws."""

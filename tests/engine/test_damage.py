@@ -16,7 +16,8 @@ from scripts import collect, linear_probe
 from utils.errors import DamageError, RunError
 from utils.files import write_checked
 from utils.runs.checkpoint import load_checkpoint
-from utils.runs.files import read_json, read_metrics, read_predictions
+from utils.runs.files import read_json, read_metrics
+from utils.runs.predictions import read_predictions
 
 FLAGS = ["--method", "inforeg", "--threshold", "-10", "--val_fraction", "0.34", "--epochs", "4", "--lr", "0.1"]
 STEPS = 2  # an epoch

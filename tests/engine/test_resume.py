@@ -11,7 +11,8 @@ from helpers.runs import NARROW, SETTINGS, STEPS, checkpoint, differing, rows_of
 
 from methods import METHODS
 from utils.errors import RunError
-from utils.runs.files import read_metrics, read_predictions
+from utils.runs.files import read_metrics
+from utils.runs.predictions import read_predictions
 
 LENGTH = ["--epochs", "4", "--lr_step", "3"]  # the rate decays after the interrupted epoch
 

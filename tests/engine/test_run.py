@@ -6,10 +6,12 @@ import shutil
 from collections import Counter, defaultdict
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.utils.tensorboard
 from helpers.acting import TAUGHT, acting
+from helpers.results import FUSED
 from helpers.runs import CLIPS, NARROW, SMALL, STEPS, checkpoint, differing, flags, folder_of, rows_of, train
 from helpers.three import Three
 
@@ -27,9 +29,8 @@ from methods import METHODS
 from methods.base import Method
 from models.fusion import FUSIONS
 from utils.errors import RunError
-from utils.runs.files import read_predictions
+from utils.runs.predictions import read_predictions
 
-FIGURES = {"loss", "accuracy", "macro_f1", "majority"}
 # What a method records beside the common columns, and the losses it logs beside the common ones.
 OWN = {
     "inforeg": {"score", "lead", "alpha", "regulated"},
@@ -81,7 +82,7 @@ def test_every_method_and_fusion_trains_and_records(demo, tmp_path, method, fusi
     columns = {"epoch", "lr", "train", "test", "fisher_trace", "gradient_norm", "relative_change", "prime_window"}
     columns |= {"distance", "hold"}
     assert row.keys() == columns | OWN.get(method, set())
-    assert row["test"].keys() == FIGURES | trained(method)
+    assert row["test"].keys() == FUSED | trained(method)
     logs_unimodal = method in LOGS_UNIMODAL or (method, fusion) == ("greedy", "sum")
     own = {f"loss_{name}" for name in (*LOGS.get(method, ()), *(trained(method) if logs_unimodal else ()))}
     assert row["train"].keys() == {"loss", "loss_joint", "accuracy"} | trained(method) | own
@@ -108,7 +109,7 @@ def test_the_demo_with_resnets_learns_and_is_drawn(demo, tmp_path, method):
     folder = train(demo, tmp_path, *chosen(method), "--epochs", "2", encoders=encoders, figures=True)
     first, last = rows_of(folder)
     assert last["train"]["loss"] < first["train"]["loss"]
-    drawn = {"fisher_trace", "accuracy", "hold"} | ({"alpha"} if method == "inforeg" else set())
+    drawn = {"fisher_trace", "accuracy", "hold", "confusion"} | ({"alpha"} if method == "inforeg" else set())
     own = [value for row in (first, last) for column in OWN.get(method, ()) for value in row[column].values()]
     drawn |= {"method"} if any(value is not None for value in own) else set()
     assert {path.stem for path in (folder / "figures").iterdir()} == drawn
@@ -197,12 +198,18 @@ def test_predictions_are_those_of_the_epochs_that_the_rules_choose(demo, tmp_pat
     folder = train(demo, tmp_path, *argv)
     result, found = json.loads((folder / "result.json").read_text()), read_predictions(folder)
     labels = [int(line.split(",class")[1]) for line in (demo / "test.csv").read_text().splitlines()]
-    assert found.pop("target").tolist() == labels
-    assert found.keys() == result.keys() == {"last", "val", "oracle"}
-    for rule, predicted in found.items():
-        assert (predicted == labels).mean() == result[rule]["accuracy"]
+    assert found["target"].tolist() == labels and found["classes"].tolist() == list(Demo.classes)
+    assert found["names"].tolist() == [line.split(",")[0] for line in (demo / "test.csv").read_text().splitlines()]
+    assert found["heads"].tolist() == ["fused", "audio", "visual"]
+    kinds = ("", "_by_head", "_probabilities")
+    assert result.keys() == {"last", "val", "oracle"}
+    assert found.keys() == {"names", "classes", "heads", "target", *(rule + kind for rule in result for kind in kinds)}
+    for rule, figures in result.items():
+        assert (found[rule] == labels).mean() == figures["accuracy"]
+        for k, name in enumerate(("accuracy", "audio", "visual")):
+            assert (found[f"{rule}_by_head"][:, k] == labels).mean() == figures[name]
     assert len({figures["epoch"] for figures in result.values()}) == 3
-    assert len({tuple(predicted) for predicted in found.values()}) > 1
+    assert len({tuple(found[rule]) for rule in result}) > 1
     for rule, name in (("last", "last.pt"), ("val", "best.pt")):  # by the weights of the epoch, sample by sample
         method = make_method(parse(flags(demo, tmp_path, *argv)))
         method.model.load_state_dict(checkpoint(folder, name)["model"])
@@ -210,8 +217,14 @@ def test_predictions_are_those_of_the_epochs_that_the_rules_choose(demo, tmp_pat
         args = parse(flags(demo, tmp_path, *argv))
         data = Demo(args, Demo.read_splits(args)[1], ("audio", "visual"), train=False)
         with torch.no_grad():
-            logits = [method.forward(collate([data[i]])).logits[0] for i in range(len(data))]
-        assert found[rule].tolist() == torch.stack(logits).argmax(dim=1).tolist()
+            outputs = [method.forward(collate([data[i]])) for i in range(len(data))]
+        logits = torch.stack(
+            [torch.cat([one.logits, *one.unimodal.values()]) for one in outputs]
+        )  # (N, heads, classes)
+        assert found[f"{rule}_by_head"].tolist() == logits.argmax(dim=2).tolist()
+        probabilities = found[f"{rule}_probabilities"]
+        assert probabilities.dtype == np.float16
+        np.testing.assert_allclose(probabilities, logits.softmax(dim=2).numpy(), rtol=1e-3, atol=1e-6)
 
 
 def expected_window(traces, epoch, threshold, official):
@@ -417,7 +430,7 @@ def test_three_modalities_train_and_are_probed(three, tmp_path, method):
 
     result = main([*three, "--method", method])
     names = set(Three.modalities)
-    assert result["last"].keys() == {"epoch"} | FIGURES | names
+    assert result["last"].keys() == {"epoch"} | FUSED | names
     folder = tmp_path / "three" / method / "default" / "seed0"
     (row,) = rows_of(folder)
     assert row["fisher_trace"].keys() == row["prime_window"].keys() == names

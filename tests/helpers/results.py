@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from scripts.experiments.cells import parsed
-from utils.runs.files import write_predictions
+from utils.runs.predictions import write_predictions
 
-FUSED = {"loss", "accuracy", "macro_f1", "majority"}
+FUSED = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "mAP", "ece", "majority"}
 
 N = 20
 

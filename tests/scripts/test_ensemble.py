@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from helpers.results import FUSED
 from helpers.runs import SMALL, make_demo, train
 from helpers.written import table_of
 
@@ -21,8 +22,10 @@ from scripts import collect, ensemble
 from scripts.experiments.ensembles import tag_of
 from utils.errors import RunError
 from utils.numbers import positive
-from utils.runs.files import read_predictions
+from utils.runs.predictions import read_predictions
 
+KEPT = {"names", "classes", "heads", "target"}
+KEPT |= {rule + kind for rule in ("last", "val") for kind in ("", "_by_head", "_probabilities")}
 TARGETS = [0, 1, 1, 2]
 # The probabilities that each modality's model gives to the four test samples.
 TABLES = {
@@ -59,7 +62,7 @@ class Toy(MultimodalDataset):
 
     def __init__(self, args, rows, modalities, train):
         assert rows == "test rows" and not train
-        self.modalities, self.targets = modalities, TARGETS
+        self.modalities, self.targets, self.names = modalities, TARGETS, list("abcd")
 
     def __len__(self):
         return len(TARGETS)
@@ -131,7 +134,7 @@ def test_the_figures_by_hand(save, tmp_path, capsys):
     assert figures["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3, rel=1e-12)
     assert figures["loss"] == pytest.approx(-np.log([0.45, 0.55, 0.29, 0.55]).mean(), rel=1e-6)
     assert (figures["audio"], figures["visual"]) == (0.5, 0.25)
-    assert figures.keys() == {"loss", "macro_f1", "majority", "accuracy", "audio", "visual"}
+    assert figures.keys() == FUSED | {"audio", "visual"}
     assert figures["majority"] == 0.5
     assert result_of(tmp_path) == {"last": figures}
     shown = table_of(capsys.readouterr().out)[0]
@@ -250,7 +253,7 @@ def test_best_checkpoints_beside_the_last_ones_are_averaged_at_once(save, tmp_pa
     last = run(tmp_path, save("audio"), save("visual"))
     assert val != last and result_of(tmp_path) == {"last": last, "val": val}
     folder = tmp_path / "toy" / "ensemble" / "default" / "seed0"
-    assert read_predictions(folder).keys() == {"target", "last", "val"}
+    assert read_predictions(folder).keys() == KEPT
 
 
 def test_best_checkpoints_that_not_every_run_has_are_left_alone(save, tmp_path):
@@ -305,7 +308,11 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
         assert rows[2]["accuracy"] == f"{100 * figures['accuracy']:.1f}" and rows[2]["seeds"] == "1"
         assert rows[2]["audio"] == rows[0]["audio"] and rows[2]["visual"] == rows[1]["visual"]
         assert rows[2]["window audio"] == "-" and rows[3]["window audio"] != "-"
-    assert predictions.keys() == {"target", "last", "val"}
+    assert predictions.keys() == KEPT and predictions["heads"].tolist() == ["fused", "audio", "visual"]
+    assert predictions["names"].tolist() == read_predictions(alone["audio"])["names"].tolist()
+    for k, name in enumerate(alone, 1):
+        shares = read_predictions(alone[name])["last_probabilities"][:, 0]
+        np.testing.assert_allclose(predictions["last_probabilities"][:, k], shares, atol=1e-3)
     folder = out / "demo" / "ensemble" / "default" / "seed0"
     (origin,) = json.loads((folder / "args.json").read_text())["provenance"]
     assert origin["command"].startswith("python scripts/ensemble.py ") and str(alone["audio"]) in origin["command"]

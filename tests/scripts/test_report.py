@@ -166,7 +166,7 @@ def test_a_reader_who_does_not_see_finds_the_way(read):
     assert sorted(labelled) == sorted(a["id"] for a, _ in read.all("input"))
     pictures = read.all("svg")
     assert len(pictures) == 2 * 8 and all(a["role"] == "img" and len(a["aria-label"]) > 20 for a, _ in pictures)
-    assert [a["alt"] for a, _ in read.all("img")] == ["t-SNE of features, tsne_visual, seed0"]
+    assert [a["alt"] for a, _ in read.all("img")] == ["t-SNE: tsne_visual, seed0"]
     for attributes, _ in read.all("th"):
         assert attributes["scope"] in ("col", "row")
     for attributes, _ in read.all("table"):

@@ -23,7 +23,7 @@ from scripts.results.significance import interval, samples_test
 from scripts.results.tables import Line, Table
 from utils.errors import RunError
 from utils.lock import Lock
-from utils.runs.files import write_predictions
+from utils.runs.predictions import write_predictions
 
 SEEDS = (0, 1, 2)
 # The number of right samples of 20 by row, seed by seed: 5 points each. PMR and AGM tie on their means.

@@ -1,15 +1,10 @@
-"""Reading and writing what a finished run leaves: metrics, results, predictions."""
+"""Reading what a finished run leaves: metrics and results."""
 
-import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from utils.errors import RunError
-from utils.files import read_checked, write_checked
+from utils.files import read_checked
 
 
 def read_metrics(path: Path) -> list[dict]:
@@ -36,27 +31,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged (not a JSON object): choose another --tag")
     return content
-
-
-def write_predictions(folder: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write predictions.npz: (N,) class numbers of the test samples in their order, `target` and those by each rule."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(values, np.int32) for name, values in arrays.items()})
-    write_checked(folder / "predictions.npz", buffer.getvalue())
-
-
-def read_predictions(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of predictions.npz; {} if there is none yet.
-
-    Raises:
-        RunError: if the file is damaged.
-    """
-    path = folder / "predictions.npz"
-    if not path.exists():
-        return {}
-    content = read_checked(path)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # NumPy, zipfile and zlib each raise their own
-        raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None

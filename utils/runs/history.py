@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.errors import DamageError, warn
 from utils.files import read_checked, write_checked
-from utils.runs.files import write_predictions
 from utils.runs.folder import RunFolder
+from utils.runs.predictions import Predictions, arrays_of, write_predictions
 
 SPLITS = ("val", "test")
 
@@ -46,24 +48,26 @@ class Epoch:
 class History:
     """The epochs of the run in `folder`; the seconds of each stand apart, since a resumed run repeats the rest.
 
-    `predictions` holds (N,) class numbers of the test samples: `target`, and what was predicted, by epoch.
+    `predictions` is about the test samples: `target` (N,), their class numbers, `heads`, what is predicted by, and by
+    epoch what is predicted (Predictions.stacked). `names` and `classes` are what samples and classes are called.
     """
 
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
+    def __init__(self, folder: RunFolder, names: Sequence[str], classes: Sequence[str]):
+        self.folder, self.names, self.classes = folder, names, classes
         self.epochs: list[Epoch] = []
         self.seconds: list[float] = []
-        self.predictions: dict[int | str, Tensor] = {}
+        self.predictions: dict[int | str, Any] = {}
 
-    def append(self, epoch: Epoch, predictions: Mapping[str, Tensor], seconds: float) -> None:
+    def append(self, epoch: Epoch, predictions: Predictions, seconds: float) -> None:
         """Add an epoch, and write metrics.jsonl as a whole: a reader never sees half a line.
 
-        `predictions` are those for the test split (engine/evaluate.py), kept while a rule may choose the epoch.
+        `predictions` are those for the test split, kept while a rule may choose the epoch.
         """
         self.epochs.append(epoch)
         self.seconds.append(seconds)
-        self.predictions |= {"target": predictions["target"].int(), epoch.epoch: predictions["accuracy"].int()}
-        kept = {"target", *self.chosen().values()}
+        self.predictions |= {"target": predictions.target.int(), "heads": list(predictions.classes)}
+        self.predictions[epoch.epoch] = predictions.stacked()
+        kept = {"target", "heads", *self.chosen().values()}
         self.predictions = {key: value for key, value in self.predictions.items() if key in kept}
         if self.folder.writes:
             self.folder.lock.check()
@@ -92,14 +96,21 @@ class History:
         """Test metrics by selection rule, as result.json has them."""
         return {rule: {"epoch": at} | self.epochs[at].evaluated["test"] for rule, at in self.chosen().items()}
 
+    def arrays(self) -> dict[str, ArrayLike]:
+        """What predictions.npz holds; of an epoch before a version that kept probabilities, its class numbers alone."""
+        arrays = {"names": self.names, "classes": self.classes} | {k: self.predictions[k] for k in ("heads", "target")}
+        for rule, epoch in self.chosen().items():
+            found = self.predictions[epoch]
+            arrays |= {rule: found} if isinstance(found, Tensor) else arrays_of(rule, found)
+        return arrays
+
     def finish(self) -> None:
         """Write what a finished run leaves; `done` comes last."""
         folder, result = self.folder, self.result()
         if not folder.writes:
             return
         write_checked(folder.path / "result.json", json.dumps(result, indent=2) + "\n")
-        kept = {rule: self.predictions[epoch] for rule, epoch in self.chosen().items()}
-        write_predictions(folder.path, {"target": self.predictions["target"]} | kept)
+        write_predictions(folder.path, self.arrays())
         for name in ("previous.pt", "not_finite.json"):
             (folder.path / name).unlink(missing_ok=True)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}

@@ -1,10 +1,15 @@
-"""Pictures of a run, drawn from the rows of its metrics.jsonl alone."""
+"""Pictures of a run, drawn from the rows of its metrics.jsonl and from its predictions alone."""
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from utils.files import make_folder, write_atomically
+from utils.metrics import confusion
 
 # Okabe and Ito's palette: told apart with any colour vision and in grey print. The fused curve is black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -15,6 +20,7 @@ FUSED = {"color": "black", "marker": ".", "linestyle": "-"}
 # Columns of a row that are drawn elsewhere, or not at all; whatever else has values by name is the method's own.
 COMMON = {"train", "val", "test", "fisher_trace", "gradient_norm", "relative_change", "prime_window"}
 COMMON |= {"alpha", "regulated", "distance", "hold"}
+MOST_NAMED, MOST_NUMBERED = 40, 16  # classes of a confusion matrix
 
 
 def style(place: int) -> dict:
@@ -45,11 +51,12 @@ def save_figure(figure, stem: Path, title: str) -> Path:
     return stem.with_name(f"{stem.name}.svg")
 
 
-def draw(rows: list[dict], folder: Path, title: str) -> None:
+def draw(rows: list[dict], folder: Path, title: str, predictions: Mapping[str, ArrayLike]) -> None:
     """Draw fisher_trace, accuracy and hold into `folder`, and what the method has recorded beside them.
 
-    That is alpha of a method that regulates, and method, the columns that only this method has. Each is written as
-    `save_figure` does.
+    That is alpha of a method that regulates, and method, the columns that only this method has. `predictions` is what
+    predictions.npz holds, and confusion is drawn of the fused ones of the last epoch. Each is written as `save_figure`
+    does.
     """
     from matplotlib.figure import Figure  # here, since it takes seconds to load
 
@@ -70,6 +77,37 @@ def draw(rows: list[dict], folder: Path, title: str) -> None:
         figure = Figure(figsize=(6.4, 1.2 + 1.8 * len(columns)), layout="constrained")
         own(figure, rows, columns)
         save_figure(figure, folder / "method", f"numbers of the method; {title}")
+    of_last = (predictions[name] for name in ("target", "last", "classes"))
+    draw_confusion(*of_last, folder / "confusion", f"confusion matrix, last epoch; {title}")
+
+
+def draw_confusion(target: ArrayLike, predicted: ArrayLike, classes: Sequence[str], stem: Path, title: str) -> None:
+    """Write a confusion matrix as `save_figure` does: of each class (row) the share in % taken for each class (column).
+
+    Of many classes neither numbers nor names find room, so that the colours alone remain.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(classes)
+    counts = confusion(target, predicted, count)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 2.4 + 0.42 * count), 9.0)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, ax=axes, label="share of the class (%)", shrink=0.8)
+    number = "" if count <= MOST_NAMED else " (number, from 0)"
+    axes.set(xlabel=f"predicted class{number}", ylabel=f"class{number}")
+    if count <= MOST_NAMED:
+        labels = [name if len(name) <= 20 else f"{name[:19]}…" for name in map(str, classes)]
+        look = {"fontsize": 8, "parse_math": False}  # a $ in a name is a $
+        axes.set_xticks(range(count), labels, rotation=90, **look)
+        axes.set_yticks(range(count), labels, **look)
+    if count <= MOST_NUMBERED:
+        for row, column in np.ndindex(count, count):
+            look = {"color": "white" if shares[row, column] > 55 else "black", "fontsize": 8}
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", **look)
+    save_figure(figure, stem, title)
 
 
 def own_columns(rows: list[dict]) -> list[str]:
