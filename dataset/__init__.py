@@ -1,10 +1,10 @@
 """Data sets, one a file; what clips become (`recipes`), where they lie (`storage`) and how they are made (`prepare`).
 
-`DATASETS`, `build` and `checksums` stand in `dataset.registry`. It is loaded when one of them is first asked for, since
-it needs torch, which takes seconds to load and which preparing data does without.
+`DATASETS`, `build`, `checksums` and `preparation` stand in `dataset.registry`. It is loaded when one of them is first
+asked for, since it needs torch, which takes seconds to load and which preparing data does without.
 """
 
-__all__ = ["DATASETS", "build", "checksums"]
+__all__ = ["DATASETS", "build", "checksums", "preparation"]
 
 
 def __getattr__(name: str):

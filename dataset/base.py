@@ -77,6 +77,7 @@ class MultimodalDataset(Dataset):
     protocol: ClassVar[str]  # whose recipe the defaults are, for --help
     defaults: ClassVar[Mapping[str, Any]]  # data_root, the data set's own flags, and the recipe of training
     method_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # method -> its flags, as published for this data
+    reads_clips: ClassVar[bool] = False  # whether `of_files` is defined
     forms: ClassVar[Mapping[str, str]] = {}  # modality -> sound, picture, values or words: the noise that there is
 
     draws: ClassVar[bool] = True  # whether samples may depend on draws, for each of which the loader sets the generator
@@ -147,6 +148,19 @@ class MultimodalDataset(Dataset):
 
         Raises:
             DataError: if a file is missing or malformed, or a sample stands in two splits.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def of_files(
+        cls, args: Namespace, paths: Sequence[str | Path], modalities: Sequence[str], prepared: Mapping[str, Any]
+    ) -> "MultimodalDataset":
+        """The samples that these files or folders hold, all of class 0, as evaluation sees them: what is predicted.
+
+        No other file is read. `prepared` holds the settings with which the training data were prepared.
+
+        Raises:
+            DataError: for files that are no such samples.
         """
         raise NotImplementedError
 

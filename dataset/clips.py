@@ -25,6 +25,7 @@ from dataset.splits import check_disjoint, read_split
 from dataset.storage.cache import OnDevice, Stored
 from dataset.storage.files import Files
 from dataset.storage.index import INDEX, folder_of
+from dataset.storage.loose import LooseFiles, find_clips
 from dataset.storage.shards import BUFFER, Shards
 from dataset.storage.source import Memory, Recipe, Source
 from models.encoders import RESNETS, ConvNet
@@ -52,15 +53,21 @@ class AudioVisualClips(MultimodalDataset):
     training_frames: ClassVar[Callable[[int, int], list[int]]] = staticmethod(random_frames)
     crop_scale: ClassVar[tuple[float, float]] = (0.08, 1.0)  # torchvision's and the public code's
     flip: ClassVar[bool] = True
+    whole_videos: ClassVar[bool] = True  # whether a clip is a video from its beginning to its end
     group: ClassVar[str | None] = None  # whom --split keeps apart; the first field of a clip's name, before the _
     forms = {"audio": "sound", "visual": "picture"}
+    reads_clips = True
 
-    def __init__(self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool):
+    def __init__(
+        self, args, clips: Sequence[tuple[str, int]], modalities: Sequence[str], train: bool,
+        source: Callable[..., Source] | None = None,
+    ):  # fmt: skip
         names, targets = [clip for clip, _ in clips], [target for _, target in clips]
         super().__init__(args, names, targets, modalities, train)
         self.wanted = args.frames
         self.transform = FrameTransform(args.image_size, train, self.crop_scale, self.flip)
-        self.source = open_source(args, names, self.modality_names, self.audio, self.noise)
+        where = (self.modality_names, self.audio, self.noise)
+        self.source = source(*where) if source else open_source(args, names, *where)
         self.finish = self.source.finish
 
     def __getitem__(self, position: int):
@@ -149,6 +156,16 @@ class AudioVisualClips(MultimodalDataset):
         root, group = folder_of(args.data_root), cls.group_of(args)
         files = [root / (f"{name}_by_{group}.csv" if group else f"{name}.csv") for name in ("train", "test")]
         return [*files, root / INDEX] if packed(args.data_root) else files
+
+    @classmethod
+    def of_files(cls, args, paths, modalities, prepared):
+        clips = find_clips(paths, args.fps)
+        if not cls.whole_videos and (raw := [clip.name for clip in clips if clip.video]):
+            raise DataError(
+                f"{raw[0]}: clips of {args.dataset} are parts of videos; prepare it (data/README.md) and name its .wav"
+            )
+        rows = [(clip.name, 0) for clip in clips]
+        return cls(args, rows, modalities, train=False, source=partial(LooseFiles, args, clips, prepared))
 
     @classmethod
     def group_of(cls, args) -> str | None:

@@ -21,10 +21,10 @@ class Folder(AudioVisualClips):
     protocol = "ours, after the public code's for CREMA-D"
     defaults = CREMAD.defaults | dict(data_root="data/folder", fps=1)
 
-    def __init__(self, args, clips, modalities, train):
+    def __init__(self, args, clips, modalities, train, source=None):
         self.audio = sound_recipe(args)
         self.training_frames = {"segments": segment_frames, "random": random_frames}[args.frame_choice]
-        super().__init__(args, clips, modalities, train)
+        super().__init__(args, clips, modalities, train, source)
 
     @classmethod
     def add_args(cls, group) -> None:

@@ -15,6 +15,7 @@ class GRID(AudioVisualClips):
     audio = LogSpectrogram(sample_rate=16000, seconds=0.64, n_fft=512, hop=400, mels=40)
     crop_scale = (0.9, 1.0)
     group = "speaker"
+    whole_videos = False
     protocol = "ours"
     defaults = dict(
         data_root="data/GRID", fps=25, frames=3, image_size=32, batch_size=32, epochs=10,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
 
@@ -76,11 +77,21 @@ def checksums(args) -> dict[str, str | None]:
     These are its `split_files` and, where a preparation script has left its manifest, the settings in it.
     """
     found = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
-    manifest = folder_of(args.data_root) / "manifest.json"
-    if manifest.is_file():
-        try:
-            settings = json.dumps(json.loads(manifest.read_text())["settings"], sort_keys=True)
-            found["settings of manifest.json"] = hashlib.sha256(settings.encode()).hexdigest()
-        except (OSError, ValueError, KeyError, TypeError):
-            found["settings of manifest.json"] = None
+    if manifest_of(args).is_file():
+        settings = preparation(args)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        found["settings of manifest.json"] = None if settings is None else digest
     return found
+
+
+def preparation(args) -> dict | None:
+    """The settings with which a preparation script has made the data that `args` names; None where that is unknown."""
+    try:
+        return dict(json.loads(manifest_of(args).read_text())["settings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def manifest_of(args) -> Path:
+    """The manifest that a preparation script leaves."""
+    return folder_of(args.data_root) / "manifest.json"

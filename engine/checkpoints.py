@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dataset import preparation
 from engine.totals import Totals
 from engine.watch import Watch
 from inforeg.movement import Movement
@@ -37,7 +38,8 @@ class Begun:
 class Checkpoints:
     """Written after every epoch; within one where --checkpoint_minutes have passed, or a signal ends the run.
 
-    `classes` are the names of the classes by their numbers, for programs that restore the model on other data.
+    `classes` are the names of the classes by their numbers, `prepared` the settings with which the data were prepared,
+    for programs that restore the model on other data.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Checkpoints:
     ):
         self.run, self.method, self.schedule, self.history = run, method, schedule, history
         self.folder, self.classes = history.folder, list(classes)
+        self.prepared = preparation(run.args)
         self._sound = True  # whether last.pt, where there is one, may become previous.pt
         self._written = time.monotonic()  # when last.pt was
         self._began = 0.0  # when this epoch did
@@ -123,7 +126,7 @@ class Checkpoints:
         self.folder.lock.check()
         last = name == "last.pt"
         before = self.folder.path / "previous.pt" if last and self._sound else None
-        state = state | {"args": plain_args(self.run.args), "classes": self.classes}
+        state = state | {"args": plain_args(self.run.args), "classes": self.classes, "prepared": self.prepared}
         write_checkpoint(self.folder.path / name, state, before)
         if last:
             self._sound, self._written = True, time.monotonic()

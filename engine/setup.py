@@ -17,10 +17,13 @@ from models.weights import load_weights
 from utils.distributed.gradients import share_gradients
 from utils.distributed.norm import synchronise_batch_norm
 from utils.errors import CombinationError, RunError
+from utils.runs.checkpoint import load_model
 
 
-def make_method(args) -> Method:
+def make_method(args, classes: int | None = None) -> Method:
     """Build the method that `args` names, with its model, both as they are before the first step.
+
+    `classes` is how many there are, where the data set need not be asked.
 
     Raises:
         CombinationError: if the method, the fusion and the modalities do not go together.
@@ -28,8 +31,9 @@ def make_method(args) -> Method:
     source, method = DATASETS[args.dataset], METHODS[args.method]
     available = source.encoders(args)
     encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
+    classes = classes or len(source.class_names(args))
     try:
-        model = build_model(encoders, args.fusion, len(source.class_names(args)), args.seed)
+        model = build_model(encoders, args.fusion, classes, args.seed)
         start(args, model, tuple(available))
         return method(args, model)
     except ValueError as error:
@@ -61,6 +65,23 @@ def start(args, model: MultimodalModel, available: tuple[str, ...]) -> None:
             without = f", without its classifier ({', '.join(left_out)})" if left_out else ""
             print(f"the encoder of {name} starts from {files[name]}, sha256 {sha256[:16]}...{without}")
     model.freeze(args.freeze or ())
+
+
+def remake_method(args, state: dict, path: Path, device: torch.device) -> Method:
+    """The method of a checkpoint at `path` with its trained model on `device`, where it only predicts.
+
+    `args` are the run's, with other places maybe; `state` is the checkpoint's content.
+
+    Raises:
+        RunError: if the weights are those of another model, or the method is not registered.
+    """
+    if args.method not in METHODS:
+        raise RunError(f"{path} is of --method {args.method}, which is not registered (docs/EXTENDING.md)")
+    args.weights = None  # the checkpoint has them all
+    method = make_method(METHODS[args.method].to_predict(args), len(state["classes"]))
+    load_model(method.model, state, path)
+    place(method.model, device)
+    return method
 
 
 def choose_device(args) -> torch.device:

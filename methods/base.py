@@ -5,6 +5,7 @@ loop:  for each epoch: on_epoch_start, train_data
        on_epoch_end, then evaluation through the same forward
 """
 
+from argparse import Namespace
 from collections.abc import Mapping
 
 import torch.nn.functional as F
@@ -39,6 +40,11 @@ class Method:
     def modalities(cls, args, available: tuple[str, ...]) -> tuple[str, ...]:
         """The modalities that the model is built with."""
         return available
+
+    @classmethod
+    def to_predict(cls, args: Namespace) -> Namespace:
+        """The arguments that make the method where it only predicts: without the files that training alone reads."""
+        return args
 
     def __init__(self, args, model: MultimodalModel):
         self.args, self.model = args, model

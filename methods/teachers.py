@@ -1,6 +1,7 @@
 """Unimodal teachers: models that were trained before, one for each modality, and guide the model that is trained."""
 
 import copy
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,9 +34,14 @@ class Taught(Method):
         # Teachers are runs of the same seed, and paths: they do not belong into the name of a setting.
         return {"teachers": args.teachers}
 
+    @classmethod
+    def to_predict(cls, args) -> Namespace:
+        return Namespace(**vars(args) | {"teachers": []})
+
     def __init__(self, args, model):
         super().__init__(args, model)
-        self.teachers = {name: load_teacher(args, model, name, path) for name, path in teacher_paths(args, model)}
+        paths = [] if args.teachers == [] else teacher_paths(args, model)  # [], which no command line gives: to predict
+        self.teachers = {name: load_teacher(args, model, name, path) for name, path in paths}
         self._taught: dict[str, tuple[Tensor, Tensor]] = {}
 
     def on_fit_start(self, run) -> None:

@@ -76,8 +76,12 @@ def by_stem(folder: Path, suffix: str) -> dict[str, Path]:
 def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
     """Write 00001.jpg ... of quality 95; images: (height, width, 3) uint8, BGR, or grey (height, width)."""
     for number, image in enumerate(images, 1):
-        _, jpg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        (folder / f"{number:05d}.jpg").write_bytes(jpg)
+        (folder / f"{number:05d}.jpg").write_bytes(jpeg(image))
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """A picture as `write_frames` writes it."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:

@@ -73,9 +73,14 @@ class Track:
 
 def write_wave(path: Path, sound: np.ndarray, sample_rate: int) -> None:
     """Write mono int16 as 16-bit WAV, whatever the name's suffix."""
+    path.write_bytes(wave_bytes(sound, sample_rate))
+
+
+def wave_bytes(sound: np.ndarray, sample_rate: int) -> bytes:
+    """Mono int16 as a 16-bit WAV file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, sound, sample_rate, "PCM_16", format="WAV")
-    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
 
 
 def check_sound(path: Path) -> bytes | None:

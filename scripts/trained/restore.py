@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.loader import make_loader
-from engine.setup import choose_device, make_method
+from engine.setup import choose_device, remake_method
 from methods import Method
-from models.multimodal import place
-from utils.runs.checkpoint import class_numbers, load_checkpoint, load_model
+from utils.runs.checkpoint import class_numbers, load_checkpoint
 from utils.runs.setting import ADDED
 
 
@@ -93,11 +92,7 @@ def rebuild(state: dict, path: Path, flags: argparse.Namespace) -> Trained:
         RunError: if the weights are those of another model, or the data's classes others by name.
     """
     args = argparse.Namespace(**ADDED | state["args"])
-    args.weights = None  # the checkpoint has them all
     args.data_root = flags.data_root or args.data_root
     args.cache = "none"  # the data set is read once, or with other noise every time
     numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)
-    method = make_method(args)
-    load_model(method.model, state, path)
-    place(method.model, torch.device(flags.device))
-    return Trained(method, state, numbers, flags)
+    return Trained(remake_method(args, state, path, torch.device(flags.device)), state, numbers, flags)
