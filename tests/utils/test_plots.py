@@ -87,7 +87,8 @@ def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp
         }
         for e in range(3)
     ]  # fmt: skip
-    plots.draw(rows, tmp_path, "inforeg on demo, seed 0")
+    predictions = {"target": [0, 1], "last": [0, 0], "classes": ["a", "b"]}
+    plots.draw(rows, tmp_path, "inforeg on demo, seed 0", predictions)
     (axes,) = saved["alpha"].axes
     for patch, (name, values) in zip(axes.patches, alpha.items(), strict=True):
         steps = patch.get_data()
@@ -95,6 +96,7 @@ def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp
         assert [None if math.isnan(value) else value for value in steps.values] == values, name
     shown = [text.get_text() for text in saved["alpha"].legends[0].get_texts()]
     assert shown == ["audio, in 50% of the steps", "visual, in 8% of the steps"]
+    assert [text.get_text() for text in saved.pop("confusion").axes[0].texts] == ["100", "0", "100", "0"]
     for figure in saved.values():  # the caption is a property of the files
         titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
         assert not any(titles) and figure.legends and not any(axes.get_legend() for axes in figure.axes)
