@@ -35,7 +35,13 @@ def make_method(args, classes: int | None = None) -> Method:
     try:
         model = build_model(encoders, args.fusion, classes, args.seed)
         start(args, model, tuple(available))
-        return method(args, model)
+        made = method(args, model)
+        model.parts = args.accumulate
+        if model.parts > 1 and model.exchange is not None:
+            raise ValueError(
+                f"--accumulate is not defined for {args.method}: its encoders gate one another by means over the batch"
+            )
+        return made
     except ValueError as error:
         raise CombinationError(str(error)) from None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.encoders import initialise
 from models.fusion import FUSIONS
 from models.mmtm import Exchange
+from models.parts import encode_in_parts
 from utils.distributed.gather import has_dropout, own_draws, whole
 
 
@@ -40,6 +41,7 @@ class MultimodalModel(nn.Module):
         self.dropout = has_dropout(self.encoders)
         self.heads: nn.ModuleDict | None = None
         self.exchange: Exchange | None = None
+        self.parts = 1  # in which an encoder sees a batch that it learns from
         self.frozen: tuple[str, ...] = ()
         self.started_from: dict[str, str] = {}  # {modality: sha256 of the file that its first weights are from}
 
@@ -80,8 +82,13 @@ class MultimodalModel(nn.Module):
             if self.exchange is not None:
                 features = self.exchange(self.encoders, inputs)
             else:
-                features = {name: self.encoders[name](inputs[name]) for name in names or self.encoders}
+                features = {name: self._features(name, inputs[name]) for name in names or self.encoders}
         return whole(features, inputs)
+
+    def _features(self, name: str, x: Tensor) -> Tensor:
+        if self.parts == 1 or name in self.frozen:  # without gradients no activations are kept
+            return self.encoders[name](x)
+        return encode_in_parts(self.encoders[name], x, self.parts, self.dropout)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, classes) of the features {modality: (B, dim)}."""

@@ -101,6 +101,18 @@ def test_on_one_process_sync_bn_changes_nothing(demo, tmp_path, regulation):
     assert all(torch.equal(a, b) for a, b in zip(*(checkpoint(f)["model"].values() for f in (one, other)), strict=True))
 
 
+def test_parts_of_the_shares_are_parts_of_the_batch(forked, demo, tmp_path):
+    """Batch norm sees the same four samples at a time; its running statistics are the first process's."""
+    one, two = (
+        flags(demo, tmp_path / name, *acting("inforeg"), "--epochs", "2", "--accumulate", parts)
+        for name, parts in (("one", "4"), ("two", "2"))
+    )
+    finish(start(forked, 1, [one]))
+    finish(start(forked, 2, [two]))
+    for alone, shared in zip(*(rows_of(folder_of(argv)) for argv in (one, two)), strict=True):
+        same(*({name: values for name, values in row.items() if name != "test"} for row in (alone, shared)))
+
+
 def same(one, two):
     if isinstance(one, dict):
         assert one.keys() == two.keys()

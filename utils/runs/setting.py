@@ -21,7 +21,7 @@ MACHINE_FLAGS = (
 PATH_FLAGS = ("dataset", "method", "seed")  # folders of a run's path are named after them
 # Flags that earlier runs do not have, with the values by which they are what they were.
 ADDED: dict[str, Any] = {"weights": None, "freeze": None, "schedule": "step", "lr_warmup": 0, "clip_norm": None}
-ADDED |= {"patience": None}
+ADDED |= {"patience": None, "accumulate": 1}
 LONGEST_NAME = 255  # bytes; the file systems in use allow no longer name of a folder
 
 
