@@ -1,17 +1,17 @@
 """The command line. Every default names its source; an unknown flag, or one of another method, stops the run."""
 
 import argparse
-import difflib
 import sys
 
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.recipes.corrupt import kinds_of, read
+from engine.hints import explain
 from inforeg.window import DURING, WINDOWS
 from methods import METHODS, Method
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
-from utils.runs.setting import flags_added, folder_name, make_tag, options_of
+from utils.runs.setting import folder_name, make_tag
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # Help is shown by the last pass, which knows every default.
     args, unknown = parser.parse_known_args([word for word in argv if word not in ("-h", "--help")])
     if unknown:
-        parser.error(_explain(unknown, parser, chosen.dataset, chosen.method))
+        parser.error(explain(unknown, parser, chosen.dataset, chosen.method))
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win, then
     # what is published for the method on this data set.
     published = DATASETS[args.dataset].method_defaults.get(args.method, {})
@@ -40,6 +40,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args.freeze = sorted(set(args.freeze)) if args.freeze else None
     if refusal := DATASETS[args.dataset].refusal(args):
         parser.error(refusal)
+    if args.accumulate > 1 and args.sync_bn:
+        parser.error(
+            "--sync_bn normalises over the whole batch, which --accumulate has encoded in parts: leave one away"
+        )
     if args.window_every and args.window != "accumulated":
         parser.error(f"--window_every is for --window accumulated: the {args.window} one compares epochs")
     if args.window == "accumulated" and args.window_smoothing != 1:
@@ -131,6 +135,11 @@ def _add_training(group, chosen: type[Method]) -> None:
     group.add_argument("--epochs", type=positive, help="passes over the training split")
     group.add_argument("--batch_size", type=positive, help="samples a step")
     group.add_argument(
+        "--accumulate", type=positive, default=1, metavar="PARTS",
+        help="parts in which the encoders see a batch, for less memory and one more forward pass; losses, scores and "
+        "traces are those of the batch, but batch norm sees a part; ours, by gradient caching (models/parts.py)",
+    )  # fmt: skip
+    group.add_argument(
         "--optimizer", choices=("sgd", "adam", "adamw"), help="Adam and AdamW cancel most of a gradient's scaling"
     )
     group.add_argument("--lr", type=positive_float, help="learning rate")
@@ -221,22 +230,3 @@ def _add_run(group) -> None:
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="CREMAD", help="what to train on")
     parser.add_argument("--method", choices=METHODS, default="inforeg", help="how to train")
-
-
-def _explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, method: str) -> str:
-    """One sentence about the first unknown word: whose flag it is, or which one was meant."""
-    flag = unknown[0].split("=")[0]
-    for kind, table, chosen in (("method", METHODS, method), ("dataset", DATASETS, dataset)):
-        for name, other in table.items():
-            if flag in flags_added(other.add_args):
-                return f"{flag} is a flag of --{kind} {name}, not of {chosen}"
-    if flag == "--modulate_during":
-        return f"--modulate_during does not apply: {method} modulates nothing"
-    if flag == "--unimodal_loss":
-        return f"--unimodal_loss does not apply: {method} defines its own losses"
-    if flag == "--class_weights":
-        return f"--class_weights does not apply: {method} defines its own losses"
-    # Without the dashes, which every flag has, and which would make any two look alike.
-    names = [option.removeprefix("--") for option in options_of(parser)]
-    close = difflib.get_close_matches(flag.removeprefix("--"), names, n=1, cutoff=0.75)
-    return f"unknown argument {unknown[0]}" + (f"; did you mean --{close[0]}?" if close else "")
