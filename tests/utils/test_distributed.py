@@ -64,14 +64,16 @@ def shards(demo, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(forked, demo, shards, tmp_path_factory):
-    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips, `long` InfoReg
-    for an epoch more, by one process alone.
+    """{number of processes: {method: folder}}; `shards` is joint training on shards of the same clips, `steps` InfoReg
+    by a window of two steps, `long` InfoReg for an epoch more, by one process alone.
     """
     found = {}
     for count in (1, 2):
         out = tmp_path_factory.mktemp(f"of{count}")
         jobs = {method: job(demo, out, method) for method in METHODS}
         jobs["shards"] = job(shards, out / "shards", "joint", "--shuffle_buffer", "16")
+        steps = ["--window", "accumulated", "--window_every", "2", "--threshold", "0.2", "--modulate_during", "prime"]
+        jobs["steps"] = job(demo, out / "steps", "inforeg", *steps)
         if count == 1:
             jobs["long"] = job(demo, out / "long", "inforeg", "--epochs", "3")
         finish(start(forked, count, list(jobs.values())))
@@ -79,7 +81,7 @@ def runs(forked, demo, shards, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("method", [*METHODS, "shards"])
+@pytest.mark.parametrize("method", [*METHODS, "shards", "steps"])
 def test_two_processes_are_one(runs, method):
     one, two = (runs[count][method] for count in (1, 2))
     for alone, shared in zip(rows_of(one), rows_of(two), strict=True):
