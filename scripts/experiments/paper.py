@@ -23,7 +23,8 @@ from scripts.experiments.rows import (
 )  # fmt: skip
 
 CREMAD = ("CREMAD",)
-ACCURACY, UNIMODAL, PROBES = ("accuracy",), ("{modalities}",), ("probe {modalities}",)
+ACCURACY, UNIMODAL = ("accuracy",), ("{modalities}",)
+HELD = (*BOTH, "probe {modalities}", "hold {modalities}")
 # Violent Flows is a folder of videos (data/README.md).
 VIOLENT_FLOWS = {"folder": "--data_root data/ViolentFlows --fps 3"}
 
@@ -184,8 +185,8 @@ EXPERIMENTS = {
             "figure10", "Figure 10: information amounts on Violent Flows", ("folder",), BOTH, rows(JOINT),
             VIOLENT_FLOWS,
         ),
-        Experiment("demo", "A picture that starves beside its sound", ("demo",), (*BOTH, *PROBES), ours.demo),
-        Experiment("ablation_window", "The rule of the prime learning window", CREMAD, BOTH, ours.ablation_window),
+        Experiment("demo", "A picture that starves beside its sound", ("demo",), HELD, ours.demo),
+        Experiment("ablation_window", "The rule of the prime learning window", CREMAD, HELD, ours.ablation_window),
         Experiment("ablation_regulation", "How the leader is slowed", CREMAD, BOTH, ours.ablation_regulation),
         Experiment("ablation_variant", "The paper's and the public code's rules", CREMAD, BOTH, ours.ablation_variant),
         Experiment("ablation_smoothing", "Smoothing of the traces", CREMAD, BOTH, ours.ablation_smoothing),

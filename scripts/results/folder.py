@@ -108,18 +108,20 @@ def read_run(folder: Path, rule: str) -> dict[str, float | str]:
     for name in epochs[0]["prime_window"]:
         opened = [str(row["epoch"] + 1) for row in epochs if row["prime_window"][name]]
         columns[f"window {name}"] = " ".join(opened) or "never"
-        if "hold" in epochs[0] and (hold := regulated(epochs, name).hold) is not None:
-            columns[f"hold {name}"] = 100 * hold
     return columns
 
 
 def metrics_of(folder: Path, rule: str) -> dict[str, float]:
-    """Accuracies and probes of a finished run, in %."""
+    """Accuracies and probes of a finished run and, whatever the rule, the hold over its epochs, in %."""
     result = read_json(folder / "result.json")[rule]
     metrics = {name: 100 * value for name, value in result.items() if name not in ("epoch", "loss")}
     probes = folder / "probe.json"
     if probes.exists():
         metrics |= {f"probe {name}": 100 * value for name, value in read_json(probes).items()}
+    if (file := folder / "metrics.jsonl").exists():  # an ensemble has no epochs
+        epochs = read_metrics(file)
+        holds = {name: regulated(epochs, name).hold for name in epochs[0].get("hold", {})}
+        metrics |= {f"hold {name}": 100 * hold for name, hold in holds.items() if hold is not None}
     return metrics
 
 

@@ -205,6 +205,7 @@ def legend(table: Table) -> list[str]:
                 f"An interval of no width is that of models without an error on {table.samples} samples; an error rate "
                 f"of up to {300 / table.samples:.1f}% is compatible with that."
             )
+    lines += starved(table)
     lines.append(f"A dash ({DOES_NOT_APPLY}): does not apply.")
     missing: dict[str, list[str]] = defaultdict(list)
     for line in table.lines:
@@ -212,6 +213,26 @@ def legend(table: Table) -> list[str]:
             missing[why].append(f"{line.label} ({', '.join(str(s) for s in line.empty if line.empty[s] == why)})")
     lines += [f"{why}; rows (seeds): {', '.join(rows)}" for why, rows in missing.items()]
     return lines + [f"Warning: {warning}" for warning in table.warnings]
+
+
+def starved(table: Table) -> list[str]:
+    """A sentence on each reference: which read-out leads, and how far each is below what its modality reaches alone."""
+    alone = {}
+    for line in table.lines:
+        name = line.label.removesuffix(" alone")
+        if line.control and name in table.columns:
+            alone[name] = line.mean(name)
+    sentences = []
+    for line in table.lines:
+        reached = {name: line.mean(name) for name in alone}
+        if line.label in table.references and len(alone) > 1 and None not in (*reached.values(), *alone.values()):
+            first, last = max(reached, key=reached.get), min(reached, key=reached.get)
+            below = ", ".join(f"{name} {alone[name] - value:.1f}" for name, value in reached.items())
+            sentences.append(
+                f"{line.label}: {first} is {reached[first] - reached[last]:.1f} points ahead of {last}; points below "
+                f"what each reaches alone: {below}."
+            )
+    return sentences
 
 
 def markdown(table: Table) -> str:

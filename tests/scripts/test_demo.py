@@ -10,6 +10,7 @@ from main import main
 from scripts.drawing import figures
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
+from scripts.results.folder import metrics_of
 
 SHORT = "--epochs 4 --lr_step 3 --workers 0 --device cpu".split()  # of 20 epochs
 
@@ -47,6 +48,16 @@ def test_the_picture_learns_alone_starves_beside_the_sound_and_is_fed_by_inforeg
     assert inforeg["visual"] > joint["visual"] + 0.1
     assert inforeg["accuracy"] > joint["accuracy"] + 0.04
     assert last["audio alone"]["audio"] < 0.7  # the sound cannot do it
+
+
+def test_the_sound_is_held_under_inforeg_alone(runs):
+    _, places = runs
+    hold = {}
+    for cell in cells(EXPERIMENTS["demo"], *places):
+        if cell.row.program == "main.py":
+            hold[cell.row.label] = metrics_of(cell.folder, "last")
+    assert hold["InfoReg, accumulated window"]["hold audio"] < 40 < 60 < hold["Joint training"]["hold audio"] < 130
+    assert 60 < hold["InfoReg, accumulated window"]["hold visual"] < 130
 
 
 def test_the_picture_that_is_drawn(runs, monkeypatch):

@@ -162,6 +162,18 @@ def test_runs_without_predictions_have_figures_but_no_test_over_samples(results)
     assert rows["PMR"]["p (samples)"] != "-"
 
 
+def test_joint_training_is_told_how_far_one_is_ahead_and_how_much_each_starves(results):
+    table = table2(results)
+    lines = {line.label: line for line in table.lines}
+    joint = {name: lines["Joint training"].mean(name) for name in ("audio", "visual")}
+    alone = {name: lines[f"{name} alone"].mean(name) for name in joint}
+    assert joint["visual"] > joint["audio"]
+    assert [line for line in tables.legend(table) if "ahead" in line] == [
+        f"Joint training: visual is {joint['visual'] - joint['audio']:.1f} points ahead of audio; points below what each "
+        f"reaches alone: audio {alone['audio'] - joint['audio']:.1f}, visual {alone['visual'] - joint['visual']:.1f}."
+    ]
+
+
 def test_a_single_seed_has_no_deviation_and_no_test_over_seeds(results):
     text = tables.markdown(table2(results, seeds=(1,)))
     row = rows_of(text)["InfoReg"]
@@ -325,7 +337,7 @@ MIXTURES = {
     "dirty": (dict(dirty=True, changes="c" * 64), "code, commit", "aaaaaaaaaa with changes cccccccc in 1: OGM seed 1"),
     "no commit": (dict(commit=None), "code, commit", "not recorded in 1: OGM seed 1"),
     "library": (dict(versions={"torch": "3"}), "code, torch: 2 in", "3 in 1: OGM seed 1"),
-    "flag of all": (dict(epochs=99), "recipe, --epochs: 8 in 2: OGM seed 0, OGM seed 2", "99 in 1: OGM seed 1"),
+    "flag of all": (dict(epochs=99), "recipe, --epochs: 20 in 2: OGM seed 0, OGM seed 2", "99 in 1: OGM seed 1"),
     "own flag": (dict(alpha=9.0), "recipe, --alpha", "9.0 in 1: OGM seed 1"),
 }
 
@@ -351,7 +363,7 @@ def test_rows_of_another_recipe_are_told_but_not_what_makes_the_row_or_its_metho
     for seed in SEEDS:
         change(results.folder("OGM", seed) / "args.json", epochs=99)
     (warning,) = table2(results).warnings
-    assert warning.startswith("recipe, --epochs: 8 in 21") and "99 in 3: OGM seed 0, OGM seed 1, OGM seed 2" in warning
+    assert warning.startswith("recipe, --epochs: 20 in 21") and "99 in 3: OGM seed 0, OGM seed 1, OGM seed 2" in warning
     # Greedy sums by its own default, InfoReg modulates in the prime window, each has an alpha of its own.
     values = {json.loads((results.folder(r, 0) / "args.json").read_text())["fusion"] for r in ("Greedy", "OGM")}
     assert values == {"sum", "concat"}
