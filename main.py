@@ -7,7 +7,7 @@ import torch
 
 from dataset import build, checksums
 from engine.parser import parse
-from engine.setup import choose_device, make_method, make_optimizer, make_ready, suit
+from engine.setup import check_longer, choose_device, make_method, make_optimizer, make_ready, suit
 from engine.train import fit
 from methods import Method
 from methods.run import Run
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> dict:
         folder = RunFolder(args)
         folder.check_data(checksums(args))
         folder.check_weights(method.model.started_from)
+        check_longer(method, folder)
         barrier()  # nobody has written yet
         with folder.hold():
             if folder.done:

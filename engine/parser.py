@@ -224,7 +224,11 @@ def _add_run(group) -> None:
     group.add_argument(
         "--tag", help="name of this setting in --out; by default the flags that differ from their defaults"
     )
-    group.add_argument("--resume", action="store_true", help="go on with the run in the folder, or start it")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the folder, or start it; with more --epochs, and its --tag, also beyond its end",
+    )
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ from utils.distributed.gradients import share_gradients
 from utils.distributed.norm import synchronise_batch_norm
 from utils.errors import CombinationError, RunError
 from utils.runs.checkpoint import load_model
+from utils.runs.folder import RunFolder
 
 
 def make_method(args, classes: int | None = None) -> Method:
@@ -88,6 +89,19 @@ def remake_method(args, state: dict, path: Path, device: torch.device) -> Method
     load_model(method.model, state, path)
     place(method.model, device)
     return method
+
+
+def check_longer(method: Method, folder: RunFolder) -> None:
+    """See that the folder's run is how a longer one begins, if it is to go on beyond its epochs.
+
+    Raises:
+        RunError: if not.
+    """
+    if folder.shorter and (reason := method.bound_to(folder.shorter)):
+        raise RunError(
+            f"{folder.path} holds a run of {folder.shorter} epochs, which no longer one goes on from ({reason}): "
+            "choose --tag"
+        )
 
 
 def choose_device(args) -> torch.device:

@@ -71,6 +71,10 @@ class Method:
         """Whether --class_weights applies: the losses are those below, alone or with others beside them."""
         return cls.losses is Method.losses
 
+    def bound_to(self, epochs: int) -> str | None:
+        """Why a run of so many epochs is not how a longer one begins, in words; None if it is."""
+        return None
+
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         """The mean over the batch; by --class_weights w, sum_i w_{y_i} l_i / sum_i w_{y_i}."""
         return F.cross_entropy(logits, target, self.class_weights)

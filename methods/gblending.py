@@ -88,6 +88,11 @@ class GBlending(Method):
         if run.epoch % self.args.super_epoch == 0:
             self.weights = self.estimate(run)
 
+    def bound_to(self, epochs: int) -> str | None:
+        starts = range(0, epochs, self.args.super_epoch)
+        cut = max(starts) + self.args.estimate_epochs > epochs
+        return "its last estimate was cut off with the training" if cut else None
+
     def estimate(self, run) -> dict[str, float]:
         """{task: weight} from copies of the model, each trained on one task alone."""
         before = self.measure(run, self.tasks)

@@ -11,7 +11,7 @@ from utils.files import make_folder, remove_parts, write_checked
 from utils.lock import Lock, owner
 from utils.runs.checkpoint import load_newest
 from utils.runs.files import read_json
-from utils.runs.setting import changes, plain_args, run_folder
+from utils.runs.setting import changes, plain_args, prolongs, run_folder
 
 
 class RunFolder:
@@ -42,13 +42,16 @@ class RunFolder:
         self.path = run_folder(args)
         self.writes = rank() == 0
         self.lock = Lock(self.path)
+        self.shorter: int | None = None  # epochs of the run that the folder holds, if this one goes on beyond them
         if not self.done and (who := owner(self.path)):
             raise InUseError(self.path, who)
         if any((self.path / name).exists() for name in ("args.json", "last.pt", "previous.pt")) and not args.resume:
             state = "a finished run" if self.done else "an unfinished run"
             raise RunError(f"{self.path} holds {state}: add --resume to go on with it, or choose --tag or --out")
         if (self.path / "args.json").exists():
-            self._check_setting(read_json(self.path / "args.json"), "a run")
+            before = read_json(self.path / "args.json")
+            self._check_setting(before, "a run")
+            self.shorter = before["epochs"] if prolongs(before, vars(args)) else None
 
     def check_data(self, checksums: Mapping[str, str | None] | None) -> None:
         """Compare the data on disk with those of the run that the folder holds, by `dataset.checksums`.
@@ -104,6 +107,9 @@ class RunFolder:
             if state is not None:
                 self.check_checkpoint(state)
         written = read_json(path) if path.exists() else plain_args(self.args)
+        if self.shorter:
+            (self.path / "done").unlink(missing_ok=True)  # first: it is not true of args.json any more
+            written, self.shorter = written | {"epochs": self.args.epochs}, None
         history = [*written.get("provenance", []), provenance]
         write_checked(path, json.dumps(written | {"provenance": history}, indent=2) + "\n")
 
@@ -113,8 +119,8 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.path / "done").exists()
+        """Whether the run has come to its end, which is no earlier than its arguments say."""
+        return (self.path / "done").exists() and not self.shorter
 
     @property
     def result(self) -> dict:

@@ -59,14 +59,28 @@ def differing(settings: Mapping[str, Mapping]) -> dict[str, dict[str, object]]:
 
 
 def changes(before: Mapping, now: Mapping) -> list[str]:
-    """What keeps a run that began with `before` from going on with `now`, a sentence a flag; [] if nothing does."""
+    """What keeps a run that began with `before` from going on with `now`, a sentence a flag; [] if nothing does.
+
+    More epochs do not, where the schedule of the learning rate does not follow from their number.
+    """
     new = setting(now)
     old = setting(ADDED | before)
     old = {flag: old.get(flag) for flag in new}
     changed = [f"--{flag} was {old[flag]}, is {new[flag]}" for flag in differing({"old": old, "new": new})]
+    if prolongs(before, now):
+        more = changed.index(f"--epochs was {old['epochs']}, is {new['epochs']}")
+        if new.get("schedule") == "cosine":
+            changed[more] += ", over all of which --schedule cosine falls"
+        else:
+            del changed[more]
     if packed(before.get("data_root")) != packed(now["data_root"]):  # shards are read in another order
         changed.append(f"--data_root was {before.get('data_root')}, is {now['data_root']}")
     return changed
+
+
+def prolongs(before: Mapping, now: Mapping) -> bool:
+    """Whether `now` asks for more epochs than a run that began with `before`."""
+    return "epochs" in before and before["epochs"] < now["epochs"]
 
 
 def make_tag(args: Mapping, defaults: Mapping) -> str:
