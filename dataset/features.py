@@ -31,7 +31,8 @@ SPLITS = ("train", "test", "val")
 OTHERS = ("label", "ids", "names", "classes")  # arrays that are no modality
 HEADS = 4
 # What a run's record has under these names is not a modality's.
-TAKEN = {"accuracy", "any", "epoch", "joint", "loss", "macro_f1", "majority", *dir(nn.ModuleDict())}
+TAKEN = {"accuracy", "balanced_accuracy", "ece", "loss", "macro_f1", "mAP", "majority"}
+TAKEN |= {"any", "epoch", "fused", "joint", *dir(nn.ModuleDict())}
 REMEDY = "write it again (data/README.md)"
 
 
