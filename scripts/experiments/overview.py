@@ -13,7 +13,7 @@ HOW_LONG = (
     "in docs/PERFORMANCE.md; on a GPU none has been timed yet. From its first run on, each says how long the rest "
     "takes."
 )
-# From docs/REPRODUCTION.md; accuracy in %, mean +- standard deviation over three seeds.
+# From docs/SHORT_RUNS.md; accuracy in %, mean +- standard deviation over three seeds.
 IN_NOISE = "on GRID in noise (46 s a run on one CPU thread):"
 MEASURED = {
     "table2": f"{IN_NOISE} InfoReg 80.5 +- 3.1, joint training 86.0 +- 0.5",
@@ -27,7 +27,7 @@ MEASURED = {
     "figure6": f"{IN_NOISE} docs/figures/figure6_GRID_noise.svg",
     "figure7": f"{IN_NOISE} beta 0.9 80.5 +- 3.1, the best beta 0.7 82.8 +- 2.8",
     "figure8": f"{IN_NOISE} K 0.04 80.5 +- 3.1, the best K 0.1 83.7 +- 2.1",
-    "figure9": f"{IN_NOISE} silhouettes in docs/REPRODUCTION.md",
+    "figure9": f"{IN_NOISE} silhouettes in docs/SHORT_RUNS.md",
     "ablation_variant": "on GRID (2.4 hours, two at a time on two cores): InfoReg 99.0 +- 0.9, official 98.5 +- 0.5",
     "methods": "by ConvNets (two to five minutes a run on a core): InfoReg 95.2 +- 2.0, joint training 95.5 +- 1.5",
 }

@@ -100,7 +100,7 @@ def test_without_a_name_every_name_is_listed_with_what_to_expect(capsys):
     assert capsys.readouterr().out == shown and "SEEDS" in shown and "robustness FOLDER" in shown
     paragraphs = dict(re.findall(r"^(\w+): (.*(?:\n .*)+)", shown.partition("names:")[2], re.M))
     assert list(paragraphs) == list(EXPERIMENTS)
-    document = (ROOT / "docs" / "REPRODUCTION.md").read_text()
+    document = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("REPRODUCTION", "SHORT_RUNS"))
     table = re.findall(r"^\| (?:Table|Figure)[^|]*\| ([^|]*)\|([^|]*)/([^|]*)\|", document, re.M)
     wanted = {}
     for command, *counts in table:
