@@ -27,10 +27,11 @@ def demo(rows: Sequence[Runs]) -> Picture:
     axes = picture.figure.axes
     alone = {runs.args.modality: series(runs, "test", "accuracy")[:, -1].mean() for runs in of(rows, "unimodal")}
     for axis in axes[:2]:
-        axis.set_ylim(0, 102)
+        axis.set_ylim(0, 108)  # room for the highest label
         for name, value in alone.items():
             axis.axhline(100 * value, color=style(names.index(name))["color"], linestyle=":", linewidth=1)
-            axis.annotate(f"{name} alone", (0.99, 100 * value - 1), ("axes fraction", "data"), va="top", ha="right")
+            place = (0.99, 100 * value + 0.5)
+            axis.annotate(f"{name} alone", place, xycoords=("axes fraction", "data"), va="bottom", ha="right")
     for place, name in enumerate(names):
         strip = place / len(names), (place + 1) / len(names)
         for epoch, share in enumerate(series(inforeg, "prime_window", name).mean(axis=0), 1):

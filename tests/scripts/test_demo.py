@@ -63,8 +63,9 @@ def test_the_sound_is_held_under_inforeg_alone(runs):
 def test_the_picture_that_is_drawn(runs, monkeypatch):
     _, places = runs
     kept = []
-    monkeypatch.setattr(figures, "save", lambda picture, path, title: kept.append(picture) or path)
-    assert figures.draw(EXPERIMENTS["demo"], *places).name.startswith("demo_demo")
+    save = figures.save
+    monkeypatch.setattr(figures, "save", lambda picture, *more: kept.append(picture) or save(picture, *more))
+    assert figures.draw(EXPERIMENTS["demo"], *places).name == "demo_demo.svg"
     joint, inforeg, traces = kept[0].figure.axes
     assert [text.get_text() for text in joint.texts] == ["audio alone", "visual alone"]
     ends = [{line.get_label(): line.get_ydata()[-1] for line in axis.lines} for axis in (joint, inforeg)]
