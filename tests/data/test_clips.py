@@ -16,6 +16,7 @@ from helpers.places import ROOT
 from helpers.preparing import deadly_recipe, manifest
 
 from dataset.prepare.clips import LONGEST, Clip, Maker, name_fault
+from dataset.prepare.space import in_units
 from dataset.prepare.workers import prepare_clips
 from utils.errors import DataError
 
@@ -169,3 +170,10 @@ def test_lists_are_read_as_training_reads_its_own(tmp_path, form, quoted):
         "train": ["a__x"],
         "test": ["b__y"],
     }
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (12_345_678, "12.3 MB"), (2.5e12, "2.5e+03 GB")]
+)
+def test_sizes_are_given_in_decimal_units(size, text):
+    assert in_units(size) == text

@@ -85,3 +85,13 @@ def turn(path):
     zero = bytes(4)
     data[start : start + 36] = b"".join([zero, one, zero, minus, zero, zero, zero, zero, two])
     path.write_bytes(data)
+
+
+# Layouts
+
+
+def touch(raw, *paths):
+    for path in paths:
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(b"x")
+    return raw

@@ -1,0 +1,110 @@
+"""Which clips are of which class and split: as the folders of the videos say, or a list."""
+
+import re
+import shutil
+import textwrap
+
+import prepare_videos
+import pytest
+from helpers.places import ROOT
+from helpers.preparing import run
+from helpers.videos import touch
+
+from utils.errors import DataError
+
+
+def divided(raw, val=None):
+    parts = prepare_videos.divide(prepare_videos.find_clips(raw), val)
+    return parts and tuple([clip.name for clip in part] for part in parts)
+
+
+def test_folders_name_the_split_and_the_class(tmp_path, capsys):
+    raw = touch(tmp_path, "train/a/1.mp4", "train/b/2.avi", "val/a/3.mkv", "train/a/notes.txt", "train/a/.4.mp4")
+    assert divided(raw) == (["train__a__1", "train__b__2"], ["val__a__3"])
+    assert "val is the test" in capsys.readouterr().out
+    touch(tmp_path, "test/b/5.flv", "extra/b/6.mpg")
+    with pytest.raises(DataError, match="1 clips in val .*--val"):
+        divided(raw)
+    assert "extra" in capsys.readouterr().out
+    assert divided(raw, "none") == (["train__a__1", "train__b__2"], ["test__b__5"])
+    assert divided(raw, "train") == (["train__a__1", "train__b__2", "val__a__3"], ["test__b__5"])
+    assert divided(raw, "test") == (["train__a__1", "train__b__2"], ["test__b__5", "val__a__3"])
+    shutil.rmtree(raw / "train")
+    with pytest.raises(DataError, match="no clips in train"):
+        divided(raw, "test")
+
+
+def test_a_list_names_paths_labels_and_splits(tmp_path):
+    raw = touch(tmp_path / "raw", "x/1.mp4", "2.mp4", "3.mp4")
+    text = 'path,label,split\nx/1.mp4,"dove, pigeon",train\n2.mp4,b,test\n'
+    (tmp_path / "list.csv").write_text(text)
+    found = prepare_videos.read_clips(tmp_path / "list.csv", raw)
+    assert {split: [(clip.name, clip.label) for clip in part] for split, part in found.items()} == {
+        "train": [("x__1", "dove, pigeon")],
+        "test": [("2", "b")],
+    }
+    (tmp_path / "list.csv").write_text("x/1.mp4,a\n2.mp4,b\n")
+    assert list(prepare_videos.read_clips(tmp_path / "list.csv", raw)) == [""]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("path,label\n", "is empty"),
+        ("a.mp4\n", "line 1"),
+        ("a.mp4,x,train\nb.mp4,x\n", "line 2"),
+        ("a.mp4,x,training\n", "'training' is none of train, val, test"),
+        ("../a.mp4,x,train\n", "not a path below"),
+        ("/etc/a.mp4,x,train\n", "not a path below"),
+        ("a.mp4,,train\n", "line 1"),
+        ("a\tb.mp4,x,train\n", "control character"),
+        ("a.mp4,x,train\na.avi,x,test\n", "there twice"),
+        ("a.mp4,x,train\nb.mp4,x,test\n", "one class"),
+    ],
+)
+def test_a_faulty_list_is_refused_with_its_line(tmp_path, capfd, text, said):
+    raw = touch(tmp_path / "raw", "a.mp4", "b.mp4", "a.avi")
+    (tmp_path / "list.csv").write_text(text)
+    status, _, error = run(prepare_videos.main, capfd, raw=raw, out=tmp_path / "out", list=tmp_path / "list.csv")
+    assert status == 2 and said in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_files_out_of_place_and_bad_flags_are_refused(tmp_path, capfd):
+    raw = touch(tmp_path / "raw", "train/a/1.mp4", "test/b/2.mp4", "train/a/deep/3.mp4")
+    flags = dict(raw=raw, out=tmp_path / "out")
+    status, _, error = run(prepare_videos.main, capfd, **flags)
+    assert status == 2 and "deep/3.mp4" in error and "--list" in error
+    for fault in ({"sample_rate": 0}, {"size": -1}, {"min_frames": 0}, {"list": tmp_path / "absent.csv"}):
+        status, _, error = run(prepare_videos.main, capfd, **flags, **fault)
+        assert status == 2 and error.startswith("error: ") and len(error.splitlines()) == 1, fault
+
+
+def test_the_documented_conversions_of_lists_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "raw"
+    (raw / "AVE_Dataset").mkdir(parents=True)
+    texts = {
+        "train": "Bark&x&good&0&10\nGoat&t&good&0&3\n",
+        "val": "Goat&v&good&0&10\n",
+        "test": "Baby cry, infant cry&t&",
+    }
+    for split, text in texts.items():
+        (raw / "AVE_Dataset" / f"{split}Set.txt").write_text(text)
+    (raw / "vggsound.csv").write_text('a,30,"pigeon, dove cooing",train\nb,1,singing,test\n')
+    snippets = re.findall(r"<<'END'\n(.*?)\n    END", (ROOT / "data" / "README.md").read_text(), re.S)
+    for snippet in snippets:
+        exec(textwrap.dedent(snippet), {})
+    found = {name: prepare_videos.read_clips(raw / name, raw) for name in ("AVE_Dataset/list.csv", "vggsound_list.csv")}
+    clips = {
+        name: {split: [(c.name, c.label) for c in part] for split, part in parts.items()}
+        for name, parts in found.items()
+    }
+    assert clips == {
+        "AVE_Dataset/list.csv": {
+            "test": [("AVE__t", "Baby cry, infant cry")],
+            "val": [("AVE__v", "Goat")],
+            "train": [("AVE__x", "Bark")],
+        },
+        "vggsound_list.csv": {"train": [("a_000030", "pigeon, dove cooing")], "test": [("b_000001", "singing")]},
+    }
