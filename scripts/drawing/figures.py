@@ -9,6 +9,7 @@ from scripts.drawing.demo import demo
 from scripts.drawing.gradients import figure4
 from scripts.drawing.maps import figure6
 from scripts.drawing.pictures import Picture, Runs, save
+from scripts.drawing.window_map import window_map
 from scripts.experiments.cells import Cell, Experiment, cells, parsed
 from utils.errors import RunError
 
@@ -23,6 +24,7 @@ FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
     "figure9": figure6,
     "figure10": curves.figure10,
     "demo": demo,
+    "window_map": window_map,
 }
 
 

@@ -61,6 +61,23 @@ def ablation_window(setting: Setting) -> tuple[Row, ...]:
     return (*controls(setting), JOINT, *regulated[:3], JOINT_STAR, *regulated[3:])
 
 
+def window_map(setting: Setting) -> tuple[Row, ...]:
+    """Joint training and InfoReg by the accumulated window, around the recipe's learning rate and batch size."""
+    rates = [float(f"{factor * setting.args.lr:.2g}") for factor in (0.25, 1, 2.5)]
+    sizes = [max(2, round(factor * setting.args.batch_size)) for factor in (0.5, 1, 2)]
+    rows = []
+    for rate in rates:
+        for size in sizes:
+            words = f"lr {rate:g}, batches of {size}"
+            flags = f"--lr {rate:g} --batch_size {size}"
+            rows.append(Row(f"Joint training, {words}", f"{JOINT.flags} {flags}"))
+            rows += [
+                Row(f"InfoReg, K {k}, {words}", f"{INFOREG.flags} --window accumulated --threshold {k} {flags}")
+                for k in (0.05, 0.2)
+            ]
+    return tuple(rows)
+
+
 def demo(setting: Setting) -> tuple[Row, ...]:
     """Joint training, in which the picture starves, and InfoReg by the paper's window and by one of few steps."""
     few_steps = "--window accumulated --window_every 5 --threshold 0.01"

@@ -186,6 +186,7 @@ EXPERIMENTS = {
             VIOLENT_FLOWS,
         ),
         Experiment("demo", "A picture that starves beside its sound", ("demo",), HELD, ours.demo),
+        Experiment("window_map", "Where the accumulated window acts", ("GRID",), BOTH, ours.window_map),
         Experiment("ablation_window", "The rule of the prime learning window", CREMAD, HELD, ours.ablation_window),
         Experiment("ablation_regulation", "How the leader is slowed", CREMAD, BOTH, ours.ablation_regulation),
         Experiment("ablation_variant", "The paper's and the public code's rules", CREMAD, BOTH, ours.ablation_variant),

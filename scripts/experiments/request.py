@@ -14,6 +14,7 @@ from scripts.results.experiment import write_experiment
 from utils.errors import RunError
 
 OURS = ("--dataset", "--method", "--seed", "--out", "--data_root", "--tag", "--resume")  # not for EXTRA to say
+DRAWN = ("demo", "window_map")  # the experiments of ours that are pictures
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def write(wanted: Request, rule: str = "last") -> None:
     experiment = wanted.experiment
     for dataset in wanted.datasets:
         write_experiment(experiment, *wanted.places(dataset), rule)
-    if not (experiment.name.startswith("figure") or experiment.name == "demo" or experiment.swept):
+    if not (experiment.name.startswith("figure") or experiment.name in DRAWN or experiment.swept):
         return
     from scripts.drawing import figures  # here, since tables need no matplotlib
 
