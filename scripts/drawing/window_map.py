@@ -81,10 +81,11 @@ def place(runs: Runs) -> Place:
 def heat(axis: Axes, values: np.ndarray, hold: np.ndarray, largest: float):
     """The values as colours and numbers, the hold as contours; returns what a colour bar needs."""
     drawn = axis.imshow(values, origin="lower", aspect="auto", cmap="PuOr", vmin=-largest, vmax=largest)
-    for (i, j), value in np.ndenumerate(values):
-        axis.text(j, i - 0.12, f"{value:+.1f}", ha="center", va="top", fontsize="small")
-        axis.text(j, i + 0.1, f"hold {hold[i, j]:.2f}", ha="center", va="bottom", fontsize="x-small", color="dimgrey")
     if min(hold.shape) > 1 and np.ptp(hold) > 0:
         lines = axis.contour(hold, levels=5, colors="black", linewidths=0.8)
         axis.clabel(lines, fmt="%.2f", fontsize="x-small")
+    paper = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "boxstyle": "round,pad=0.15"}
+    for (i, j), value in np.ndenumerate(values):
+        words = f"{value:+.1f}\nhold {hold[i, j]:.2f}"
+        axis.text(j, i - 0.2, words, ha="center", va="center", fontsize="small", bbox=paper)
     return drawn
