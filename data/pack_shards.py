@@ -173,10 +173,12 @@ def pack_all(args: argparse.Namespace, fps: int, lists: dict[str, list[str]], sh
 
 
 def record_of(out: Path, shard: str) -> Path:
+    """The file that tells of a finished shard what it holds."""
     return out / f".{shard}.json"
 
 
 def same_size(path: Path, entry: dict) -> bool:
+    """Whether a shard is there and has the size that its record states."""
     return path.is_file() and path.stat().st_size == entry["bytes"]
 
 

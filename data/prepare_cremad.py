@@ -81,6 +81,7 @@ def copy_sound(source: Path, target: Path) -> None:
 
 
 def prepare_clip(clip: Clip, wave: Path, folder: Path, fps: int) -> None:
+    """The recipe of a clip: its sound to `wave`, its frames into `folder`."""
     sound, video = clip.sources
     copy_sound(sound, wave)
     with Media(video) as media:

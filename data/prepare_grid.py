@@ -112,6 +112,7 @@ def prepare_clip(
     grey: bool,
     fps: int,
 ):
+    """The recipe of a clip: the word at `position` and what is around it, its sound to `wave`, frames into `folder`."""
     video, align = clip.sources
     start, end, sentence_end = read_word(align, position, clip.label)
     with Media(video, SAMPLE_RATE) as media:

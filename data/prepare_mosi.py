@@ -20,7 +20,6 @@ MultiBench's files have it: the transformer reads out the last step.
 """
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from dataset.prepare.manifest import check_settings, known_manifest
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
 from utils.errors import DataError, RunError
-from utils.files import aside, flush, write_atomically
+from utils.files import aside, digest, flush, write_atomically
 
 PARTS = ("train", "valid", "test")
 MODALITIES = ("vision", "audio", "text")
@@ -61,42 +60,13 @@ def read_pickle(path: Path) -> tuple[Raw, list[str]]:
         if missing:
             raise DataError(f"{path}: {part} has no {', '.join(missing)}; it has {', '.join(map(str, fields))}")
         used = {name: name for name in MODALITIES} | {"score": score}
-        raw[part] = {name: as_array(fields[key], f"{part} {key}") for name, key in used.items()}
+        raw[part] = {name: pickles.as_array(fields[key], f"{part} {key}") for name, key in used.items()}
         count = len(raw[part]["score"])
-        raw[part]["id"] = names_of(fields["id"], part) if "id" in fields else [f"{part}{i:05d}" for i in range(count)]
+        raw[part]["id"] = (
+            pickles.names_of(fields["id"], part) if "id" in fields else [f"{part}{i:05d}" for i in range(count)]
+        )
         unused |= set(map(str, fields)) - {*MODALITIES, score, "id"}
     return raw, sorted(unused)
-
-
-def as_array(value, name: str) -> np.ndarray:
-    """An array, or a list of arrays of one shape, of numbers."""
-    try:
-        if isinstance(value, pickles.Array):
-            value = value.read()
-        if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
-            value = np.stack([as_array(item, name) for item in value])
-        array = np.asarray(value)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{name} is not an array of numbers, or its series differ in length ({error})") from error
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{name} is not an array of numbers: its type is {array.dtype}")
-    return array
-
-
-def names_of(value, part: str) -> list[str]:
-    """Identifiers as texts; one that consists of several values (video, start, end) is joined."""
-    try:
-        return [name_of(item) for item in (value.read() if isinstance(value, pickles.Array) else value)]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"the identifiers of {part} cannot be read ({error})") from error
-
-
-def name_of(item) -> str:
-    if isinstance(item, pickles.Array):
-        item = item.read()
-    if isinstance(item, list | tuple | np.ndarray):
-        return "_".join(map(name_of, item))
-    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
 
 def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
@@ -122,9 +92,11 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
     for part in PARTS:
         chosen = part_of == part
         if chosen.any():
-            raw[part] = {name: as_array(held[keys[name]][chosen], keys[name]) for name in (*MODALITIES, "score")}
+            raw[part] = {
+                name: pickles.as_array(held[keys[name]][chosen], keys[name]) for name in (*MODALITIES, "score")
+            }
             raw[part] |= {name: raw[part][name][:, None] for name in MODALITIES if raw[part][name].ndim == 2}
-            raw[part]["id"] = names_of(held[keys["id"]][chosen], part)
+            raw[part]["id"] = pickles.names_of(held[keys["id"]][chosen], part)
     return raw, sorted(set(held) - {*keys.values(), split})
 
 
@@ -207,6 +179,7 @@ def repair(raw: Raw, replace_inf: float | None) -> tuple[dict[str, np.ndarray], 
 
 
 def count_signs(score: np.ndarray) -> dict[str, int]:
+    """How many scores are negative, zero and positive."""
     return {"negative": int((score < 0).sum()), "zero": int((score == 0).sum()), "positive": int((score > 0).sum())}
 
 
@@ -223,25 +196,21 @@ def pad_in_front(series: np.ndarray) -> int:
 
 
 def checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file, tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True) as bar:
-        while block := file.read(1 << 22):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+    """sha256 of a file, of several GB perhaps: a bar shows how far it is."""
+    with path.open("rb") as file, tqdm.wrapattr(file, "read", path.stat().st_size, desc=path.name) as watched:
+        return digest(watched)
 
 
 def finished(out: Path, settings: Mapping) -> bool:
     """Whether `out` holds this very preparation; raises DataError if it holds anything else."""
-    manifest = known_manifest(out)
-    if manifest is None:
+    if (manifest := known_manifest(out)) is None:
         return False
     check_settings(out, manifest, settings)
-    whole = manifest.get("sha256")
-    return whole is not None and (out / FILE).is_file() and checksum(out / FILE) == whole
+    return "sha256" in manifest and (out / FILE).is_file() and checksum(out / FILE) == manifest["sha256"]
 
 
 def write(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the .npz into `out`; it appears under its name only when it is whole."""
     part = aside(out / FILE)
     with part.open("wb") as file:
         np.savez(file, **arrays)

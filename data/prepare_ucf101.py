@@ -121,6 +121,7 @@ def levels(flow: np.ndarray) -> np.ndarray:
 
 
 def prepare_clip(clip: Clip, motion: Path, folder: Path, fps: int) -> None:
+    """The recipe of a clip: its flow into `motion`, its frames into `folder`."""
     with Media(clip.sources[0], tolerance=TOLERANCE) as media:
         pictures, flows = sample((picture(frame) for _, frame in media.frames()), media.rate, fps)
     write_frames(folder, pictures)

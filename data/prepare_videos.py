@@ -106,6 +106,7 @@ def divide(found: dict[str, list[Clip]], val: str | None) -> Parts | None:
 
 
 def check_unique(clips: Sequence[Clip]) -> None:
+    """Raise DataError if two clips would have the same name."""
     if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
         paths = [str(clip.sources[0]) for clip in clips if clip.name == twice[0]]
         raise DataError(f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: remove or rename one")

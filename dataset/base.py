@@ -34,6 +34,7 @@ class Batch:
     finish: Finish | None = None
 
     def to(self, device: torch.device) -> "Batch":
+        """The batch on a device, where its inputs are finished."""
         inputs = {name: x.to(device, non_blocking=True) for name, x in self.inputs.items()}
         if self.finish:
             inputs = self.finish(inputs)
@@ -42,6 +43,7 @@ class Batch:
         return Batch(inputs, self.target.to(device, non_blocking=True), self.index.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
+        """The batch in pinned memory, from which it is copied to a GPU without waiting; DataLoader calls this."""
         inputs = {name: x.pin_memory() for name, x in self.inputs.items()}
         return Batch(inputs, self.target.pin_memory(), self.index.pin_memory())
 

@@ -87,9 +87,11 @@ class UCF101(MultimodalDataset):
         return inputs, self.targets[position], position
 
     def rgb(self, files: Sequence[Path], corrupt: Corrupt) -> Tensor:
+        """Pictures as one input, resized, with their noise."""
         return self.resize(load_frames(files), corrupt)
 
     def flow(self, files: Sequence[Path], corrupt: Corrupt) -> Tensor:
+        """Optical flow as one input, of two channels, with its noise."""
         flows = torch.stack([load_flow(file, self.size) for file in files])
         return torch.from_numpy(corrupt(flows.numpy()))
 

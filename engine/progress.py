@@ -21,10 +21,12 @@ class Column:
 
     @property
     def title(self) -> str:
+        """What stands above the column."""
         return self.modality or self.split
 
     @property
     def space(self) -> tuple[str, str]:
+        """What stands before and after the number: a mark of an open window has its place there."""
         marked = self.modality is not None and self.split == "train"
         return " " if self.modality else "  ", " " if marked else ""
 

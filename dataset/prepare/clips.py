@@ -131,6 +131,7 @@ class Maker:
 
     @property
     def pictures(self) -> Path:
+        """The folder that holds a folder of frames for each clip."""
         return self.out / f"Image-{self.fps:02d}-FPS"
 
     def places(self, name: str) -> tuple[Path, Path]:
@@ -148,6 +149,7 @@ class Maker:
         return self.parts(name)[1].exists()
 
     def finished(self, name: str) -> bool:
+        """Whether the clip is there, with frames enough and what stands beside them."""
         second, folder = self.places(name)
         return second.exists() and folder.is_dir() and len(os.listdir(folder)) >= self.min_frames
 

@@ -29,6 +29,7 @@ class Kind:
 
     @property
     def dtype(self) -> np.dtype:
+        """NumPy's dtype. Raises ValueError unless it is one of numbers, texts or objects."""
         code = self.code.decode() if isinstance(self.code, bytes) else self.code
         if not isinstance(code, str) or not CODE.fullmatch(code) or self.order not in ("<", ">", "=", "|"):
             raise ValueError(f"an array of type {code!r}")
@@ -121,3 +122,35 @@ def load(path: Path):
     except Exception as error:  # a damaged program fails in any way
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{path} is not a whole pickle of arrays ({reason}): download it again") from error
+
+
+def as_array(value, name: str) -> np.ndarray:
+    """The numbers of an array, or of a list of arrays of one shape; `name` stands in the message if they are none."""
+    try:
+        if isinstance(value, Array):
+            value = value.read()
+        if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
+            value = np.stack([as_array(item, name) for item in value])
+        array = np.asarray(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{name} is not an array of numbers, or its series differ in length ({error})") from error
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{name} is not an array of numbers: its type is {array.dtype}")
+    return array
+
+
+def names_of(value, part: str) -> list[str]:
+    """Identifiers as texts; one that consists of several values (video, start, end) is joined."""
+    try:
+        return [name_of(item) for item in (value.read() if isinstance(value, Array) else value)]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the identifiers of {part} cannot be read ({error})") from error
+
+
+def name_of(item) -> str:
+    """An identifier as text; what it consists of is joined by _."""
+    if isinstance(item, Array):
+        item = item.read()
+    if isinstance(item, list | tuple | np.ndarray):
+        return "_".join(map(name_of, item))
+    return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)

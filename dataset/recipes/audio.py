@@ -64,10 +64,12 @@ class LogSpectrogram:
 
     @property
     def samples(self) -> int:
+        """The length of the sound that a spectrogram is made of, in samples."""
         return round(self.sample_rate * self.seconds)
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """The spectrogram's: one channel, bins, frames."""
         return 1, self.mels or self.n_fft // 2 + 1, 1 + self.samples // self.hop
 
     @cached_property
@@ -104,6 +106,7 @@ class Filterbank:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """The filterbank's: one channel, frames, bands."""
         return 1, self.frames, self.bands
 
     def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:

@@ -47,6 +47,7 @@ def snr(wave: Array, level: float, random: Generator) -> Array:
 
 
 def gaussian(x: Array, deviation: float, random: Generator) -> Array:
+    """Normal noise of this standard deviation is added to every value."""
     return x + np.float32(deviation) * normal(x, random)
 
 
@@ -81,12 +82,14 @@ def pixelate(picture: Array, share: float, random: Generator) -> Array:
 
 
 def jpeg(picture: Array, quality: int, random: Generator) -> Array:
+    """The picture after it has been written as a JPEG of this quality (1 to 95) and read again."""
     file = io.BytesIO()
     image(picture).save(file, "JPEG", quality=quality)
     return pixels(Image.open(file))
 
 
 def saltpepper(picture: Array, level: float, random: Generator) -> Array:
+    """PDF's noise: with probability level / 10 a tenth of the pixels become black or white, in all channels at once."""
     if random.random() >= level / 10:
         return picture
     drawn = random.random(picture.shape[1:])
@@ -94,6 +97,7 @@ def saltpepper(picture: Array, level: float, random: Generator) -> Array:
 
 
 def gaussian_qmf(picture: Array, level: float, random: Generator) -> Array:
+    """QMF's noise: normal of deviation 10 `level` grey levels of 255, the same in all channels."""
     return picture + 10 * level / 255 * normal(picture[:1], random)
 
 
@@ -104,6 +108,7 @@ def drop(words: Array, share: float, random: Generator) -> Array:
 
 
 def normal(like: Array, random: Generator) -> Array:
+    """Standard normal draws, as many as `like` has values."""
     return random.standard_normal(like.shape, dtype=np.float32)
 
 
@@ -113,6 +118,7 @@ def image(picture: Array) -> Image.Image:
 
 
 def pixels(picture: Image.Image) -> Array:
+    """A picture of 8 bits as (3, H, W) in [0, 1]."""
     return np.asarray(picture).transpose(2, 0, 1) / np.float32(255)
 
 
@@ -155,6 +161,8 @@ KINDS: dict[str, dict[str, Kind]] = {
 
 @dataclass(frozen=True)
 class Corruption:
+    """One noise of one modality, as --train_noise states it; a `share` below 1 is of the clips that it hits."""
+
     modality: str
     kind: str
     level: float
@@ -261,4 +269,5 @@ class Noise:
 
 
 def generator(seed: int, corruption: Corruption, name: str) -> Generator:
+    """The draws of a corruption on the clip `name`: neither its level nor other clips change them."""
     return np.random.default_rng([seed, *f"{corruption.modality}:{corruption.kind}:{name}".encode()])

@@ -59,6 +59,7 @@ def clips_at(path: Path, fps: int) -> list[Loose]:
 
 
 def is_wave(path: Path) -> bool:
+    """Whether a file is a sound, by its suffix."""
     return path.suffix.lower() == ".wav"
 
 

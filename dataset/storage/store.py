@@ -113,6 +113,7 @@ class Store:
 
 
 def found_version(library: str) -> str | None:
+    """The version of a library that is installed; None if it is not."""
     try:
         return version(library)
     except PackageNotFoundError:
