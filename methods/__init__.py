@@ -10,6 +10,7 @@ from methods.greedy import Greedy
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
 from methods.mbsd import MBSD
+from methods.mla import MLA
 from methods.mmcosine import MMCosine
 from methods.mmpareto import MMPareto
 from methods.ogm import OGM, OGMGE
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,
     "relearning": Relearning,
+    "mla": MLA,
     "dgl": DGL,
     "g2d": G2D,
     "tcmax": TCMax,

@@ -1,8 +1,8 @@
 """Fusion heads: from the features of all modalities to class logits, each with its own unimodal read-out.
 
 A fusion is called with {modality: (B, dim)} and returns (B, classes). Its `unimodal` returns {modality: (B, classes)}:
-what the head says of each modality by itself. Concat and sum are additive, so they split exactly; film and gated are
-not, so a modality is read with the other's features set to zero (paper, Table 5).
+what the head says of each modality by itself. Concat and sum are additive, so they split exactly, and shared is their
+mean; film and gated are not, so a modality is read with the other's features set to zero (paper, Table 5).
 """
 
 from collections.abc import Mapping
@@ -49,6 +49,29 @@ class Sum(nn.Module):
     def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """z^m = W_m f^m + b_m, {modality: (B, classes)}."""
         return {name: head(features[name]) for name, head in self.heads.items()}
+
+
+class Shared(nn.Module):
+    """z = mean_m (W f^m + b), one linear layer that all modalities share (MLA, CVPR 2024), of features of one width."""
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__()
+        if len(set(dims.values())) > 1:
+            widths = ", ".join(f"{name} {dim}" for name, dim in dims.items())
+            raise ValueError(
+                f"--fusion shared is one layer for features of one width, not {widths}: choose encoders of one width"
+            )
+        self.modalities = tuple(dims)
+        self.head = nn.Linear(next(iter(dims.values())), classes)
+        self.apply(initialise)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
+        return torch.stack(list(self.unimodal(features).values())).mean(dim=0)
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """z^m = W f^m + b, {modality: (B, classes)}."""
+        return {name: self.head(features[name]) for name in self.modalities}
 
 
 class TwoModalityFusion(nn.Module):
@@ -108,4 +131,4 @@ class Gated(TwoModalityFusion):
         return self.head(torch.sigmoid(self.gate(features[self.first])) * self.value(features[self.second]))
 
 
-FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated}
+FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated, "shared": Shared}

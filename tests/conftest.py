@@ -58,10 +58,11 @@ def forked():
 
 @pytest.fixture
 def tiny_model():
-    """make(modalities, fusion, seed): a model whose encoders give features of 2, 3, ... values."""
+    """make(modalities, fusion, seed): a model whose encoders give features of 2, 3, ... values, or of 3 each."""
 
     def make(modalities=("audio", "visual"), fusion="concat", seed=0):
-        makers = {name: (lambda dim=dim: TinyEncoder(dim)) for dim, name in enumerate(modalities, 2)}
+        widths = [3] * len(modalities) if fusion == "shared" else range(2, 2 + len(modalities))
+        makers = {name: (lambda dim=dim: TinyEncoder(dim)) for name, dim in zip(modalities, widths, strict=True)}
         return build_model(makers, fusion, CLASSES, seed).double()
 
     return make

@@ -99,6 +99,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *controls(setting),
         JOINT,
         JOINT_STAR,
+        Row("Joint training*, one shared head", "--method joint --unimodal_loss split --fusion shared"),
         Row("Joint training, heads", "--method joint --unimodal_loss heads"),
         Row("the same, encoder rate x 1.5", "--method joint --unimodal_loss heads --encoder_lr_factor 1.5"),
         *(Row(name, f"--method {name}") for name in ("gblending", "ogm", "ogm_ge", "greedy")),
@@ -108,7 +109,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *ablation_variant(setting)[-2:],
         *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "mbsd", "opm", "opm_ogm", "valuation")),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
-        *(Row(name, f"--method {name}") for name in ("dgl", "tcmax")),
+        *(Row(name, f"--method {name}") for name in ("mla", "dgl", "tcmax")),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
     )
     known = {word for row in named for word in row.flags.split()}

@@ -158,6 +158,7 @@ def test_a_file_without_a_validation_part(tmp_path):
 
 def chosen(method, teachers):
     more = {"unimodal": ["--modality", "text"]} | dict.fromkeys(TAUGHT, ["--teachers", *teachers])
+    more["mla"] = ["--widths", "5,5,5"]
     return acting(method, *more.get(method, []))
 
 

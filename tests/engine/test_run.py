@@ -44,15 +44,17 @@ OWN = {
     "valuation": {"value", "copies"},
     "relearning": {"purity_train", "purity_held_out", "reset"},
     "g2d": {"learning"},
+    "mla": {"kept", "fusion_weight"},
 }
 LOGS = {
     "umt": ("distance_audio", "distance_visual"),
     "cml": ("calibration",),
     "mbsd": ("kl", "match"),
 }  # losses of another kind
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd"}  # who logs a loss for each modality
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla"}  # who logs a loss for each modality
 ADDITIVE = {"concat", "sum"}
-ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE}  # the others take every fusion
+# The others take every fusion.
+ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "mla": {"shared"}}
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}
 WITHHELD = {"gblending": 9, "relearning": 9}

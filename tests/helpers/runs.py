@@ -114,6 +114,7 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "g2d": acting("g2d", "--priority_epochs", "3"),
     "cml chain": acting("cml", "--variant", "official"),
     "cml epoch": acting("cml", "--variant", "benchmark"),
+    "mla recursive": acting("mla", "--projection", "recursive"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
     "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],

@@ -28,6 +28,7 @@ PASSES = {
     "mmpareto": lambda m: dict(backwards=2, calls={"backward": 0, "grad": 2}),
     "dgl": lambda m: dict(fusion=1 + m),
     "cml": lambda m: dict(fusion=1 + m),
+    "mla": lambda m: dict(calls={"backward": 0, "grad": m}),
 }
 # Before an epoch: samples through each encoder, calls into autograd.
 BEFORE = {
@@ -37,6 +38,10 @@ BEFORE = {
     "valuation": lambda m: (N, 0),
     "relearning": lambda m: (N + WITHHELD, 0),
 }
+
+
+# Without what is not the model's in a method's prediction.
+PREDICTING = {"mla": dict(test_fusion="mean")}
 
 
 def set_traces(method, traces):
@@ -102,7 +107,7 @@ def test_a_stop_after_any_epoch_changes_nothing(begin, tmp_path, name, modalitie
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_evaluates_as_the_model_and_a_step_waits_for_nothing(begin, tiny_batch, monkeypatch, name):
-    method, run = begin(name)
+    method, run = begin(name, **PREDICTING.get(name, {}))
     batch = tiny_batch(run.model.modalities, BATCH)
     to_first_step(method, run, epoch=2)
     step(method, batch)

@@ -20,9 +20,9 @@ TRIPLE = ("audio", "visual", "text")
 
 
 def head_and_features(fusion, modalities=PAIR, size=4):
-    """A fusion with biases that are not zero, and features of 2, 3, ... values."""
+    """A fusion with biases that are not zero, and features of 2, 3, ... values, or of 3 each."""
     torch.manual_seed(0)
-    dims = {name: dim for dim, name in enumerate(modalities, 2)}
+    dims = {name: 3 if fusion == "shared" else dim for dim, name in enumerate(modalities, 2)}
     head = FUSIONS[fusion](dims, CLASSES).double()
     for p in head.parameters():
         nn.init.normal_(p)
@@ -42,6 +42,8 @@ def slow_fusion(fusion, head, features, i):
         return affine(head.head, torch.cat(list(f.values())))
     if fusion == "sum":
         return sum(affine(head.heads[name], x) for name, x in f.items())
+    if fusion == "shared":
+        return sum(affine(head.head, x) for x in f.values()) / len(f)
     if fusion == "film":
         conditioned = affine(head.film, f["audio"])
         scale, shift = conditioned[:3], conditioned[3:]
@@ -79,6 +81,24 @@ def test_sum_reads_a_modality_by_its_own_layer():
     for name, x in features.items():
         for i in range(len(x)):
             same(read_out[name][i], affine(head.heads[name], x[i]))
+
+
+@pytest.mark.parametrize("modalities", [PAIR, TRIPLE])
+def test_one_shared_layer_reads_every_modality(modalities):
+    head, features = head_and_features("shared", modalities)
+    read_out = head.unimodal(features)
+    assert tuple(read_out) == modalities and sum(p.numel() for p in head.parameters()) == 3 * CLASSES + CLASSES
+    for name, x in features.items():
+        for i in range(len(x)):
+            same(read_out[name][i], affine(head.head, x[i]))
+    same(sum(read_out.values()) / len(modalities), head(features))
+
+
+def test_a_shared_layer_refuses_features_of_two_widths():
+    with pytest.raises(
+        ValueError, match="^--fusion shared is one layer for features of one width, not a 2, b 3: choose"
+    ):
+        FUSIONS["shared"]({"a": 2, "b": 3}, CLASSES)
 
 
 @pytest.mark.parametrize("fusion", ["film", "gated"])
@@ -289,8 +309,8 @@ def test_initialisation_of_linear_layers():
     layer.apply(initialise)
     assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / 500), rel=4 / math.sqrt(2 * 40000))
     assert not layer.bias.any()
-    for fusion in FUSIONS.values():
-        head = fusion({"audio": 200, "visual": 300}, 100)
+    for name, fusion in FUSIONS.items():
+        head = fusion({"audio": 200, "visual": 200 if name == "shared" else 300}, 100)
         for linear in (module for module in head.modules() if isinstance(module, nn.Linear)):
             expected = math.sqrt(2 / (linear.in_features + linear.out_features))
             error = 4 / math.sqrt(2 * linear.weight.numel())
