@@ -21,19 +21,18 @@ MultiBench's files have it: the transformer reads out the last step.
 
 import argparse
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from dataset.prepare import pickles
-from dataset.prepare.manifest import check_settings, known_manifest
+from dataset.prepare.arrays import checksum, complete, finished, write
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
 from utils.errors import DataError, RunError
-from utils.files import aside, digest, flush, write_atomically
+from utils.files import write_atomically
 
 PARTS = ("train", "valid", "test")
 MODALITIES = ("vision", "audio", "text")
@@ -195,29 +194,6 @@ def pad_in_front(series: np.ndarray) -> int:
 # --- The run
 
 
-def checksum(path: Path) -> str:
-    """sha256 of a file, of several GB perhaps: a bar shows how far it is."""
-    with path.open("rb") as file, tqdm.wrapattr(file, "read", path.stat().st_size, desc=path.name) as watched:
-        return digest(watched)
-
-
-def finished(out: Path, settings: Mapping) -> bool:
-    """Whether `out` holds this very preparation; raises DataError if it holds anything else."""
-    if (manifest := known_manifest(out)) is None:
-        return False
-    check_settings(out, manifest, settings)
-    return "sha256" in manifest and (out / FILE).is_file() and checksum(out / FILE) == manifest["sha256"]
-
-
-def write(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the .npz into `out`; it appears under its name only when it is whole."""
-    part = aside(out / FILE)
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-        flush(file)
-    os.replace(part, out / FILE)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -243,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prepare(args: argparse.Namespace, settings: dict, vectors: bool) -> None:
     """Read, check and write, unless that has been done. vectors: the file is an .npz of utterance vectors."""
-    if finished(args.out, settings):
+    if finished(args.out, settings, FILE):
         print(f"already there: {args.out / FILE}")
         return
     print(f"reading {args.raw}")
@@ -255,9 +231,8 @@ def prepare(args: argparse.Namespace, settings: dict, vectors: bool) -> None:
     manifest = {"settings": settings, "modalities": shapes, "parts": report, "unused": unused}
     # Before the data, so that a killed run is known as this one's.
     write_atomically(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    write(args.out, arrays)
-    manifest["sha256"] = checksum(args.out / FILE)
-    write_atomically(args.out / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write(args.out / FILE, arrays)
+    complete(args.out, manifest, FILE)
     for name, shape in shapes.items():
         print(f"{name}: {shape['steps']} steps of {shape['features']} features")
     for part, done in report.items():

@@ -4,6 +4,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,18 @@ import torch
 from torch import Tensor
 
 from dataset.base import Batch, MultimodalDataset
-from utils.errors import DataError
+from utils.errors import DataError, list_names
+
+REMEDY = "write it again (data/README.md)"
+
+
+@dataclass
+class Rows:
+    """A split's samples: arrays {modality: (N, ...) float32}, names and class numbers."""
+
+    arrays: dict[str, Tensor]
+    names: list[str]
+    targets: list[int]
 
 
 class Arrays(MultimodalDataset):
@@ -65,3 +77,81 @@ def headers(file: np.lib.npyio.NpzFile) -> dict[str, tuple[tuple[int, ...], np.d
             shape, _, dtype = read[version](member)
         found[name] = shape, dtype
     return found
+
+
+def read(path: Path, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Rows:
+    """A split of the modalities `shapes`. Raises DataError for anything that does not fit the others or train.npz."""
+    with opened(path, REMEDY) as file:
+        targets = labels(file, path)
+        if strange := sorted({number for number in targets if not number < classes}):
+            raise DataError(f"{path}: label has {list_names(strange)}; the classes are 0 to {classes - 1}")
+        there = headers(file)
+        for name, shape in shapes.items():
+            if name not in there:
+                raise DataError(f"{path}: no array {name}, which train.npz has: {REMEDY}")
+            found, wanted = there[name][0], (len(targets), *shape)
+            if found != wanted:
+                raise DataError(f"{path}: {name} is {found}, not {wanted}, as label and train.npz say: {REMEDY}")
+        key = next((key for key in ("ids", "names") if key in there), None)
+        names = words(file, key, path) if key else [f"{path.stem}{number}" for number in range(len(targets))]
+        if len(names) != len(targets) or len(set(names)) < len(names):
+            raise DataError(f"{path}: {key} must name each of the {len(targets)} samples, and none twice: {REMEDY}")
+        return Rows({name: numbers(file, name, path) for name in shapes}, names, targets)
+
+
+def numbers(file, name: str, path: Path) -> Tensor:
+    """An array as float32. Raises DataError unless it holds finite numbers."""
+    array = plain(file, name, path)
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{path}: {name} holds {array.dtype}, not numbers: {REMEDY}")
+    with np.errstate(over="ignore"):
+        found = torch.from_numpy(np.ascontiguousarray(array, np.float32))
+    broken = (~found.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise DataError(
+            f"{path}: {name} is not finite (as float32) in rows {list_names(broken)}; leave these samples out, or put "
+            "numbers in"
+        )
+    return found
+
+
+def labels(file, path: Path) -> list[int]:
+    """The class numbers. Raises DataError unless they are whole numbers from 0, one a sample."""
+    if "label" not in file.files:
+        raise DataError(f"{path}: no array label, (N,) class numbers from 0: {REMEDY}")
+    array = plain(file, "label", path)
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{path}: label holds {array.dtype}, not whole numbers: save label.astype(int)")
+    if array.ndim != 1 or not array.size or array.min() < 0:
+        raise DataError(f"{path}: label must be (N,) class numbers from 0, N at least 1: {REMEDY}")
+    return array.tolist()
+
+
+def words(file, name: str, path: Path) -> list[str]:
+    """An array of text or whole numbers as text. Raises DataError for anything else."""
+    array = plain(file, name, path)
+    if array.dtype.kind not in "Uiu" or array.ndim != 1:
+        raise DataError(f"{path}: {name} must be (N,) texts, np.array(list_of_str), not {array.dtype} {array.shape}")
+    return [str(word) for word in array.tolist()]
+
+
+def plain(file, name: str, path: Path) -> np.ndarray:
+    """An array of the open .npz. Raises DataError for one of Python objects, which stays unread."""
+    if headers(file)[name][1].hasobject:
+        raise DataError(
+            f"{path}: {name} holds Python objects, which are not read, since that would run code: save a plain array, "
+            "of numbers or np.array(list_of_str)"
+        )
+    return file[name]
+
+
+def moments(array: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (D,) of each value over samples and steps; 1 where it hardly varies."""
+    deviation, mean = torch.std_mean(array.flatten(0, -2), dim=0, correction=0)
+    return mean, deviation.where(deviation > 1e-6 * mean.abs(), 1.0)
+
+
+def standardise(arrays: Sequence[Tensor], mean: Tensor, deviation: Tensor) -> None:
+    """Subtract the mean and divide by the deviation, in place."""
+    for array in arrays:
+        array.sub_(mean).div_(deviation)

@@ -9,18 +9,14 @@
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-import torch
 import torch.nn as nn
-from torch import Tensor
 
-from dataset.arrays import Arrays, headers, opened
+from dataset.arrays import REMEDY, Arrays, Rows, headers, labels, moments, opened, read, standardise, words
 from dataset.lists import read_lines
 from dataset.recipes.corrupt import EveryName
 from models.encoders import MLP, Projection, Transformer
@@ -33,16 +29,6 @@ HEADS = 4
 # What a run's record has under these names is not a modality's.
 TAKEN = {"accuracy", "balanced_accuracy", "ece", "loss", "macro_f1", "mAP", "majority"}
 TAKEN |= {"any", "epoch", "fused", "joint", *dir(nn.ModuleDict())}
-REMEDY = "write it again (data/README.md)"
-
-
-@dataclass
-class Rows:
-    """A split's samples: arrays {modality: (N, ...) float32}, names and class numbers."""
-
-    arrays: dict[str, Tensor]
-    names: list[str]
-    targets: list[int]
 
 
 class Features(Arrays):
@@ -207,81 +193,3 @@ def shapes_of(args) -> dict[str, tuple[int, ...]]:
             "choose --modalities"
         )
     return {name: found[name][1:] for name in names}
-
-
-def read(path: Path, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Rows:
-    """A split of the modalities `shapes`. Raises DataError for anything that is not as this module says."""
-    with opened(path, REMEDY) as file:
-        targets = labels(file, path)
-        if strange := sorted({number for number in targets if not number < classes}):
-            raise DataError(f"{path}: label has {list_names(strange)}; the classes are 0 to {classes - 1}")
-        there = headers(file)
-        for name, shape in shapes.items():
-            if name not in there:
-                raise DataError(f"{path}: no array {name}, which train.npz has: {REMEDY}")
-            found, wanted = there[name][0], (len(targets), *shape)
-            if found != wanted:
-                raise DataError(f"{path}: {name} is {found}, not {wanted}, as label and train.npz say: {REMEDY}")
-        key = next((key for key in ("ids", "names") if key in there), None)
-        names = words(file, key, path) if key else [f"{path.stem}{number}" for number in range(len(targets))]
-        if len(names) != len(targets) or len(set(names)) < len(names):
-            raise DataError(f"{path}: {key} must name each of the {len(targets)} samples, and none twice: {REMEDY}")
-        return Rows({name: numbers(file, name, path) for name in shapes}, names, targets)
-
-
-def numbers(file, name: str, path: Path) -> Tensor:
-    """An array as float32. Raises DataError unless it holds finite numbers."""
-    array = plain(file, name, path)
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{path}: {name} holds {array.dtype}, not numbers: {REMEDY}")
-    with np.errstate(over="ignore"):
-        found = torch.from_numpy(np.ascontiguousarray(array, np.float32))
-    broken = (~found.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
-    if broken:
-        raise DataError(
-            f"{path}: {name} is not finite (as float32) in rows {list_names(broken)}; leave these samples out, or put "
-            "numbers in"
-        )
-    return found
-
-
-def labels(file, path: Path) -> list[int]:
-    """The class numbers. Raises DataError unless they are whole numbers from 0, one a sample."""
-    if "label" not in file.files:
-        raise DataError(f"{path}: no array label, (N,) class numbers from 0: {REMEDY}")
-    array = plain(file, "label", path)
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{path}: label holds {array.dtype}, not whole numbers: save label.astype(int)")
-    if array.ndim != 1 or not array.size or array.min() < 0:
-        raise DataError(f"{path}: label must be (N,) class numbers from 0, N at least 1: {REMEDY}")
-    return array.tolist()
-
-
-def words(file, name: str, path: Path) -> list[str]:
-    """An array of text or whole numbers as text. Raises DataError for anything else."""
-    array = plain(file, name, path)
-    if array.dtype.kind not in "Uiu" or array.ndim != 1:
-        raise DataError(f"{path}: {name} must be (N,) texts, np.array(list_of_str), not {array.dtype} {array.shape}")
-    return [str(word) for word in array.tolist()]
-
-
-def plain(file, name: str, path: Path) -> np.ndarray:
-    """An array of the open .npz. Raises DataError for one of Python objects, which stays unread."""
-    if headers(file)[name][1].hasobject:
-        raise DataError(
-            f"{path}: {name} holds Python objects, which are not read, since that would run code: save a plain array, "
-            "of numbers or np.array(list_of_str)"
-        )
-    return file[name]
-
-
-def moments(array: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) of each value over samples and steps; 1 where it hardly varies."""
-    deviation, mean = torch.std_mean(array.flatten(0, -2), dim=0, correction=0)
-    return mean, deviation.where(deviation > 1e-6 * mean.abs(), 1.0)
-
-
-def standardise(arrays: Sequence[Tensor], mean: Tensor, deviation: Tensor) -> None:
-    """Subtract the mean and divide by the deviation, in place."""
-    for array in arrays:
-        array.sub_(mean).div_(deviation)

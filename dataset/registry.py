@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
 
+from dataset.avmnist import AVMNIST
 from dataset.base import Splits, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
@@ -28,6 +29,7 @@ DATASETS = {
     "MOSI": MOSI,
     "MOSEI": MOSEI,
     "GRID": GRID,
+    "AVMNIST": AVMNIST,
     "features": Features,
     "folder": Folder,
     "demo": Demo,

@@ -78,7 +78,10 @@ class LogSpectrogram:
         return librosa().mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
     def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:
-        wave = read_wave(path, self.sample_rate, corrupt)
+        return self.of(read_wave(path, self.sample_rate, corrupt))
+
+    def of(self, wave: np.ndarray) -> Tensor:
+        """The same of samples (n,) at `sample_rate`."""
         wave = np.tile(wave, math.ceil(self.samples / len(wave)))[: self.samples]
         wave = np.clip(wave, -1.0, 1.0)
         magnitude = np.abs(librosa().stft(wave, n_fft=self.n_fft, hop_length=self.hop))

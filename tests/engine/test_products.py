@@ -10,6 +10,7 @@ from helpers import instances
 from helpers.acting import TAUGHT
 from helpers.decoded import remember
 from helpers.instances import (
+    make_avmnist,
     make_clips,
     make_features,
     make_folder,
@@ -43,6 +44,7 @@ INSTANCES = {
     "MOSI": (lambda root: save_series(root, make_series()), SERIES),
     "MOSEI": (lambda root: save_series(root, make_series()), SERIES),
     "GRID": (partial(make_clips, classes=WORDS["digit"], fps=25), CLIPS),
+    "AVMNIST": (make_avmnist, "--batch_size 20"),
     "features": (lambda root: save_features(root, make_features()), "--hidden 8 --layers 2 --batch_size 12"),
     "folder": (make_folder, CLIPS),
     "demo": (make_demo, " ".join([CLIPS, *(f"--{name}={value}" for name, value in SETTING.items())])),
@@ -52,6 +54,7 @@ VIDEO = {"rgb": partial(SmallEncoder, channels=3), "flow": partial(SmallEncoder,
 MEMES = {"image": partial(SmallEncoder, channels=3), "text": partial(WordAverage, 22)}
 ENCODERS = dict.fromkeys(("CREMAD", "KineticsSounds", "GRID", "folder", "demo"), SMALL)
 ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES}
+ENCODERS["AVMNIST"] = dict.fromkeys(("audio", "image"), partial(SmallEncoder, channels=1))
 # One layer of the five; tests/dataset/test_mosi.py trains the whole, and here MOSEI.
 WIDTHS = {"vision": 5, "audio": 5, "text": 10}
 LAYER = {

@@ -117,6 +117,17 @@ def make_features(counts=(("train", 36), ("test", 12))):
     return splits
 
 
+def make_avmnist(root, counts=(("train", 40), ("test", 20))):
+    """Prepared pairs of noise."""
+    root.mkdir()
+    draws = np.random.default_rng(0)
+    for split, count in counts:
+        image = draws.integers(0, 256, (count, 28, 28), np.uint8)
+        audio, ids = draws.normal(3, 2, (count, 12, 10)).astype(np.float32), [f"{split}{n}" for n in range(count)]
+        np.savez(root / f"{split}.npz", image=image, audio=audio, label=np.arange(count) % 10, ids=ids)
+    return root
+
+
 def save_features(root, splits):
     root.mkdir(exist_ok=True)
     for split, arrays in splits.items():

@@ -176,6 +176,7 @@ SPLITS = {
     "MOSI": ([], ["series.npz"]),
     "MOSEI": ([], ["series.npz"]),
     "GRID": ([], ["train.csv", "test.csv"]),
+    "AVMNIST": ([], ["train.npz", "test.npz"]),
     "features": ([], ["train.npz", "test.npz"]),
     "folder": ([], ["train.csv", "test.csv", "classes.txt"]),
     "demo": ([], ["train.csv", "test.csv", "demo.json"]),
