@@ -45,7 +45,7 @@ def read_lists(root: Path) -> dict[str, list[str]]:
 def find_fps(root: Path, fps: int | None) -> int:
     """The rate of the frames to pack. Raises DataError if there is none, or several to choose from."""
     named = (re.fullmatch(r"Image-([0-9]+)-FPS", path.name) for path in sorted(root.iterdir()))
-    there = {int(found[1]): found[0] for found in named if found}
+    there = {int(match[1]): match[0] for match in named if match}
     if fps is None and len(there) == 1:
         return next(iter(there))
     if fps not in there:

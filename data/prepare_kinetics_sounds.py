@@ -65,8 +65,8 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
             if key in clips:
                 raise DataError(f"{video} and {clips[key].sources[0]} are the same clip: remove one")
             clips[key] = Clip(video.stem, label, "", (video,))
-    found = {clip.label for clip in clips.values()}
-    print(f"{folder}: {len(clips)} clips of {len(found)} classes; {others} folders of other classes passed over")
+    labels = {clip.label for clip in clips.values()}
+    print(f"{folder}: {len(clips)} clips of {len(labels)} classes; {others} folders of other classes passed over")
     return clips
 
 

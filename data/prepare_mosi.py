@@ -49,8 +49,8 @@ def read_pickle(path: Path) -> tuple[Raw, list[str]]:
     """The parts of a pickle, as they are in it, and the names of the fields that are not used."""
     held = pickles.load(path)
     if not isinstance(held, dict) or not all(isinstance(held.get(part), dict) for part in PARTS):
-        found = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
-        raise DataError(f"{path} must hold {', '.join(PARTS)}; it holds {found}: data/README.md names the files")
+        names = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__
+        raise DataError(f"{path} must hold {', '.join(PARTS)}; it holds {names}: data/README.md names the files")
     raw, unused = {}, set()
     for part in PARTS:
         fields = held[part]
@@ -134,8 +134,8 @@ def check_shapes(raw: Raw) -> None:
 
 def shown(names: Sequence[str], chosen: np.ndarray) -> str:
     """'3: a, b, c' or '12: a, b, c, d, e, ...'."""
-    found = [names[i] for i in np.flatnonzero(chosen)]
-    return f"{len(found)}: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}"
+    picked = [names[i] for i in np.flatnonzero(chosen)]
+    return f"{len(picked)}: {', '.join(picked[:5])}{', ...' if len(picked) > 5 else ''}"
 
 
 def repair(raw: Raw, replace_inf: float | None) -> tuple[dict[str, np.ndarray], dict[str, dict]]:

@@ -141,9 +141,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = read_classes(index)
     splits = read_splits(args.raw, classes)
     clips = {clip.name: clip for parts in splits.values() for part in parts for clip in part}
-    found = {name for folder in (args.raw / "UCF-101").iterdir() for name in by_stem(folder, ".avi")}
-    print(f"{len(found)} videos, {len(clips)} of {len(classes)} classes in the lists (published: 13320 of 101)")
-    if unlisted := sorted(found - clips.keys()):
+    videos = {name for folder in (args.raw / "UCF-101").iterdir() for name in by_stem(folder, ".avi")}
+    print(f"{len(videos)} videos, {len(clips)} of {len(classes)} classes in the lists (published: 13320 of 101)")
+    if unlisted := sorted(videos - clips.keys()):
         print(f"not prepared, as no list has them: {len(unlisted)}, {unlisted[0]} among them")
     settings = {"dataset": "UCF101", "flow": "DIS medium", "bound": BOUND}
     rows, work = [clips[name] for name in sorted(clips)], partial(prepare_clip, fps=args.fps)

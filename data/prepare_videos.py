@@ -37,21 +37,21 @@ SPLITS = ("train", "val", "test")
 def find_clips(raw: Path) -> dict[str, list[Clip]]:
     """The clips of each split, or of "" if the folders name none. Raises DataError for files out of place."""
     splits = [split for split in SPLITS if (raw / split).is_dir()]
-    found: dict[str, list[Clip]] = {}
+    clips: dict[str, list[Clip]] = {}
     for split in splits or [""]:
         folder = raw / split
         videos = only_videos(files_below(folder), folder)
         if stray := [path for path in videos if len(path.relative_to(folder).parts) != 2]:
             layout = f"{folder}/<class>/<video>"
             raise DataError(f"{len(stray)} videos are not at {layout}, {stray[0]} among them: move them, or use --list")
-        found[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
+        clips[split] = [make_clip(path.relative_to(raw), path.parent.name, raw) for path in videos]
         classes = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
         if without := sorted(classes - {path.parent.name for path in videos}):
             print(f"without a video in {folder}, so no classes: {', '.join(without)}")
     others = [path.name for path in sorted(raw.iterdir()) if path.is_dir() and path.name not in splits]
     if splits and (others := [name for name in others if not name.startswith(".")]):
         print(f"not prepared, as only {', '.join(SPLITS)} are splits: {', '.join(others)}")
-    return found
+    return clips
 
 
 def read_clips(path: Path, raw: Path) -> dict[str, list[Clip]]:
@@ -60,7 +60,7 @@ def read_clips(path: Path, raw: Path) -> dict[str, list[Clip]]:
     if rows[0][1][:2] == ["path", "label"] and not (rows := rows[1:]):
         raise DataError(f"the list {path} is empty but for its heading")
     width = len(rows[0][1])
-    found: dict[str, list[Clip]] = {}
+    clips: dict[str, list[Clip]] = {}
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) not in (2, 3) or len(row) != width or not all(row):
@@ -74,8 +74,8 @@ def read_clips(path: Path, raw: Path) -> dict[str, list[Clip]]:
         clip = make_clip(video, row[1], raw)
         if "control character" in (fault := name_fault(clip) or ""):
             raise DataError(f"{where}: {fault}")
-        found.setdefault(split, []).append(clip)
-    return found
+        clips.setdefault(split, []).append(clip)
+    return clips
 
 
 def make_clip(path: Path, label: str, raw: Path) -> Clip:
@@ -84,24 +84,24 @@ def make_clip(path: Path, label: str, raw: Path) -> Clip:
     return Clip(name.strip(whitespace), label.strip(whitespace), "", (raw / path,))
 
 
-def divide(found: dict[str, list[Clip]], val: str | None) -> Parts | None:
+def divide(clips: dict[str, list[Clip]], val: str | None) -> Parts | None:
     """Train and test clips, or None where a seeded split is to be made. val: what a third split belongs to."""
-    if "" in found:
+    if "" in clips:
         return None
-    if missing := [split for split in ("train", "test") if not found.get(split)]:
-        if missing != ["test"] or not found.get("val"):
+    if missing := [split for split in ("train", "test") if not clips.get(split)]:
+        if missing != ["test"] or not clips.get("val"):
             raise DataError(f"there are no clips in {' and none in '.join(missing)}: both are needed, or no splits")
         print("there is no test split: val is the test")
         val = "test"
-    parts = {split: list(found[split]) for split in ("train", "test") if split in found}
-    if found.get("val"):
+    parts = {split: list(clips[split]) for split in ("train", "test") if split in clips}
+    if clips.get("val"):
         if val is None:
             raise DataError(
-                f"there are {len(found['val'])} clips in val beside train and test: say with --val what they are, "
+                f"there are {len(clips['val'])} clips in val beside train and test: say with --val what they are, "
                 "train (training can withhold a validation share itself), test or none"
             )
         if val != "none":
-            parts[val] = parts.get(val, []) + found["val"]
+            parts[val] = parts.get(val, []) + clips["val"]
     return parts["train"], parts["test"]
 
 
@@ -120,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     check_args(args)
     recipe = media_recipe(args)
-    found = read_clips(args.list, args.raw) if args.list else find_clips(args.raw)
-    lists = divide(found, args.val)
-    clips = [clip for part in lists for clip in part] if lists else found[""]
+    by_split = read_clips(args.list, args.raw) if args.list else find_clips(args.raw)
+    lists = divide(by_split, args.val)
+    clips = [clip for part in lists for clip in part] if lists else by_split[""]
     check_unique(clips)
     if len(labels := {clip.label for clip in clips}) == 1:
         raise DataError(f"all clips are of one class, {labels.pop()}: is {args.raw} the folder above the classes?")

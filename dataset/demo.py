@@ -76,11 +76,13 @@ class Demo(AudioVisualClips):
         try:
             if not manifest.is_file():  # a pipe would be waited for
                 raise ValueError("not a file")
-            found = dict(json.loads(manifest.read_text()))
+            written = dict(json.loads(manifest.read_text()))
         except (ValueError, TypeError) as error:
             raise DataError(f"{manifest} cannot be read ({error}): delete {root}") from None
         changed = [
-            f"--{name} {found.get(name)}, not {value}" for name, value in setting.items() if found.get(name) != value
+            f"--{name} {written.get(name)}, not {value}"
+            for name, value in setting.items()
+            if written.get(name) != value
         ]
         if changed:
             raise DataError(f"{root} was generated with {', '.join(changed)}: delete it, or set --data_root")

@@ -149,8 +149,8 @@ def read_rows(path: Path) -> list[Row]:
 def parse_row(line: str) -> Row | None:
     """A line of a split file, its label None where there is none; None for a line of another form."""
     try:
-        found = json.loads(line)
-        row = Row(str(found["id"]), found["img"], found["text"], found.get("label"))
+        fields = json.loads(line)
+        row = Row(str(fields["id"]), fields["img"], fields["text"], fields.get("label"))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
     whole = isinstance(row.picture, str) and isinstance(row.text, str) and row.label in (0, 1, None)
@@ -165,6 +165,6 @@ def check_pictures(root: Path, splits: Sequence[str]) -> None:
             faults["missing"].append(picture)
         elif (root / picture).stat().st_size == 0:
             faults["empty"].append(picture)
-    found = "; ".join(f"{fault} {list_names(names, 100)}" for fault, names in faults.items() if names)
-    if found:
-        raise DataError(f"pictures in {root}: {found}. Get them again (data/README.md)")
+    said = "; ".join(f"{fault} {list_names(names, 100)}" for fault, names in faults.items() if names)
+    if said:
+        raise DataError(f"pictures in {root}: {said}. Get them again (data/README.md)")

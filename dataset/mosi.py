@@ -47,8 +47,8 @@ class MOSI(Arrays):
             series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in modalities}
         super().__init__(args, series, names, targets, train)
         if broken := [name for name, x in series.items() if not x.isfinite().all()]:
-            found = f"values that are not finite in {part} {', '.join(broken)}"
-            raise DataError(f"{file_of(args)}: {found}: prepare it again")
+            said = f"values that are not finite in {part} {', '.join(broken)}"
+            raise DataError(f"{file_of(args)}: {said}: prepare it again")
         if absent := [label for k, label in enumerate(classes) if k not in self.targets]:
             raise DataError(f"{file_of(args)}: no utterance of {part} is {', '.join(absent)}; choose other --labels")
 

@@ -78,12 +78,12 @@ def checksums(args) -> dict[str, str | None]:
 
     These are its `split_files` and, where a preparation script has left its manifest, the settings in it.
     """
-    found = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
+    sums = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
     if manifest_of(args).is_file():
         settings = preparation(args)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        found["settings of manifest.json"] = None if settings is None else digest
-    return found
+        sums["settings of manifest.json"] = None if settings is None else digest
+    return sums
 
 
 def preparation(args) -> dict | None:

@@ -32,15 +32,15 @@ def predict(
 
     def classify(batch: Batch) -> dict[Hashable, Tensor]:
         output = forward(batch)
-        found = {"loss": F.cross_entropy(output.logits.float(), batch.target, reduction="none")}
+        arrays = {"loss": F.cross_entropy(output.logits.float(), batch.target, reduction="none")}
         for head, logits in heads_of(output).items():
-            found["class", head] = logits.argmax(dim=1)  # of the logits: rounded probabilities may be equal
-            found["probability", head] = logits.softmax(dim=1, dtype=torch.float32)
-        return found | {"target": batch.target}
+            arrays["class", head] = logits.argmax(dim=1)  # of the logits: rounded probabilities may be equal
+            arrays["probability", head] = logits.softmax(dim=1, dtype=torch.float32)
+        return arrays | {"target": batch.target}
 
-    found = collect(model, loader, device, classify)
-    target, loss = found.pop("target"), found.pop("loss")
-    return Predictions(target, loss, *({head: found[k, head] for k, head in found if k == kind} for kind in KINDS))
+    arrays = collect(model, loader, device, classify)
+    target, loss = arrays.pop("target"), arrays.pop("loss")
+    return Predictions(target, loss, *({head: arrays[k, head] for k, head in arrays if k == kind} for kind in KINDS))
 
 
 def metrics_of(predictions: Predictions) -> dict[str, float]:

@@ -109,16 +109,16 @@ def vital(method: Method, losses: Mapping[str, Tensor], output: Output) -> dict[
     Features, losses, each encoder's gradient as its Fisher trace has it, and what the method has made of all gradients.
     """
     sizes = torch._foreach_norm(list(output.features.values()), math.inf)
-    found = {f"features of {name}": [size] for name, size in zip(output.features, sizes, strict=True)}
-    found |= {f"train {name}": [loss] for name, loss in losses.items()}
-    found |= {f"gradient of {name}": [trace] for name, trace in method.trace.sums.items()}
+    sizes_of = {f"features of {name}": [size] for name, size in zip(output.features, sizes, strict=True)}
+    sizes_of |= {f"train {name}": [loss] for name, loss in losses.items()}
+    sizes_of |= {f"gradient of {name}": [trace] for name, trace in method.trace.sums.items()}
     grads: dict[str, list[Tensor]] = {}
     for name, parameter in method.model.named_parameters():
         part = name.removeprefix("encoders.").split(".")[0]
         # The weights stand in for a gradient that a frozen part does not have.
         grads.setdefault(part, []).append(parameter if parameter.grad is None else parameter.grad)
     sizes = iter(torch._foreach_norm([grad for part in grads.values() for grad in part]))
-    return found | {f"final gradient of {part}": [next(sizes) for _ in held] for part, held in grads.items()}
+    return sizes_of | {f"final gradient of {part}": [next(sizes) for _ in held] for part, held in grads.items()}
 
 
 def check_finite(epoch: Epoch) -> None:

@@ -36,28 +36,30 @@ def main(argv: list[str] | None = None) -> Predicted:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     flags = parser.parse_args(argv)
     model = load(flags.checkpoint, flags.device)
-    found = model.predict(flags.clips, flags.workers)
-    header, rows = every_class(found, model.classes) if flags.format == "csv" else best(found, model.classes, flags.top)
+    predicted = model.predict(flags.clips, flags.workers)
+    header, rows = (
+        every_class(predicted, model.classes) if flags.format == "csv" else best(predicted, model.classes, flags.top)
+    )
     sys.stdout.write(render(header, rows, flags.format, "Probabilities of the most probable classes"))
-    return found
+    return predicted
 
 
-def every_class(found: Predicted, classes: tuple[str, ...]) -> tuple[list[str], list[list]]:
+def every_class(predicted: Predicted, classes: tuple[str, ...]) -> tuple[list[str], list[list]]:
     """A row for each clip and head: the class that is predicted, then the probabilities of all."""
     rows = [
         [clip, head, classes[int(shares[k].argmax())], *shares[k].tolist()]
-        for k, clip in enumerate(found.clips)
-        for head, shares in found.probabilities.items()
+        for k, clip in enumerate(predicted.clips)
+        for head, shares in predicted.probabilities.items()
     ]
     return ["clip", "by", "predicted", *classes], rows
 
 
-def best(found: Predicted, classes: tuple[str, ...], top: int) -> tuple[list[str], list[list[str]]]:
+def best(predicted: Predicted, classes: tuple[str, ...], top: int) -> tuple[list[str], list[list[str]]]:
     """A row for each clip and head: its most probable classes, the likeliest first."""
     top = min(top, len(classes))
     rows = []
-    for k, clip in enumerate(found.clips):
-        for head, shares in found.probabilities.items():
+    for k, clip in enumerate(predicted.clips):
+        for head, shares in predicted.probabilities.items():
             likeliest = zip(*(part.tolist() for part in shares[k].topk(top)), strict=True)
             rows.append([clip, head, *(f"{classes[number]} {share:.1%}" for share, number in likeliest)])
     return ["clip", "by", *map(str, range(1, top + 1))], rows

@@ -195,9 +195,9 @@ def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
 
 def class_table(folders: Sequence[Path]) -> Markup | None:
     """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities."""
-    found = [read_predictions(folder) for folder in folders]
-    seeds = [ByClass.of_run(arrays, "last") for arrays in found]
-    if None in seeds or any(not np.array_equal(arrays["target"], found[0]["target"]) for arrays in found):
+    predictions = [read_predictions(folder) for folder in folders]
+    seeds = [ByClass.of_run(arrays, "last") for arrays in predictions]
+    if None in seeds or any(not np.array_equal(arrays["target"], predictions[0]["target"]) for arrays in predictions):
         return None
     caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {len(seeds)} seed(s)"
     return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))

@@ -71,10 +71,10 @@ class Lock:
                 return True
         except FileNotFoundError:  # another process has just removed the folder, which it had left empty
             return False
-        found = read(self.path)
-        if who := described(found, self.path):
+        claim = read(self.path)
+        if who := described(claim, self.path):
             raise InUseError(self.folder, who)
-        return found is not None and self._take_over(found)
+        return claim is not None and self._take_over(claim)
 
     def _take_over(self, dead: bytes) -> bool:
         """Replace the claim `dead`; whether this process did. Only one process can create the claim's guard file."""

@@ -27,10 +27,10 @@ def average_precisions(target: ArrayLike, probabilities: ArrayLike) -> np.ndarra
     from sklearn.metrics import average_precision_score  # here, since it takes seconds to load
 
     target, probabilities = np.asarray(target), np.asarray(probabilities)
-    found = np.full(probabilities.shape[1], np.nan)
+    precisions = np.full(probabilities.shape[1], np.nan)
     for number in np.unique(target) if np.isfinite(probabilities).all() else ():
-        found[number] = average_precision_score(target == number, probabilities[:, number])
-    return found
+        precisions[number] = average_precision_score(target == number, probabilities[:, number])
+    return precisions
 
 
 def calibration_error(target: ArrayLike, predicted: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:

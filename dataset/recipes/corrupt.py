@@ -219,9 +219,9 @@ class Noise:
         self.forms = forms
         self.steps: list[tuple[Corruption, int]] = []  # with the seed of each
         for text in corruptions:
-            found = read(text, forms)
-            for name in forms if found.modality == "any" else [found.modality]:
-                self.steps.append((Corruption(name, found.kind, found.level, found.share), seed))
+            corruption = read(text, forms)
+            for name in forms if corruption.modality == "any" else [corruption.modality]:
+                self.steps.append((Corruption(name, corruption.kind, corruption.level, corruption.share), seed))
         named = [f"{c.modality}:{c.kind}" for c, _ in self.steps]
         if twice := [name for name in dict.fromkeys(named) if named.count(name) > 1]:
             raise RunError(f"noise {', '.join(twice)} is asked for more than once: give one level")

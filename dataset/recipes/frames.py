@@ -126,8 +126,8 @@ def random_boxes(sizes: Sequence[tuple[int, int]], scale: tuple[float, float]) -
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     left, top = (x * (width - w + 1)).astype(int), (y * (height - h + 1)).astype(int)
     boxes = np.stack([left, top, left + w, top + h], axis=2)[np.arange(len(sizes)), fits.argmax(axis=1)]
-    found = zip(boxes.tolist(), fits.any(axis=1), sizes, strict=True)
-    return [tuple(box) if fitted else central_box(*size) for box, fitted, size in found]
+    drawn = zip(boxes.tolist(), fits.any(axis=1), sizes, strict=True)
+    return [tuple(box) if fitted else central_box(*size) for box, fitted, size in drawn]
 
 
 def central_box(width: int, height: int) -> tuple[int, int, int, int]:

@@ -68,8 +68,8 @@ def find_frames(
     if not folder.is_dir():
         there = [path.name for path in sorted(root.glob(f"{kind}-*-FPS"))]
         raise DataError(f"no frames at {folder}; {root} has {', '.join(there) or 'none'}: set --fps or prepare them")
-    found = [list_frames(folder / clip, suffix) for clip in names]
-    for clip, files in zip(names, found, strict=True):
+    frames = [list_frames(folder / clip, suffix) for clip in names]
+    for clip, files in zip(names, frames, strict=True):
         if not os.path.isdir(folder / clip):
             faults[f"frame folders missing in {folder}"].append(clip)
         elif len(files) < args.frames:
@@ -78,7 +78,7 @@ def find_frames(
             faults[f"frames that are no files in {folder}"].append(clip)
         elif any(file.stat().st_size == 0 for file in files):
             faults[f"empty frame files in {folder}"].append(clip)
-    return found
+    return frames
 
 
 def check_complete(args, faults: Mapping[str, Sequence[str]]) -> None:

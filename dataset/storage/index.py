@@ -64,8 +64,8 @@ class Index:
 
     def __init__(self, path: Path):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            self.fps, shards = found["fps"], found["shards"]
+            index = json.loads(path.read_text(encoding="utf-8"))
+            self.fps, shards = index["fps"], index["shards"]
             self.sizes = {file: entry["bytes"] for file, entry in shards.items()}
             if not shards:
                 raise ValueError("it names no shard")

@@ -48,11 +48,11 @@ def clips_at(path: Path, fps: int) -> list[Loose]:
         return prepared_clips(path, pictures)
     if list_frames(path):
         return [Loose(str(path), wave=path.with_name(f"{path.name}.wav"), frames=path)]
-    inside = sorted(found for found in path.iterdir() if found.name[0] != ".")
-    waves = {found.stem for found in inside if is_wave(found)}
-    clips = [clip_of_file(found, fps) for found in inside if is_wave(found) or found.suffix.lower() in SUFFIXES]
-    pictures = [found for found in inside if found.is_dir() and found.name not in waves and list_frames(found)]
-    clips += [clip for found in pictures for clip in clips_at(found, fps)]
+    inside = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
+    waves = {entry.stem for entry in inside if is_wave(entry)}
+    clips = [clip_of_file(entry, fps) for entry in inside if is_wave(entry) or entry.suffix.lower() in SUFFIXES]
+    pictures = [entry for entry in inside if entry.is_dir() and entry.name not in waves and list_frames(entry)]
+    clips += [clip for entry in pictures for clip in clips_at(entry, fps)]
     if not clips:
         raise DataError(f"{path} holds no clip: name {FORMS}")
     return sorted(clips, key=lambda clip: clip.name)

@@ -142,10 +142,10 @@ class Shards(Encoded):
             self.file = number, self.paths[number].open("rb", buffering=0)
         return self.file[1]
 
-    def fault(self, clip: int, found: str) -> DataError:
+    def fault(self, clip: int, what: str) -> DataError:
         """The error that names a clip whose bytes are wrong."""
         where = self.paths[self.places[clip].shard]
-        return DataError(f"{where} does not hold clip {self.names[clip]} as {INDEX} says, {found}: {AGAIN}")
+        return DataError(f"{where} does not hold clip {self.names[clip]} as {INDEX} says, {what}: {AGAIN}")
 
 
 def unpack(raw: bytes) -> list[bytes]:

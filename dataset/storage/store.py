@@ -73,12 +73,12 @@ class Store:
 
     def read(self, clip: int) -> list[np.ndarray]:
         """The arrays of a clip by its number: views of the file."""
-        found, start = [], self.starts[clip]
+        pieces, start = [], self.starts[clip]
         for shape in self.shapes[clip]:
             end = start + math.prod(shape) * self.dtype.itemsize
-            found.append(self.data[start:end].view(self.dtype).reshape(shape))
+            pieces.append(self.data[start:end].view(self.dtype).reshape(shape))
             start = end
-        return found
+        return pieces
 
     def on(self, device: torch.device) -> Tensor:
         """All arrays of all clips, one after the other in a tensor on `device`, smaller ones padded with zeros.
@@ -205,10 +205,10 @@ def build(
         loader = Loader(tasks, batch_size=None, num_workers=workers)
         bar = tqdm(loader, desc=f"decoding into {folder.name}", unit="clip", leave=False, disable=None)
         with journal.open("a") as lines:
-            for clip, found in bar:
-                lines.write(f"{clip} {found}\n")
+            for clip, crc_of_clip in bar:
+                lines.write(f"{clip} {crc_of_clip}\n")
                 lines.flush()
-                crc[clip] = found
+                crc[clip] = crc_of_clip
         with data.open("rb+") as file:
             os.fsync(file.fileno())
         data.rename(folder / "data.bin")
@@ -233,11 +233,11 @@ def read_journal(path: Path) -> dict[int, int]:
         return {}
     try:
         *lines, _ = path.read_text().split("\n")
-        found = {int(clip): int(crc) for clip, crc in map(str.split, lines)}
+        sums = {int(clip): int(crc) for clip, crc in map(str.split, lines)}
     except ValueError:
-        found = {}
-    path.write_text("".join(f"{clip} {crc}\n" for clip, crc in found.items()))
-    return found
+        sums = {}
+    path.write_text("".join(f"{clip} {crc}\n" for clip, crc in sums.items()))
+    return sums
 
 
 class Writing(Dataset):

@@ -47,5 +47,5 @@ def save(picture: Picture, stem: Path, title: str) -> Path:
 
 def caption_of(path: Path) -> str:
     """The title of an .svg that `save` has written; "" where another program wrote it."""
-    found = re.search(r"<dc:title>(.*?)</dc:title>", path.read_text(), re.S)
-    return html.unescape(found[1]) if found else ""
+    title = re.search(r"<dc:title>(.*?)</dc:title>", path.read_text(), re.S)
+    return html.unescape(title[1]) if title else ""

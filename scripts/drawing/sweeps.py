@@ -59,10 +59,10 @@ def sweep(
 
 def places_of(settings: Sequence[Runs], flag: str) -> dict[object, float]:
     """{value: where it stands on the axis}: a number at itself, other values side by side in their order."""
-    found = list(dict.fromkeys(hashable(vars(runs.args)[flag]) for runs in settings))
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in found):
-        return {value: float(value) for value in sorted(found)}
-    return {value: float(place) for place, value in enumerate(found)}
+    values = list(dict.fromkeys(hashable(vars(runs.args)[flag]) for runs in settings))
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return {value: float(value) for value in sorted(values)}
+    return {value: float(place) for place, value in enumerate(values)}
 
 
 def hashable(value: object) -> object:
@@ -81,13 +81,13 @@ def curves_of(
     points = len(groups) > len(COLOURS) or max(map(len, groups.values())) == 1
     if points and others:
         groups = {"a setting": list(settings)}
-    found = {}
+    curves = {}
     for number, (name, members) in enumerate(groups.items()):
         members = sorted(members, key=lambda runs: places[hashable(vars(runs.args)[flag])])
         x = [places[hashable(vars(runs.args)[flag])] for runs in members]
         look = style(number) | ({"linestyle": ""} if points else {})
-        found[name] = Curve(x, np.stack([values[runs.label] for runs in members], axis=1), look)
-    return found
+        curves[name] = Curve(x, np.stack([values[runs.label] for runs in members], axis=1), look)
+    return curves
 
 
 def number_axis(axis, places: dict[object, float]) -> None:

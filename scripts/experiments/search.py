@@ -78,14 +78,14 @@ def read_values(spec: str, action: argparse.Action, where: str) -> Values:
     if action.nargs == 0:
         raise RunError(f"{where}: the flag takes no value; give it after the others, for all runs")
     values = [value for value in dict.fromkeys(spec.split(",")) if value]
-    found = RANGE.fullmatch(spec)
-    ends = [as_number(end) for end in found.groups()[1:]] if found else [None]
+    parsed = RANGE.fullmatch(spec)
+    ends = [as_number(end) for end in parsed.groups()[1:]] if parsed else [None]
     if None in ends:
         for value in values:
             check(value, action, where)
         return values
     low, high = ends
-    log = bool(found[1])
+    log = bool(parsed[1])
     if not low < high or (log and low <= 0):
         raise RunError(f"{where}: a range goes from the smaller to the larger number" + ", both above 0" * log)
     whole = not takes(repr(low + 0.37 * (high - low)), action) and takes(str(round(high)), action)
@@ -105,10 +105,10 @@ def as_number(word: str) -> float | None:
 def check(value: str, action: argparse.Action, where: str) -> None:
     """Raises RunError, with the sentence of the flag's type, if the flag does not take the value."""
     try:
-        found = action.type(value) if action.type else value
+        read = action.type(value) if action.type else value
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise RunError(f"{where}: {error}") from None
-    if action.choices is not None and found not in action.choices:
+    if action.choices is not None and read not in action.choices:
         raise RunError(f"{where}: {value!r} is none of {', '.join(map(str, action.choices))}")
 
 
@@ -139,14 +139,14 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, str]]:
     has been drawn before is left out, so lists alone may give fewer.
     """
     draws = random.Random(seed)
-    found: dict[tuple[str, ...], dict[str, str]] = {}
+    settings: dict[tuple[str, ...], dict[str, str]] = {}
     for _ in range(count):
         setting = {
             flag: values.draw(draws) if isinstance(values, Range) else draws.choice(values)
             for flag, values in space.items()
         }
-        found.setdefault(tuple(setting.values()), setting)
-    return list(found.values())
+        settings.setdefault(tuple(setting.values()), setting)
+    return list(settings.values())
 
 
 def sweep_of(

@@ -76,7 +76,7 @@ class History:
     def chosen(self) -> dict[str, int]:
         """The epoch that each selection rule chooses so far: `last`, `oracle`, and `val` with a validation split.
 
-        `oracle` is the best test epoch: the rule behind the papers' figures, and a look at the test set.
+        `oracle` is the best test epoch: the rule behind the papers' numbers, and a look at the test set.
         """
         chosen = {"last": len(self.epochs) - 1, "oracle": self._best("test")}
         return chosen | ({"val": self._best("val")} if "val" in self.epochs[-1].evaluated else {})
@@ -100,8 +100,8 @@ class History:
         """What predictions.npz holds; of an epoch before a version that kept probabilities, its class numbers alone."""
         arrays = {"names": self.names, "classes": self.classes} | {k: self.predictions[k] for k in ("heads", "target")}
         for rule, epoch in self.chosen().items():
-            found = self.predictions[epoch]
-            arrays |= {rule: found} if isinstance(found, Tensor) else arrays_of(rule, found)
+            predicted = self.predictions[epoch]
+            arrays |= {rule: predicted} if isinstance(predicted, Tensor) else arrays_of(rule, predicted)
         return arrays
 
     def finish(self) -> None:

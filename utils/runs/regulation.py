@@ -37,9 +37,9 @@ def describe_regulation(rows: Sequence[Mapping]) -> str | None:
     """
     if "regulated" not in rows[0]:
         return None
-    found = {name: regulated(rows, name) for name in rows[0]["regulated"]}
-    acted = {name: each for name, each in found.items() if each.epochs}
-    if not acted and not any(row["prime_window"][name] for row in rows for name in found):
+    records = {name: regulated(rows, name) for name in rows[0]["regulated"]}
+    acted = {name: each for name, each in records.items() if each.epochs}
+    if not acted and not any(row["prime_window"][name] for row in rows for name in records):
         return (
             f"nothing was regulated: no prime window opened in {len(rows)} epochs; Eq. 11 needs a trace that grows: "
             "try --window accumulated, or a lower --threshold"

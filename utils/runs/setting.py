@@ -47,15 +47,15 @@ def differing(settings: Mapping[str, Mapping]) -> dict[str, dict[str, object]]:
     `settings` holds the flags by run. A path that names the run's own seed is the same in every seed: `seed0` of one
     run and `seed1` of another are both given as `seed*`.
     """
-    found = {}
+    different = {}
     for flag in dict.fromkeys(flag for flags in settings.values() for flag in flags):
         values = {run: json.dumps(flags[flag], default=str) for run, flags in settings.items() if flag in flags}
         if len(set(values.values())) > 1:
             values = {run: re.sub(rf"\bseed{settings[run].get('seed')}\b", "seed*", v) for run, v in values.items()}
         plain = {run: json.loads(value) for run, value in values.items()}
         if any(value != next(iter(plain.values())) for value in plain.values()):
-            found[flag] = plain
-    return found
+            different[flag] = plain
+    return different
 
 
 def changes(before: Mapping, now: Mapping) -> list[str]:
