@@ -26,7 +26,8 @@ from dataset.base import Batch
 from engine.evaluate import metrics_of, predict
 from models.multimodal import Output
 from scripts.experiments.ensembles import ENSEMBLE, folder_of_ensemble
-from scripts.results.folder import write_runs
+from scripts.results.folder import tables_of
+from scripts.results.tables import markdown
 from scripts.trained.restore import Trained, add_flags, rebuild
 from utils.errors import RunError, one_sentence
 from utils.files import write_checked
@@ -81,7 +82,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         write_predictions(folder, kept)
         for name, content in {"args.json": setting | origin, "result.json": result, "done": {}}.items():
             write_checked(folder / name, json.dumps(content, indent=2) + "\n")
-    print(write_runs({(args.dataset, ENSEMBLE, tag): [folder]}, rule, "md") + f"\nwritten to {folder}")
+    (table,) = tables_of({(args.dataset, ENSEMBLE, tag): [folder]}, rule)
+    print(f"{markdown(table)}\nwritten to {folder}")
     return result[rule]
 
 

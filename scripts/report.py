@@ -9,11 +9,10 @@ one. The table of a setting's classes is of the last epochs, too.
 """
 
 import argparse
-import base64
-import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import cycle, groupby
 from pathlib import Path
 
@@ -21,20 +20,18 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from scripts.drawing.charts import TEXT, Curve, chart
+from scripts.drawing.charts import TEXT, Curve, Mark, chart, compare
 from scripts.experiments.ensembles import ENSEMBLE
-from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.classes import ByClass
-from scripts.results.folder import Setting, find_runs, make_grid, unlike
-from scripts.results.render import Cell, escape, render
-from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, probability
+from scripts.results.folder import Setting, find_runs, tables_of, unlike
+from scripts.results.page import KINDS, WIDTHS, experiment_tables, image, table_of
+from scripts.results.render import render
+from scripts.results.tables import RULES, Table, grid, heading, legend
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import COLOURS
 from utils.runs.predictions import read_predictions
-
-KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -62,7 +59,7 @@ def page(root: Path) -> str:
     by_dataset: dict[str, dict] = defaultdict(dict)
     for setting, folders in runs.items():
         by_dataset[setting[0]][setting] = folders
-    summary = f"{sum(map(len, runs.values()))} finished runs of {len(runs)} settings."
+    summary = f"{sum(map(len, runs.values()))} finished runs in {root.name}."
     if unfinished:
         names = ", ".join(str(folder.relative_to(root)) for folder in unfinished)
         summary += f" {len(unfinished)} not finished, so not on this page: {names}."
@@ -70,127 +67,99 @@ def page(root: Path) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
     return environment.get_template("report.html").render(
-        title=f"Results in {root.name}",
+        title=f"Test accuracy of {len(runs)} setting{'s' * (len(runs) > 1)} on {' and '.join(by_dataset)}",
         summary=summary,
+        widths=WIDTHS,
         warnings=unlike(runs),
-        experiments=experiment_tables(root / "tables"),
-        datasets=[
-            {"name": name, "tables": folder_tables(runs_of_set), "settings": settings(runs_of_set)}
-            for name, runs_of_set in by_dataset.items()
-        ],
+        experiments=experiment_tables(root),
+        datasets=[dataset(name, runs_of_set) for name, runs_of_set in by_dataset.items()],
     )
 
 
 # --- Tables
 
 
-def folder_tables(runs: dict[Setting, list[Path]]) -> list[dict]:
-    """A table of one data set's settings for each rule that a run has; runs without a rule are not in its table."""
-    tables = []
-    for rule, meaning in RULES.items():
+def dataset(name: str, runs: dict[Setting, list[Path]]) -> dict:
+    """What the page has of one data set: all settings in one chart and in tables, then each setting's curves."""
+    tables = {}
+    for rule in RULES:
         having = {
             setting: [folder for folder in folders if rule in read_json(folder / "result.json")]
             for setting, folders in runs.items()
         }
-        having = {setting: folders for setting, folders in having.items() if folders}
-        if having:
-            header, rows, seeds = make_grid(having, rule)
-            caption = f"Rule {rule}: {meaning}; {seeds} seed(s); test metrics in %, mean +- standard deviation"
-            shown = [k for k, name in enumerate(header) if k > 2 and not name.startswith("window ")]  # the charts' part
-            values = [[f"{row[1]}, {row[2]}", *(row[k] for k in shown)] for row in rows]
-            notes = [] if len(having) == len(runs) else ["Settings without this rule are not in the table."]
-            tables.append(table_of(rule, caption, ["setting", *(header[k] for k in shown)], values, notes))
-    return tables
+        if having := {setting: folders for setting, folders in having.items() if folders}:
+            (tables[rule],) = tables_of(having, rule)
+    first = next(iter(tables.values()))  # `last`, which every run has
+    # What is drawn below, and what is the same under every rule, is not in the tables.
+    columns = [column for column in first.columns if not column.startswith("window ")]
+    found = [replace(table, columns=tuple(columns)) for table in tables.values()]
+    labels = dict(zip(runs, (line.label for line in first.lines), strict=True))
+    return {
+        "name": name,
+        "notes": first.notes,
+        "comparison": comparison(first),
+        "tables": [folder_table(replace(table, notes=()), len(first.lines)) for table in found],
+        "settings": [
+            {"name": labels[setting], "figures": figures(folders), "classes": class_table(folders)}
+            for setting, folders in runs.items()
+            if setting[1] != ENSEMBLE
+        ],
+    }
 
 
-def table_of(rule: str, caption: str, header: Sequence[str], rows: Sequence[Sequence], notes: Sequence[str]) -> dict:
-    """A table as the page's template takes it."""
-    table = Markup(render(header, rows, "html", caption))
-    return {"rule": rule, "caption": Markup(escape(caption, "html")), "table": table, "notes": notes}
+def folder_table(table: Table, settings: int) -> dict:
+    """A table of settings, by one rule; `settings`: how many there are by any rule."""
+    notes = legend(table)
+    if len(table.lines) < settings:
+        notes.append("Settings without this rule are not in the table.")
+    header, rows = grid(table)
+    return table_of(table.rule, heading(table), ["setting", *header[1:]], rows, notes)
 
 
-def experiment_tables(folder: Path) -> list[dict]:
-    """{title, tables by rule} of each experiment and data set, from the .csv files that collect.py has written."""
-    tables: dict[tuple[str, str], list[dict]] = defaultdict(list)
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(newline="") as file:
-            entries = list(csv.DictReader(file))
-        if entries:
-            first = entries[0]
-            tables[first["experiment"], first["dataset"]].append(experiment_table(entries))
-    order = list(EXPERIMENTS)
-    known = sorted(tables, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key))
-    return [
+def comparison(table: Table) -> list[dict]:
+    """All settings side by side: accuracies with intervals, and the differences to joint training."""
+    names = [name for name in table.columns if f"window {name}" in table.columns]
+    colours = {"accuracy": TEXT} | dict(zip(names, cycle(COLOURS), strict=False))
+    rows = []
+    for line in table.lines:
+        marks = []
+        for name, colour in colours.items():
+            if (mean := line.mean(name)) is None:
+                continue
+            spread = line.deviation(name) or 0.0
+            ends = line.interval if name == "accuracy" and line.interval else (mean - spread, mean + spread)
+            marks.append(Mark(mean, *ends, colour, line.control))
+        rows.append((line.label, marks))
+    said = "; ".join(f"{line.label} {line.mean('accuracy'):.1f}" for line in table.lines)
+    seeds = f"{len(table.seeds)} seed{'s' * (len(table.seeds) > 1)}"
+    bars = "Bars: fused, the 95% bootstrap interval; modalities, one standard deviation over seeds. Hollow: controls."
+    charts = [
         {
-            "title": f"{EXPERIMENTS[name].title if name in EXPERIMENTS else name}, {dataset}",
-            "tables": sorted(tables[name, dataset], key=lambda table: list(RULES).index(table["rule"])),
+            "picture": compare(rows, "test accuracy (%)", f"Test accuracy in % of every setting: {said}."),
+            "caption": f"Test accuracy, rule {table.rule}, {seeds}. {bars}",
+            "key": [("fused" if name == "accuracy" else name, colour) for name, colour in colours.items()],
         }
-        for name, dataset in known
     ]
-
-
-def experiment_table(entries: Sequence[dict[str, str]]) -> dict:
-    """One table from the lines of its .csv file (scripts/results/tables.py): those of a row stand side by side."""
-    rule, samples = entries[0]["rule"], entries[0]["samples"]
-    columns = list(dict.fromkeys(entry["column"] for entry in entries))
-    paper = {entry["column"] for entry in entries if entry["paper"]}
-    references = sorted({entry["against"] for entry in entries if entry["against"]})
-    compares = "accuracy" in columns
-    header = ["row", "seeds"]
-    for column in columns:
-        header += [column, f"{column}, paper"] if column in paper else [column]
-    if compares:
-        header += ["95% interval", *(["against"] if len(references) > 1 else []), "p (seeds)", "p (samples)"]
-    count = len(entries) // len(columns)
-    rows, notes = [], [MARKS, *([PAPER] if paper else [])]
-    if compares:
-        notes.append(f"95% interval: of the accuracy, by a bootstrap. Against {' or '.join(references)}: {TESTS}")
-    for of_row in (entries[k::count] for k in range(count)):  # one a column
-        row = [of_row[0]["row"], str(max(len(entry["seeds"].split()) for entry in of_row))]
-        for entry in of_row:
-            row.append(Cell(measured(entry), entry["mark"]))
-            if entry["column"] in paper:
-                row.append(published(entry))
-        if compares:
-            row += tests_of(of_row[columns.index("accuracy")], len(references) > 1)
-        rows.append(row)
-        notes += [f"{of_row[0]['row']}: {of_row[0]['empty']}"] if of_row[0]["empty"] else []
-    caption = f"Rule {rule}: {RULES[rule]}; test metrics in %, mean +- standard deviation over seeds"
-    caption += f"; {samples} test samples" if samples else ""
-    return table_of(rule, caption, header, rows, notes)
-
-
-def tests_of(entry: dict[str, str], named: bool) -> list[str]:
-    """The interval and the tests of the accuracy; `named`: between them what it is compared with."""
-    width = f"{float(entry['low']):.1f} to {float(entry['high']):.1f}" if entry["low"] else DOES_NOT_APPLY
-    p = [probability(float(entry[name]) if entry[name] else None) for name in ("p_seeds", "p_samples")]
-    return [width, *([entry["against"] or DOES_NOT_APPLY] if named else []), *p]
-
-
-def measured(entry: dict[str, str]) -> str:
-    """Mean and deviation, or that there is no run."""
-    if not entry["mean"]:
-        return "no run" if entry["empty"] else DOES_NOT_APPLY
-    return f"{float(entry['mean']):.1f}" + (f" +- {float(entry['deviation']):.1f}" if entry["deviation"] else "")
-
-
-def published(entry: dict[str, str]) -> str:
-    """The paper's value and, in brackets, ours minus it."""
-    if not entry["paper"]:
-        return DOES_NOT_APPLY
-    return f"{float(entry['paper']):.2f}" + (f" ({float(entry['difference']):+.1f})" if entry["difference"] else "")
+    apart = [line for line in table.lines if line.difference]
+    if apart:
+        rows = [
+            (line.label, [Mark(*line.difference, TEXT, line.control)] if line.difference else [])
+            for line in table.lines
+        ]
+        said = "; ".join(f"{line.label} {line.difference[0]:+.1f}" for line in apart)
+        against = " or ".join(dict.fromkeys(line.against.label for line in apart))
+        words = f"Accuracy less that of {against}, on the same seeds and samples"
+        charts.append(
+            {
+                "picture": compare(rows, "difference (percentage points)", f"{words}, in points: {said}.", zero=True),
+                "caption": f"{words}. Bars: the 95% bootstrap interval.",
+                "key": [],
+            }
+        )
+    return charts
 
 
 # --- Curves
-
-
-def settings(runs: dict[Setting, list[Path]]) -> list[dict]:
-    """{name, its pictures, its table of classes} of each setting that has epochs."""
-    return [
-        {"name": f"{method}, {tag}", "figures": figures(folders), "classes": class_table(folders)}
-        for (_, method, tag), folders in runs.items()
-        if method != ENSEMBLE
-    ]
 
 
 def class_table(folders: Sequence[Path]) -> Markup | None:
@@ -263,20 +232,12 @@ def epochs_of(shares: Sequence[float]) -> str:
 def pictures(folders: Sequence[Path]) -> list[dict]:
     """The t-SNE pictures and the confusion matrix of the first seed that has some, in the page itself."""
     drawn = []
-    for pattern, what in (("tsne*", "t-SNE: {}"), ("confusion.png", "Confusion matrix, last epoch")):
-        found = ([path for path in sorted((f / "figures").glob(pattern)) if path.suffix in KINDS] for f in folders)
-        drawn += [
-            {
-                "picture": Markup('<img alt="{}" src="data:{};base64,{}">').format(
-                    f"{what.format(path.stem)}, {path.parts[-3]}",
-                    KINDS[path.suffix],
-                    base64.b64encode(path.read_bytes()).decode(),
-                ),
-                "caption": f"{what.format(path.stem)}, {path.parts[-3]}.",
-                "key": [],
-            }
-            for path in next(filter(None, found), [])
-        ]
+    for pattern, what in (("tsne*", "t-SNE: {}"), ("confusion*", "Confusion matrix, last epoch")):
+        # Of a picture in several forms the last by name, .svg.
+        found = ({p.stem: p for p in sorted((f / "figures").glob(pattern)) if p.suffix in KINDS} for f in folders)
+        for path in next(filter(None, found), {}).values():
+            words = f"{what.format(path.stem)}, {path.parts[-3]}"
+            drawn.append({"picture": image(path, words), "caption": f"{words}.", "key": []})
     return drawn
 
 

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
     parser.add_argument("--probe", action="store_true", help="linear probes of all runs, too")
     parser.add_argument("--rule", choices=RULES, default="last", help="of the table (default: last)")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="COLUMN", help="of the table, in this order")
     argv = sys.argv[1:] if argv is None else argv
     if not argv or {"-h", "--help"} & set(argv):
         parser.epilog = f"names:\n\n{overview()}"
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     jobs = plan(wanted, flags.probe)
     if flags.list:
         show(jobs)
-    elif not carry_out(wanted, jobs, flags.rule):
+    elif not carry_out(wanted, jobs, flags.rule, flags.columns):
         sys.exit(1)
 
 

@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tune", type=count, metavar="SEED", help="choose by validation with this seed, then run all")
     parser.add_argument("--joint", action="store_true", help="joint training beside it, as what it is compared with")
     parser.add_argument("--rule", choices=RULES, help="of table and plot (default: last; val with --tune)")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="COLUMN", help="of the table, in this order")
     parser.add_argument("--out", default="results", help="folder of all results (default: results)")
     parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")
     parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
@@ -129,7 +130,7 @@ def made(wanted: Request, flags: argparse.Namespace, rule: str) -> bool:
     if flags.list:
         show(jobs)
         return True
-    return carry_out(wanted, jobs, rule)
+    return carry_out(wanted, jobs, rule, flags.columns)
 
 
 if __name__ == "__main__":

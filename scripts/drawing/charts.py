@@ -1,4 +1,4 @@
-"""Curves over the epochs as inline SVG in the page's own colours and font, a few kilobytes each."""
+"""Curves over the epochs, and settings side by side: inline SVG in the page's own colours and font, a few kilobytes."""
 
 import io
 import math
@@ -11,13 +11,15 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 WIDTH, HEIGHT = 480, 250  # in pixels, which are matplotlib's points
+ROW, ACROSS, POINT = 48, (14, 452), 8  # where settings are compared: the height of one, left and width, a mark
 AREA = (50 / WIDTH, 38 / HEIGHT, 420 / WIDTH, 202 / HEIGHT)  # of the curves: left, bottom, width, height
 TEXT = "currentColor"  # black on white, white on black
 # Colours that only the page knows. Matplotlib draws with these stand-ins, which no palette has.
-STAND_INS = {TEXT: "#010203", "var(--faint)": "#010204", "var(--line)": "#010205"}
+STAND_INS = {TEXT: "#010203", "var(--faint)": "#010204", "var(--line)": "#010205", "var(--page)": "#010206"}
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,59 @@ def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = F
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
     with rc_context({"svg.fonttype": "none", "font.size": 13}):
         plot(figure.add_axes(AREA), curves, y_label, log)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True)
-    # Left out: the head, which is for files of their own; names of parts, the same in every chart; fonts; line breaks.
+        return svg_of(figure, HEIGHT, description)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value and its interval beside the name of its row; a control is drawn hollow."""
+
+    value: float
+    low: float
+    high: float
+    colour: str
+    hollow: bool = False
+
+
+def compare(rows: Sequence[tuple[str, Sequence[Mark]]], x_label: str, description: str, zero: bool = False) -> Markup:
+    """A picture of a row for each name, which stands above its marks; `zero`: an axis about 0, with a line there."""
+    inner, height = ROW * len(rows), 54 + ROW * len(rows)
+    ends = [abs(end) for _, marks in rows for mark in marks for end in (mark.low, mark.high)]
+    left, right = (-1.1 * max([1.0, *ends]), 1.1 * max([1.0, *ends])) if zero else (0, 100)
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    with rc_context({"svg.fonttype": "none", "font.size": 13}):
+        axis = figure.add_axes((ACROSS[0] / WIDTH, 48 / height, ACROSS[1] / WIDTH, inner / height))
+        axis.set(xlim=(left, right), ylim=(len(rows) - 0.5, -0.5), yticks=[], xlabel=x_label)
+        for place, (name, marks) in enumerate(rows):
+            axis.text(0, place - 0.25, name, transform=axis.get_yaxis_transform(), va="center", color=STAND_INS[TEXT])
+            for k, mark in enumerate(marks):
+                colour, y = STAND_INS.get(mark.colour, mark.colour), place - 0.04 + 0.36 * (k + 0.5) / len(marks)
+                axis.plot([mark.low, mark.high], [y, y], color=colour, linewidth=2, alpha=0.5)
+                size = POINT * (right - left) / ACROSS[1], POINT / ROW  # a circle; markers refer to parts by name
+                face = STAND_INS["var(--page)"] if mark.hollow else colour
+                axis.add_patch(
+                    Ellipse((mark.value, y), *size, edgecolor=colour, facecolor=face, linewidth=1.5, zorder=3)
+                )
+        if zero:
+            axis.axvline(0, color=STAND_INS["var(--faint)"], linewidth=1)
+        dress(axis)
+        axis.grid(axis="x", color=STAND_INS["var(--line)"], linewidth=1)
+        axis.spines["left"].set_visible(False)
+        return svg_of(figure, height, description)
+
+
+def svg_of(figure: Figure, height: float, description: str) -> Markup:
+    """The figure as the page holds it.
+
+    Left out: the head, which is for files of their own; names of parts, the same in every chart; fonts; line breaks.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True)
     drawn = file.getvalue()
     body = re.sub(r' id="[^"]*"| font-family: [^;]*;|\n\s*', "", drawn[drawn.index("<g ") :])
     for colour, stand_in in STAND_INS.items():
         body = body.replace(stand_in, colour)
-    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">{body}')
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">{body}')
 
 
 def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:

@@ -76,13 +76,13 @@ def show(jobs: Sequence[Job]) -> None:
     print("\n".join(shlex.join(job.command) for job in jobs))
 
 
-def carry_out(wanted: Request, jobs: Sequence[Job], rule: str = "last") -> bool:
+def carry_out(wanted: Request, jobs: Sequence[Job], rule: str = "last", columns: Sequence[str] = ()) -> bool:
     """Make the runs that are missing, write the tables and figures, and say at the end which runs are missing still.
 
     Returns whether none has failed.
     """
     failed = work_off(jobs, wanted.jobs)
-    write(wanted, rule)
+    write(wanted, rule, columns)
     say_missing(jobs, failed)
     return not failed
 
@@ -96,11 +96,11 @@ def say_missing(jobs: Sequence[Job], failed: Mapping[Job, str]) -> None:
         print(f"failed: {job.name}: {why} ({job.folder / LOG})")
 
 
-def write(wanted: Request, rule: str = "last") -> None:
+def write(wanted: Request, rule: str = "last", columns: Sequence[str] = ()) -> None:
     """Write the tables, and the figures of those data sets whose runs are all there."""
     experiment = wanted.experiment
     for dataset in wanted.datasets:
-        write_experiment(experiment, *wanted.places(dataset), rule)
+        write_experiment(experiment, *wanted.places(dataset), rule, chosen=columns)
     if not (experiment.name.startswith("figure") or experiment.name in DRAWN or experiment.swept):
         return
     from scripts.drawing import figures  # here, since tables need no matplotlib

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from scripts.experiments.cells import Cell, Experiment, Row, cells, setting_of
 from scripts.results import tables
+from scripts.results.columns import Samples, read_columns
 from scripts.results.consistency import Origin, differences
-from scripts.results.folder import metrics_of
-from scripts.results.tables import Line, Table
+from scripts.results.lines import Line
+from scripts.results.tables import Table
 from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics
-from utils.runs.predictions import read_predictions
 
 
 def write_experiment(
@@ -26,13 +24,16 @@ def write_experiment(
     extra: Sequence[str] = (),
     rule: str = "last",
     check: bool = False,
+    chosen: Sequence[str] = (),
 ) -> str:
     """Print and return the Markdown table of an experiment on a data set; write it to <out>/tables in every form.
+
+    `chosen`: the columns to show, in this order; without any, those of the experiment that say something.
 
     Raises:
         RunError: if the flags are none of the base run on this data set, or with `check`, if the runs are not alike.
     """
-    table = of_experiment(experiment, dataset, seeds, out, data_root, extra, rule)
+    table = of_experiment(experiment, dataset, seeds, out, data_root, extra, rule, chosen)
     if check:
         refuse(table.warnings)
     file = tables.write(table, Path(out) / "tables")
@@ -49,6 +50,7 @@ def of_experiment(
     data_root=None,
     extra: Sequence[str] = (),
     rule: str = "last",
+    chosen: Sequence[str] = (),
 ) -> Table:
     """The table of an experiment, as far as its runs have come.
 
@@ -59,26 +61,24 @@ def of_experiment(
     of_all = cells(experiment, dataset, seeds, out, data_root, extra)  # seed by seed
     rows = [cell.row for cell in of_all[: len(of_all) // len(seeds)]]
     lines: list[Line] = []
-    origins, target = [], None
+    origins, samples = [], Samples()
     for number, row in enumerate(rows):
         metrics, correct, empty = {}, {}, {}
         for cell in of_all[number :: len(rows)]:
             if why := why_empty(cell, rule):
                 empty[cell.seed] = why
                 continue
-            metrics[cell.seed] = metrics_of(cell.folder, rule)
+            metrics[cell.seed] = read_columns(cell.folder, rule)
             args = read_json(cell.folder / "args.json")
             origins.append(Origin(f"{row.label} seed {cell.seed}", str(number), args, flags_in(row.flags)))
-            predictions = read_predictions(cell.folder)
-            target = predictions.get("target") if target is None else target
-            if rule in predictions and np.array_equal(predictions["target"], target):
-                correct[cell.seed] = predictions[rule] == target
+            if (right := samples.right(cell.folder, rule)) is not None:
+                correct[cell.seed] = right
         paper = {column: value for column, value in row.paper.get(dataset, {}).items() if column in columns}
         lines.append(Line(row.label, metrics, empty, correct, paper, row.control))
     joint = [joint_for(number, rows) for number in range(len(rows))]
     lines = [replace(line, against=None if k is None else lines[k]) for line, k in zip(lines, joint, strict=True)]
-    warnings = tuple(differences(origins))
-    return Table(experiment.name, experiment.title, dataset, rule, tuple(seeds), columns, tuple(lines), warnings)
+    told = tuple(differences(origins)), tuple(chosen)
+    return Table(experiment.name, experiment.title, dataset, rule, tuple(seeds), columns, tuple(lines), *told)
 
 
 def why_empty(cell: Cell, rule: str) -> str | None:

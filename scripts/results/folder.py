@@ -1,20 +1,25 @@
-"""The table of a folder: a row for each setting of which there are finished runs."""
+"""The tables of a folder: a row for each setting of which there are finished runs, or for each run and rule."""
 
 import re
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from methods import METHODS
+from scripts.experiments.cells import Row
 from scripts.experiments.ensembles import ENSEMBLE
+from scripts.results.columns import Samples, read_columns
 from scripts.results.consistency import Origin, differences
-from scripts.results.render import render
-from scripts.results.tables import RULES
-from utils.errors import RunError
-from utils.runs.files import read_json, read_metrics
-from utils.runs.regulation import regulated
+from scripts.results.experiment import joint_for
+from scripts.results.labels import STAR, Setting, flags_of_tag, label_settings
+from scripts.results.lines import Line
+from scripts.results.tables import Table
+from utils.runs.files import read_json
+from utils.runs.setting import PATH_FLAGS, differing
+from utils.runs.setting import setting as named
 
-Setting = tuple[str, str, str]  # data set, method, tag
 ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))  # the controls first
 
 
@@ -52,77 +57,73 @@ def drop_ensembles_without(rule: str, runs: dict) -> tuple[dict[Setting, list[Pa
     return {setting: folders for setting, folders in kept.items() if folders}, without
 
 
-def write_runs(runs: dict[Setting, list[Path]], rule: str, form: str) -> str:
-    """The table in a form of render.py. A dash: no run can fill the cell (a window may never open)."""
-    if form == "csv":
-        return render(*every_value(runs, rule), "csv")
-    header, rows, seeds = make_grid(runs, rule)
-    if form == "md":
-        heading = f"Test metrics, rule `{rule}`, {seeds} seed(s), mean +- standard deviation."
-        return f"{heading}\n\n{render(header, rows, 'md')}"
-    caption = f"Test metrics in %, rule {rule}: {RULES[rule]}; {seeds} seed(s), mean +- standard deviation."
-    return render(header, rows, form, caption)
-
-
-def every_value(runs: dict[Setting, list[Path]], rule: str) -> tuple[list[str], list[list]]:
-    """One line a setting and metric, in full precision; without a deviation where there is one seed."""
-    rows = []
-    for setting, folders in runs.items():
-        by_seed = {folder.name.removeprefix("seed"): metrics_of(folder, rule) for folder in folders}
-        for column in dict.fromkeys(name for metrics in by_seed.values() for name in metrics):
-            values = {seed: metrics[column] for seed, metrics in by_seed.items() if column in metrics}
-            spread = statistics.stdev(values.values()) if len(values) > 1 else None
-            each = " ".join(map(repr, values.values()))
-            rows.append([*setting, rule, column, " ".join(values), each, statistics.mean(values.values()), spread])
-    return "dataset method setting rule column seeds values mean deviation".split(), rows
-
-
-def make_grid(runs: dict[Setting, list[Path]], rule: str) -> tuple[list[str], list[list[str]], str]:
-    """The header, the rows, and the number of seeds in words."""
-    rows = {setting: [read_run(folder, rule) for folder in folders] for setting, folders in runs.items()}
-    columns = list(dict.fromkeys(name for seeds in rows.values() for seed in seeds for name in seed))
-    count = {len(seeds) for seeds in rows.values()}
-    seeds = str(count.pop()) if len(count) == 1 else f"{min(count)} to {max(count)}"
-    cells = [
-        [*setting, str(len(runs)), *(summary([run[name] for run in runs if name in run]) for name in columns)]
-        for setting, runs in rows.items()
-    ]
-    return ["data set", "method", "setting", "seeds", *columns], cells, seeds
-
-
-def read_run(folder: Path, rule: str) -> dict[str, float | str]:
-    """The columns of one run: accuracies in %, probes in %, the epochs (from 1) with an open window, and the hold.
-
-    An ensemble has no epochs, so no windows.
+def tables_of(runs: dict[Setting, list[Path]], rule: str, chosen: Sequence[str] = ()) -> list[Table]:
+    """A table for each data set, a row for each setting; `chosen`: the columns to show.
 
     Raises:
-        RunError: if the run has no such rule.
+        RunError: if a run has no such rule.
     """
-    if rule not in read_json(folder / "result.json"):
-        raise RunError(f"{folder} has no rule {rule!r}: it was trained without --val_fraction")
-    metrics = metrics_of(folder, rule)
-    columns: dict[str, float | str] = {name: metrics.pop(name) for name in ("accuracy", "macro_f1")} | metrics
-    if folder.parts[-3] == ENSEMBLE:
-        return columns
-    epochs = read_metrics(folder / "metrics.jsonl")
-    for name in epochs[0]["prime_window"]:
-        opened = [str(row["epoch"] + 1) for row in epochs if row["prime_window"][name]]
-        columns[f"window {name}"] = " ".join(opened) or "never"
-    return columns
+    by_dataset: dict[str, dict[Setting, list[Path]]] = defaultdict(dict)
+    for setting, folders in runs.items():
+        by_dataset[setting[0]][setting] = folders
+    return [table_of(dataset, settings, rule, chosen) for dataset, settings in by_dataset.items()]
 
 
-def metrics_of(folder: Path, rule: str) -> dict[str, float]:
-    """Accuracies and probes of a finished run and, whatever the rule, the hold over its epochs, in %."""
-    result = read_json(folder / "result.json")[rule]
-    metrics = {name: 100 * value for name, value in result.items() if name not in ("epoch", "loss")}
-    probes = folder / "probe.json"
-    if probes.exists():
-        metrics |= {f"probe {name}": 100 * value for name, value in read_json(probes).items()}
-    if (file := folder / "metrics.jsonl").exists():  # an ensemble has no epochs
-        epochs = read_metrics(file)
-        holds = {name: regulated(epochs, name).hold for name in epochs[0].get("hold", {})}
-        metrics |= {f"hold {name}": 100 * hold for name, hold in holds.items() if hold is not None}
-    return metrics
+def table_of(dataset: str, runs: dict[Setting, list[Path]], rule: str, chosen: Sequence[str]) -> Table:
+    """The table of one data set's settings."""
+    samples, lines, rows = Samples(), [], []
+    flags = {flag for folders in runs.values() for folder in folders for flag in read_json(folder / "args.json")}
+    labels, shared = label_settings(list(runs), flags)
+    for setting, folders in runs.items():
+        by_seed = dict(sorted((int(folder.name.removeprefix("seed")), folder) for folder in folders))
+        right = {seed: samples.right(folder, rule) for seed, folder in by_seed.items()}
+        metrics = {seed: read_columns(folder, rule) for seed, folder in by_seed.items()}
+        correct = {seed: found for seed, found in right.items() if found is not None}
+        lines.append(Line(labels[setting], metrics, correct=correct, control=setting[1] in ("unimodal", ENSEMBLE)))
+        said = flags_of_tag(setting[2], flags) or {"tag": setting[2]}
+        words = [f"--{flag} {value}" for flag, value in said.items() if setting[2] != "default"]
+        rows.append(Row(labels[setting], " ".join([f"--method {setting[1]}", *words])))
+    joint = [joint_for(number, rows) for number in range(len(rows))]
+    lines = [replace(line, against=None if k is None else lines[k]) for line, k in zip(lines, joint, strict=True)]
+    seeds = tuple(sorted({seed for line in lines for seed in line.metrics}))
+    of_runs = [metrics for line in lines for metrics in line.metrics.values()]
+    # The order is that of the run that has most: one of a single modality lacks the others.
+    columns = dict.fromkeys(name for metrics in sorted(of_runs, key=len, reverse=True) for name in metrics)
+    notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
+    notes += [STAR] if any("*" in text for text in labels.values()) else []
+    title = "Every setting"
+    return Table("", title, dataset, rule, seeds, tuple(columns), tuple(lines), (), tuple(chosen), tuple(notes))
+
+
+def tidy(runs: dict[Setting, list[Path]], rules: Sequence[str]) -> tuple[list[str], list[list]]:
+    """A header, and a row for each run and each of these rules that it has.
+
+    Columns: where the run is (`dataset`, `method`, `tag`, `seed`), `rule` and `epoch` (from 1; empty for an ensemble),
+    each flag in which runs differ, the test `loss`, and every column of a table, numbers in full. A run without a flag
+    or a number has an empty cell.
+    """
+    rows, flags = [], {}
+    for setting, folders in runs.items():
+        for folder in folders:
+            args = read_json(folder / "args.json")
+            flags[folder] = {flag: value for flag, value in named(args).items() if flag not in (*PATH_FLAGS, "runs")}
+            for rule, result in read_json(folder / "result.json").items():
+                if rule in rules:
+                    found = {"loss": result.get("loss")} | read_columns(folder, rule)
+                    epoch = result["epoch"] + 1 if "epoch" in result else None
+                    rows.append((folder, [*setting, folder.name.removeprefix("seed"), rule, epoch], found))
+    differ = list(differing({str(folder): values for folder, values in flags.items()}))
+    names = list(dict.fromkeys(name for _, _, found in rows for name in found))
+    header = ["dataset", "method", "tag", "seed", "rule", "epoch", *differ, *names]
+    return header, [
+        [*place, *(plain(flags[folder].get(flag)) for flag in differ), *(found.get(name) for name in names)]
+        for folder, place, found in rows
+    ]
+
+
+def plain(value: object) -> object:
+    """A flag's value as a cell: that of a flag which may be given more than once in one word."""
+    return "+".join(map(str, value)) if isinstance(value, list) else value
 
 
 def summary(values: list[float | str]) -> str:

@@ -9,17 +9,19 @@ DRAWS = 10_000
 def interval(correct: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> tuple[float, float]:
     """Bootstrap percentile interval of the mean accuracy, (S, N) bool: whether seed s is right about test sample i.
 
+    Or of the difference of two models' accuracies: (S, N) of -1, 0 and 1, the one's less the other's.
+
     Seeds and samples are drawn anew with replacement, independently of each other: the pigeonhole bootstrap (Owen,
     Annals of Applied Statistics 2007). In simulations with 300 samples, 3 or 5 seeds and a standard deviation of 0 to 4
     points between seeds, 93 to 99% of the 95% intervals held the truth. One seed says nothing of others: the interval
     is then of that one model on other test samples.
 
     Samples that the seeds agree about in the same way are alike, so what is drawn is how many there are of each of at
-    most 2^S kinds, not which.
+    most 2^S (3^S) kinds, not which.
     """
     seeds, samples = correct.shape
     random = np.random.default_rng(0)
-    _, first, counts = np.unique(2 ** np.arange(seeds) @ correct, return_index=True, return_counts=True)
+    _, first, counts = np.unique(3 ** np.arange(seeds) @ (correct + 1), return_index=True, return_counts=True)
     drawn = random.multinomial(samples, counts / samples, size=draws)  # (draws, kinds)
     by_seed = drawn @ correct[:, first].T / samples  # (draws, S)
     chosen = random.integers(seeds, size=(draws, seeds))

@@ -1,16 +1,14 @@
 """Tables of experiments: what a row is, which values are marked, what is said beside them."""
 
-import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from scripts.results.columns import higher_is_better
+from scripts.results.lines import Line
 from scripts.results.render import Cell, escape, render
-from scripts.results.significance import interval, samples_test, seeds_test
+from utils.errors import RunError
 from utils.files import make_folder, write_atomically
 
 RULES = {
@@ -19,7 +17,12 @@ RULES = {
     "oracle": "the best test epoch, which looks at the test set",
 }
 DOES_NOT_APPLY = "-"
-MARKS = "Bold: the best of the rows with all seeds that are no controls; underlined: the second best; ties alike."
+TIE = "A tie: one standard deviation over seeds (the larger of the two), or one test sample if that is more."
+MARKS = (
+    "Bold: the best of the rows with all seeds that are no controls; underlined: the second best; each only where it "
+    f"is ahead of the next by more than a tie. {TIE}"
+)
+UNMARKED = f"No row is marked as the best: none is ahead of the next by more than a tie. {TIE}"
 PAPER = "Paper: its value and, in brackets, ours minus it; its rule is oracle, the best test epoch."
 TESTS = (
     "p (seeds) of a paired t test over seeds, p (samples) of an exact sign test over test samples; not corrected for "
@@ -28,67 +31,10 @@ TESTS = (
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of a table: what each of its seeds has measured, or why it has not."""
-
-    label: str
-    metrics: Mapping[int, Mapping[str, float]]  # {seed: {column: in %}}
-    empty: Mapping[int, str] = field(default_factory=dict)  # {seed: why it has none, a word or "word: more"}
-    correct: Mapping[int, np.ndarray] = field(default_factory=dict)  # {seed: (N,) bool, whether a test sample is right}
-    paper: Mapping[str, float] = field(default_factory=dict)
-    control: bool = False
-    against: "Line | None" = None  # joint training
-
-    def values(self, column: str) -> list[float]:
-        """The metric of each seed that has it."""
-        return [metrics[column] for metrics in self.metrics.values() if column in metrics]
-
-    def mean(self, column: str) -> float | None:
-        """The mean over seeds; None without any."""
-        values = self.values(column)
-        return statistics.fmean(values) if values else None
-
-    def deviation(self, column: str) -> float | None:
-        """The sample standard deviation over seeds; None for a single one."""
-        values = self.values(column)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def stacked(self, seeds: Sequence[int]) -> np.ndarray | None:
-        """(S, N) bool of these seeds; None where the predictions of one are not known."""
-        known = seeds and all(seed in self.correct for seed in seeds)
-        return np.stack([self.correct[seed] for seed in seeds]) if known else None
-
-    @cached_property
-    def interval(self) -> tuple[float, float] | None:
-        """Bootstrap interval of the accuracy, in %."""
-        correct = self.stacked(list(self.metrics))
-        return None if correct is None else tuple(100 * end for end in interval(correct))
-
-    def p_seeds(self, column: str) -> float | None:
-        """p of the paired t test against joint training, over the seeds that both have."""
-        if self.against is None:
-            return None
-        seeds = [seed for seed in self._shared() if column in self.metrics[seed]]
-        seeds = [seed for seed in seeds if column in self.against.metrics[seed]]
-        return seeds_test(*([line.metrics[seed][column] for seed in seeds] for line in (self, self.against)))
-
-    @cached_property
-    def p_samples(self) -> float | None:
-        """p of the sign test of the fused predictions against joint training's, over test samples."""
-        if self.against is None:
-            return None
-        ours, theirs = (line.stacked(self._shared()) for line in (self, self.against))
-        return None if ours is None or theirs is None else samples_test(ours, theirs)
-
-    def _shared(self) -> list[int]:
-        return [seed for seed in self.metrics if seed in self.against.metrics]
-
-
-@dataclass(frozen=True)
 class Table:
-    """The rows of an experiment on a data set, by one rule of selection."""
+    """The rows of an experiment, or of a folder, on a data set, by one rule of selection."""
 
-    name: str
+    name: str  # of the experiment; "" for a folder
     title: str
     dataset: str
     rule: str
@@ -96,6 +42,8 @@ class Table:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     warnings: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()  # the names of the columns to show, in this order; without any, what there is to say
+    notes: tuple[str, ...] = ()  # of its own, for below the table
 
     @property
     def samples(self) -> int | None:
@@ -113,35 +61,78 @@ class Table:
         return list(dict.fromkeys(line.against.label for line in self.lines if line.against))
 
     def marks(self, column: str) -> list[str]:
-        """ "best", "second" or "" for each line. Comparable are the lines with all seeds that are no controls.
-
-        Lines that show the same value are marked alike.
-        """
-        shown = [
-            None if line.control or len(line.values(column)) < len(self.seeds) else f"{line.mean(column):.1f}"
-            for line in self.lines
+        """ "best", "second" or "" for each line. Comparable are the lines with all seeds that are no controls."""
+        comparable = [
+            k
+            for k, line in enumerate(self.lines)
+            if not line.control and len(line.numbers(column)) == len(self.seeds) and higher_is_better(column)
         ]
-        ranked = sorted({value for value in shown if value is not None}, key=float, reverse=True)
-        if sum(value is not None for value in shown) < 2:
-            return [""] * len(shown)
-        names = dict(zip(ranked, ("best", "second"), strict=False))
-        return [names.get(value, "") for value in shown]
+        ranked = sorted(comparable, key=lambda k: -self.lines[k].mean(column))
+        names = [""] * len(self.lines)
+        if len(ranked) < 2:
+            return names
+        for name, ahead, behind in zip(("best", "second"), ranked, [*ranked[1:], None], strict=False):
+            if behind is not None and self.tied(self.lines[ahead], self.lines[behind], column):
+                break
+            names[ahead] = name
+        return names
+
+    def tied(self, one: Line, other: Line, column: str) -> bool:
+        """Whether the means of two lines differ by no more than a tie (MARKS)."""
+        spread = max(line.deviation(column) or 0.0 for line in (one, other))
+        sample = 100 / self.samples if self.samples else 0.05  # without a count what is shown decides
+        return abs(one.mean(column) - other.mean(column)) <= max(spread, sample) + 1e-9
 
 
-def grid(table: Table) -> tuple[list[str], list[list[Cell]]]:
-    """The header and the rows, as Markdown and LaTeX show them."""
-    has_paper = {column: any(column in line.paper for line in table.lines) for column in table.columns}
+Grid = tuple[list[str], list[list[Cell]]]
+
+
+def grid(table: Table) -> Grid:
+    """The header and the rows, as Markdown, LaTeX and HTML show them.
+
+    Raises:
+        RunError: if a column is chosen that there is not.
+    """
+    if not table.chosen:
+        return without_constants(*whole_grid(table, table.columns))[:2]
+    every = list(dict.fromkeys(name for line in table.lines for seed in line.metrics.values() for name in seed))
+    header, rows = whole_grid(table, list(dict.fromkeys([*table.columns, *every])))
+    if unknown := [name for name in table.chosen if name not in header[1:]]:
+        raise RunError(f"--columns {unknown[0]!r}: the table has {', '.join(header[1:])}")
+    places = [0, *(header.index(name) for name in table.chosen)]
+    return [header[k] for k in places], [[row[k] for k in places] for row in rows]
+
+
+def without_constants(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]], str]:
+    """A grid without the columns that are the same in all of several rows, and a sentence that says these once.
+
+    The first column and `accuracy` stay.
+    """
+    same = {
+        k: str(rows[0][k].value)
+        for k, name in enumerate(header)
+        if k and name != "accuracy" and len(rows) > 1 and len({str(row[k].value) for row in rows}) == 1
+    }
+    said = "; ".join(f"{header[k]} {value}" for k, value in same.items() if value != DOES_NOT_APPLY)
+    kept = [k for k in range(len(header)) if k not in same]
+    note = f"The same in every row, so no column: {said}." if said else ""
+    return [header[k] for k in kept], [[row[k] for k in kept] for row in rows], note
+
+
+def whole_grid(table: Table, columns: Sequence[str]) -> Grid:
+    """The header and the rows with these metrics and all that is said of them."""
+    has_paper = {column: any(column in line.paper for line in table.lines) for column in columns}
     header = ["", "seeds"]
-    for column in table.columns:
+    for column in columns:
         header += [column, f"{column}, paper"] if has_paper[column] else [column]
     if table.compares:
         header += ["95% interval", *(["against"] if len(table.references) > 1 else []), "p (seeds)", "p (samples)"]
-    marks = {column: table.marks(column) for column in table.columns}
+    marks = {column: table.marks(column) for column in columns}
     rows = []
     for number, line in enumerate(table.lines):
         done, wanted = len(line.metrics), len(table.seeds)
         row = [Cell(line.label), Cell(str(done) if done == wanted else f"{done} of {wanted}")]
-        for column in table.columns:
+        for column in columns:
             row.append(Cell(measured(line, column), marks[column][number]))
             if has_paper[column]:
                 row.append(Cell(published(line, column)))
@@ -155,12 +146,13 @@ def grid(table: Table) -> tuple[list[str], list[list[Cell]]]:
 
 
 def measured(line: Line, column: str) -> str:
-    """Mean and deviation; without any seed the reasons in a word each."""
+    """Mean and deviation, or each seed's words; without any seed the reasons in a word each."""
     mean, deviation = line.mean(column), line.deviation(column)
     if not line.metrics:
         return ", ".join(dict.fromkeys(why.split(":")[0] for why in line.empty.values()))
     if mean is None:
-        return DOES_NOT_APPLY
+        words = list(map(str, line.values(column)))
+        return words[0] if len(set(words)) == 1 else "; ".join(words) or DOES_NOT_APPLY
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} +- {deviation:.1f}"
 
 
@@ -188,23 +180,27 @@ def heading(table: Table) -> str:
 
 def legend(table: Table) -> list[str]:
     """How to read the table, and what is missing from it."""
-    lines = [MARKS]
+    lines = [] if table.chosen else list(filter(None, [without_constants(*whole_grid(table, table.columns))[2]]))
+    lines += table.notes
+    shown = [name for name in table.chosen or table.columns if higher_is_better(name)]
+    if len(table.lines) > 1:
+        lines.append(MARKS if any(any(table.marks(name)) for name in shown) else UNMARKED)
     if any(line.paper for line in table.lines):
         lines.append(PAPER)
-    else:
+    elif table.name:
         lines.append(f"The paper has no values for these rows on {table.dataset}.")
-    if table.compares:
+    header, _ = grid(table)
+    if "95% interval" in header:
         drawn = "test samples and seeds" if len(table.seeds) > 1 else "test samples"
-        against = f"Against {table.references[0]}" if len(table.references) == 1 else "Against the row named"
-        lines += [
-            f"95% interval: of the accuracy, by a bootstrap over {drawn}.",
-            f"{against}: {TESTS}",
-        ]
+        lines.append(f"95% interval: of the accuracy, by a bootstrap over {drawn}.")
         if any(line.interval and line.interval[0] == line.interval[1] for line in table.lines):
             lines.append(
                 f"An interval of no width is that of models without an error on {table.samples} samples; an error rate "
                 f"of up to {300 / table.samples:.1f}% is compatible with that."
             )
+    if any(name.startswith("p (") for name in header):
+        against = f"Against {table.references[0]}" if len(table.references) == 1 else "Against the row named"
+        lines.append(f"{against}: {TESTS}")
     lines += starved(table)
     lines.append(f"A dash ({DOES_NOT_APPLY}): does not apply.")
     missing: dict[str, list[str]] = defaultdict(list)
@@ -247,10 +243,18 @@ def latex(table: Table) -> str:
     return "".join(f"% {line}\n" for line in legend(table)) + render(*grid(table), "tex", caption)
 
 
+def write_as(table: Table, form: str) -> str:
+    """The table with all that is said of it, as Markdown ("md"), LaTeX ("tex") or HTML ("html")."""
+    if form == "html":
+        notes = "".join(f"<li>{escape(line, 'html')}</li>\n" for line in legend(table))
+        return f"{render(*grid(table), 'html', heading(table))}<ul>\n{notes}</ul>\n"
+    return {"md": markdown, "tex": latex}[form](table)
+
+
 def as_csv(table: Table) -> str:
     """One line a row and column, in full precision; what does not apply is empty."""
     header = (
-        "experiment dataset rule row control column seeds values mean deviation paper difference mark empty "
+        "experiment title dataset rule row control column seeds values mean deviation paper difference mark empty "
         "low high against p_seeds p_samples samples".split()
     )
     rows = []
@@ -261,8 +265,8 @@ def as_csv(table: Table) -> str:
             seeds = [seed for seed, metrics in line.metrics.items() if column in metrics]
             rows.append(
                 [
-                    table.name, table.dataset, table.rule, line.label, int(line.control), column,
-                    " ".join(map(str, seeds)), " ".join(map(repr, line.values(column))),
+                    table.name, table.title, table.dataset, table.rule, line.label, int(line.control), column,
+                    " ".join(map(str, seeds)), " ".join(map(str, line.values(column))),
                     mean, line.deviation(column), paper, None if mean is None or paper is None else mean - paper, mark,
                     "; ".join(f"seed {seed}: {why}" for seed, why in line.empty.items()),
                     *(line.interval if fused and line.interval else (None, None)),

@@ -90,7 +90,7 @@ class Desk:
         monkeypatch.setattr(program, "draw", lambda *_: None)
         fake = SimpleNamespace(Popen=self.open, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
         monkeypatch.setattr(jobs, "subprocess", fake)
-        monkeypatch.setattr(request, "write_experiment", lambda *told: self.tables.append(told))
+        monkeypatch.setattr(request, "write_experiment", lambda *told, chosen: self.tables.append(told))
         monkeypatch.setattr(figures, "draw", lambda *told: self.figures.append(told))
         self.say(SEEDS="0", DATASET="demo", DATA_ROOT=demo, OUT=out, EXTRA=EXTRA, JOBS="2")
 

@@ -10,7 +10,7 @@ from main import main
 from scripts.drawing import figures
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
-from scripts.results.folder import metrics_of
+from scripts.results.columns import read_columns
 
 SHORT = "--epochs 4 --lr_step 3 --workers 0 --device cpu".split()  # of 20 epochs
 
@@ -55,7 +55,7 @@ def test_the_sound_is_held_under_inforeg_alone(runs):
     hold = {}
     for cell in cells(EXPERIMENTS["demo"], *places):
         if cell.row.program == "main.py":
-            hold[cell.row.label] = metrics_of(cell.folder, "last")
+            hold[cell.row.label] = read_columns(cell.folder, "last")
     assert hold["InfoReg, accumulated window"]["hold audio"] < 40 < 60 < hold["Joint training"]["hold audio"] < 130
     assert 60 < hold["InfoReg, accumulated window"]["hold visual"] < 130
 

@@ -17,8 +17,10 @@ from scripts.drawing.charts import AREA, HEIGHT, TEXT, WIDTH, Curve, chart
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.experiment import write_experiment
-from scripts.results.folder import find_runs, write_runs
+from scripts.results.folder import find_runs, tables_of
+from scripts.results.tables import markdown
 from utils.errors import RunError
+from utils.runs.files import read_json
 from utils.runs.plots import COLOURS
 
 EPOCHS = 8
@@ -148,9 +150,10 @@ def test_the_page_stands_alone(read, page):
 
 def test_names_are_text_wherever_they_stand(read, page, results):
     assert EVIL not in page and "my <results>" not in page
-    assert any(text == f"joint, {EVIL}" for _, text in read.all("h3"))
-    assert any(row[0] == f"joint, {EVIL}" for grid in grids(read) for row in grid)
-    assert read.all("title")[0][1] == read.all("h1")[0][1] == "Results in my <results>"
+    assert any(text == f"Joint training, {EVIL}" for _, text in read.all("h3"))
+    assert any(row[0] == f"Joint training, {EVIL}" for grid in grids(read) for row in grid)
+    assert read.all("title")[0][1] == read.all("h1")[0][1] == "Test accuracy of 8 settings on demo"
+    assert "finished runs in my <results>" in read.all("p")[0][1]
     svg = chart([Curve(EVIL, "red", [1.0], [1.0], [1.0])], EVIL, f'"{EVIL}"')
     assert Reader(svg).all("svg")[0][0]["aria-label"] == f'"{EVIL}"' and "<script" not in svg
 
@@ -165,19 +168,19 @@ def test_a_reader_who_does_not_see_finds_the_way(read):
     labelled = [a["for"] for a, _ in read.all("label")]
     assert sorted(labelled) == sorted(a["id"] for a, _ in read.all("input"))
     pictures = read.all("svg")
-    assert len(pictures) == 2 * 8 and all(a["role"] == "img" and len(a["aria-label"]) > 20 for a, _ in pictures)
+    assert len(pictures) == 2 + 2 * 8 and all(a["role"] == "img" and len(a["aria-label"]) > 20 for a, _ in pictures)
     assert [a["alt"] for a, _ in read.all("img")] == ["t-SNE: tsne_visual, seed0"]
     for attributes, _ in read.all("th"):
         assert attributes["scope"] in ("col", "row")
     for attributes, _ in read.all("table"):
-        assert attributes["aria-label"].startswith("Rule ")
+        assert ", rule " in attributes["aria-label"] or attributes["aria-label"].startswith("Rule ")
 
 
 def test_the_tables_are_those_of_collect_by_every_rule(read, results, page):
     found = grids(read)
-    rules = ["last", "oracle", "last", "val", "oracle"]
+    rules = ["last", "val", "oracle", "last", "oracle"]
     assert [a["aria-label"] for a, _ in read.all("section")] == [f"rule {rule}" for rule in rules]
-    for grid, rule in zip(found, ("last", "oracle"), strict=False):
+    for grid, rule in zip(found[3:], ("last", "oracle"), strict=True):
         wanted = rows_of((results / "tables" / f"table2_demo{'' if rule == 'last' else '_oracle'}.md").read_text())
         assert len(grid) == 1 + len(wanted)
         for row in grid[1:]:
@@ -190,15 +193,20 @@ def test_the_tables_are_those_of_collect_by_every_rule(read, results, page):
     bold = [text for a, text in read.all("td") if a.get("class") == "best"]
     assert bold and all("±" in text for text in bold)
     runs, _ = find_runs(results)
-    for grid, rule in zip(found[2:], ("last", "val", "oracle"), strict=True):
-        lines = [line for line in write_runs(runs, rule, "md").splitlines() if line[:1] == "|"]
-        markdown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-        assert grid[0] == ["setting", "seeds", "accuracy", "macro_f1", "majority", "audio", "visual"]
-        for row, wanted in zip(grid[1:], markdown[2:], strict=True):
-            wanted = [re.sub(r"\\(.)", r"\1", cell) for cell in wanted]
-            by_name = dict(zip(markdown[0], wanted, strict=True))
-            assert row == [f"{wanted[1]}, {wanted[2]}", *(by_name[name].replace("+-", "±") for name in grid[0][1:])]
+    for grid, rule in zip(found[:3], ("last", "val", "oracle"), strict=True):
+        (table,) = tables_of(having(runs, rule), rule)
+        wanted = list(rows_of(markdown(table)).values())
+        assert len(grid) == 1 + len(wanted) and not any(name.startswith("window") for name in grid[0])
+        for row, of_row in zip(grid[1:], wanted, strict=True):
+            plain = {name: re.sub(r"\*\*|</?u>|\\(?=.)", "", cell).replace("+-", "±") for name, cell in of_row.items()}
+            assert row[0] == plain[""] and row[1:] == [plain[name] for name in grid[0][1:]]
     assert f"{N} test samples" in page and "broken/seed0" in page and "1 not finished" in page
+
+
+def having(runs, rule):
+    """The runs that have a rule."""
+    kept = {s: [f for f in folders if rule in read_json(f / "result.json")] for s, folders in runs.items()}
+    return {setting: folders for setting, folders in kept.items() if folders}
 
 
 def drawn(read, style):
@@ -356,6 +364,7 @@ frame.onload = () => {
     width: page.documentElement.scrollWidth, heading: page.querySelector("h1").textContent, before: sections(),
     boxes: [...page.querySelectorAll(".scroll")].filter(shown).map(box => [box.clientWidth, box.scrollWidth]),
     pictures: [...page.querySelectorAll("svg, img")].map(p => p.getBoundingClientRect()).map(r => [r.width, r.height]),
+    hints: [...page.querySelectorAll(".scroll")].filter(shown).map(box => shown(box.nextElementSibling)),
     labels: [...page.querySelectorAll("label")].filter(shown).length,
   };
   page.querySelector("label[for='d1-oracle']").click();
@@ -391,13 +400,15 @@ def browse(tmp_path_factory):
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_it_on_a_phone_and_on_a_desk(browse, page, width):
     seen = browse(page, width)
-    assert seen["heading"] == "Results in my <results>"
+    assert seen["heading"] == "Test accuracy of 8 settings on demo"
     assert seen["width"] == width  # nothing but the tables' own boxes scrolls sideways
     assert all(inside <= width - 16 for inside, _ in seen["boxes"]) and len(seen["boxes"]) == 2
     assert any(whole > inside for inside, whole in seen["boxes"]) == (width == 390)
-    assert len(seen["pictures"]) == 17 and all(100 < w < width and h > 50 for w, h in seen["pictures"])
+    # A table that goes on to the right says so, and no other.
+    assert seen["hints"] == [whole > inside for inside, whole in seen["boxes"]]
+    assert len(seen["pictures"]) == 19 and all(100 < w < width and h > 50 for w, h in seen["pictures"])
     # Of each table one rule is shown, the first; a click on another changes that one alone.
-    assert seen["before"] == [True, False, True, False, False] and seen["after"] == [True, False, False, False, True]
+    assert seen["before"] == [True, False, False, True, False] and seen["after"] == [False, False, True, True, False]
     assert seen["labels"] == 5
 
 

@@ -57,21 +57,21 @@ def test_the_table_shows_mean_deviation_rule_and_seeds(tmp_path, capsys):
         fake_run(tmp_path, "inforeg", seed, accuracy + 0.1, opened=[1])
     text = collect.main([str(tmp_path)])
     assert text in capsys.readouterr().out
-    assert "`last`" in text.splitlines()[0] and "2 seed(s)" in text.splitlines()[0]
+    assert "rule last" in text and "2 seeds (0, 1)" in text
     joint, inforeg = table_of(text)
-    assert (joint["method"], inforeg["method"]) == ("joint", "inforeg")  # the order of METHODS
-    assert joint["accuracy"] == "55.0 +- 7.1" and inforeg["accuracy"] == "65.0 +- 7.1"
-    assert joint["audio"] == "25.0 +- 0.0" and joint["macro_f1"] == "50.0 +- 0.0"
-    assert joint["window audio"] == "never; never" and inforeg["window audio"] == "2; 2"
+    assert (joint[""], inforeg[""]) == ("Joint training", "InfoReg")  # the order of METHODS
+    assert "55.0 +- 7.1" in joint["accuracy"] and "65.0 +- 7.1" in inforeg["accuracy"]
+    assert "macro_f1 50.0 +- 0.0; audio 25.0 +- 0.0; visual 75.0 +- 0.0; window visual never" in text
+    assert joint["window audio"] == "never" and inforeg["window audio"] == "2"
     oracle = collect.main([str(tmp_path), "--rule", "oracle"])
-    assert "`oracle`" in oracle.splitlines()[0] and table_of(oracle)[0]["accuracy"] == "99.0 +- 0.0"
+    assert "rule oracle" in oracle and table_of(oracle)[0]["accuracy"] == "99.0 +- 0.0"
 
 
 def test_the_table_lists_unfinished_runs(tmp_path):
     fake_run(tmp_path, "joint", 0, 0.5)
     unfinished = fake_run(tmp_path, "joint", 1, 0.5, done=False)
     text = collect.main([str(tmp_path)])
-    assert str(unfinished) in text.splitlines()[-1] and "1 seed(s)" in text
+    assert str(unfinished) in text.splitlines()[-1] and "1 seed (0)" in text
     assert [row["accuracy"] for row in table_of(text)] == ["50.0"]
 
 
@@ -79,16 +79,16 @@ def test_the_table_says_when_rows_differ_in_their_seeds(tmp_path):
     fake_run(tmp_path, "joint", 0, 0.5)
     for seed in range(3):
         fake_run(tmp_path, "inforeg", seed, 0.5)
-    assert "1 to 3 seed(s)" in collect.main([str(tmp_path)])
+    assert [row["seeds"] for row in table_of(collect.main([str(tmp_path)]))] == ["1 of 3", "3"]
 
 
 def test_the_table_of_real_runs_wherever_it_is_asked_for(runs, monkeypatch):
     results = runs["joint"].parents[3]
-    wanted = collect.main([str(results)])
-    assert [row["method"] for row in table_of(wanted)] == ["joint", "inforeg"]
+    wanted = collect.main([str(results), "--columns", "accuracy"])
+    assert [row[""] for row in table_of(wanted)] == ["Joint training, test", "InfoReg, test"]
     monkeypatch.chdir(results / "demo" / "joint")
-    (joint,) = table_of(collect.main(["."]))
-    assert joint == table_of(wanted)[0]
+    (joint,) = table_of(collect.main([".", "--columns", "accuracy"]))
+    assert joint["accuracy"] == table_of(wanted)[0]["accuracy"].strip("*")
 
 
 def test_the_table_without_a_run_or_a_rule(runs, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import statistics
 from types import SimpleNamespace
 
@@ -13,19 +14,22 @@ from helpers.results import PROVENANCE, TARGET, N, fill, rows_of, write
 from scipy.stats import ttest_rel
 
 from scripts import collect
-from scripts.experiments.cells import cells
+from scripts.experiments.cells import cells, parsed
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results import experiment, tables
 from scripts.results.consistency import Origin, differences
-from scripts.results.folder import find_runs, make_grid
+from scripts.results.folder import find_runs, tables_of
+from scripts.results.labels import label_settings
+from scripts.results.lines import Line
 from scripts.results.render import escape
 from scripts.results.significance import interval, samples_test
-from scripts.results.tables import Line, Table
+from scripts.results.tables import Table
 from utils.errors import RunError
 from utils.lock import Lock
 from utils.runs.predictions import write_predictions
 
 SEEDS = (0, 1, 2)
+EPOCHS = parsed(["--dataset", "demo"]).epochs
 # The number of right samples of 20 by row, seed by seed: 5 points each. PMR and AGM tie on their means.
 RIGHT = {
     "audio alone": (20, 20, 20),
@@ -98,34 +102,80 @@ def test_the_papers_value_stands_beside_ours_with_the_difference():
     assert "oracle" in tables.markdown(table)  # the paper's rule is named beside ours
 
 
-def test_best_and_second_best_are_marked_among_comparable_rows_and_ties_alike(results):
+def test_only_what_is_ahead_by_more_than_a_tie_is_marked(results):
     shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
-    assert shown["InfoReg"] == "**85.0 +- 5.0**"
-    assert shown["PMR"] == "<u>80.0 +- 5.0</u>" and shown["AGM"] == "<u>80.0 +- 5.0</u>"
-    assert shown["audio alone"] == "100.0 +- 0.0"  # a control
-    assert sum("**" in cell or "<u>" in cell for cell in shown.values()) == 3
+    # InfoReg leads PMR and AGM, which are alike, by 5 points: its standard deviation over seeds, and a test sample.
+    assert shown["InfoReg"] == "85.0 +- 5.0" and shown["audio alone"] == "100.0 +- 0.0"  # a control
+    assert not any("*" in cell or "<u>" in cell for cell in shown.values())
+    assert tables.UNMARKED in tables.markdown(table2(results))
+    # 19 and 20 samples of 20 are 10 points above PMR and AGM, with less than that between the seeds.
+    for seed, right in zip(SEEDS, (19, 19, 20), strict=True):
+        shutil.rmtree(results.folder("InfoReg", seed))
+        fill(results.cell("InfoReg", seed), right)
+    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
+    assert shown["InfoReg"] == "**96.7 +- 2.9**" and tables.MARKS in tables.markdown(table2(results))
+    assert sum("**" in cell or "<u>" in cell for cell in shown.values()) == 1  # the second two are alike
     (results.folder("InfoReg", 1) / "done").unlink()  # now incomplete: no longer comparable
-    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
-    assert shown["PMR"] == shown["AGM"] == "**80.0 +- 5.0**" and shown["OGM"] == "<u>65.0 +- 8.7</u>"
-    assert shown["InfoReg"] == "82.5 +- 3.5"
+    assert "**" not in rows_of(tables.markdown(table2(results)))["InfoReg"]["accuracy"]
 
 
-def test_a_row_alone_is_not_the_best():
-    lines = (Line("a", {0: {"accuracy": 1.0}}), Line("b", {0: {"accuracy": 2.0}}, control=True))
-    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == ["", ""]
+def lines_of(*means, spread=0.0, count=None):
+    """Lines of two seeds around these means; `count`: of the test samples."""
+    right = {} if count is None else {0: np.ones(count, bool)}
+    half = spread / 2**0.5  # the sample standard deviation of two values is their distance over the root of two
+    return tuple(
+        Line(str(mean), {0: {"accuracy": mean - half}, 1: {"accuracy": mean + half}}, correct=right) for mean in means
+    )
 
 
 @pytest.mark.parametrize(
-    "values, marks",
+    "means, spread, count, marks",
     [
-        ((1.01, 1.04, 9.96, 9.5), ["", "", "best", "second"]),
-        ((9.96, 10.04, 10.0, 9.5), ["best", "best", "best", "second"]),
-        ((9.96, 10.06, 2.0, 10.0), ["second", "best", "", "second"]),
+        ((1.0, 5.0, 3.0), 1.9, None, ["", "best", "second"]),
+        ((1.0, 5.0, 3.0), 2.1, None, ["", "", ""]),  # within one standard deviation
+        ((1.0, 5.0, 4.0), 0.5, 125, ["", "best", "second"]),  # a sample of 125 is 0.8 points
+        ((1.0, 5.0, 4.0), 0.5, 80, ["", "", ""]),  # one of 80 is 1.25
+        ((5.0, 1.0, 1.0), 0.5, None, ["best", "", ""]),  # the best is, the second two are not told apart
+        ((5.0, 1.0), 0.5, None, ["best", "second"]),
+        ((5.0,), 0.0, None, [""]),
     ],
 )
-def test_values_that_are_shown_alike_are_ties(values, marks):
-    lines = tuple(Line(str(value), {0: {"accuracy": value}}) for value in values)
-    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == marks
+def test_a_tie_is_one_deviation_over_seeds_or_one_test_sample(means, spread, count, marks):
+    lines = lines_of(*means, spread=spread, count=count)
+    assert Table("t", "t", "demo", "last", (0, 1), ("accuracy",), lines).marks("accuracy") == marks
+
+
+def test_a_single_seed_is_ahead_by_more_than_one_sample():
+    lines = [Line(str(right), {0: {"accuracy": right / 2}}, correct={0: np.ones(200, bool)}) for right in (10, 11, 13)]
+    for chosen, marks in ((lines, ["", "", "best"]), (lines[:2], ["", ""])):
+        found = Table("t", "t", "demo", "last", (0,), ("accuracy",), tuple(chosen)).marks("accuracy")
+        assert found == marks  # 11 and 10 samples of 200 are a tie
+
+
+def test_a_row_alone_is_not_the_best_and_no_number_is_that_is_not_better_for_being_higher():
+    lines = (Line("a", {0: {"accuracy": 1.0}}), Line("b", {0: {"accuracy": 2.0}}, control=True))
+    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == ["", ""]
+    lines = (Line("a", {0: {"hold audio": 1.0}}), Line("b", {0: {"hold audio": 20.0}}))
+    assert Table("t", "t", "demo", "last", (0,), ("hold audio",), lines).marks("hold audio") == ["", ""]
+
+
+def test_columns_are_chosen_and_ordered_and_constants_said_once(results):
+    text = tables.markdown(table2(results))
+    header = list(rows_of(text)["OGM"])
+    assert header == ["", "seeds", "accuracy", "audio", "visual", "95% interval", "p (seeds)", "p (samples)"]
+    chosen = ["visual", "p (seeds)", "macro_f1", "accuracy"]
+    table = experiment.of_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out, chosen=chosen)
+    assert list(rows_of(tables.markdown(table))["OGM"]) == ["", *chosen]
+    assert rows_of(tables.markdown(table))["OGM"]["macro_f1"] == "50.0 +- 0.0"
+    assert "95% interval:" not in tables.markdown(table) and "p (seeds)" in tables.latex(table)
+    with pytest.raises(RunError, match="--columns 'acuracy': the table has seeds, accuracy, macro_f1, audio"):
+        collect.main([str(results.out), "--columns", "acuracy"])
+    shown = collect.main([str(results.out), "--columns", "audio", "accuracy"])
+    assert list(rows_of(shown)["OGM"]) == ["", "audio", "accuracy"]
+    # Of a folder every column is shown, but for those that say the same of every setting.
+    whole = collect.main([str(results.out)])
+    assert "majority" not in rows_of(whole)["OGM"] and "seeds" not in rows_of(whole)["OGM"]
+    assert "- The same in every row, so no column: seeds 3; macro_f1 50.0 +- 0.0; majority 12.5 +- 0.0" in whole
 
 
 def test_tests_and_intervals_are_against_joint_training_on_the_same_seeds_and_samples(results):
@@ -168,7 +218,7 @@ def test_joint_training_is_told_how_far_one_is_ahead_and_how_much_each_starves(r
     joint = {name: lines["Joint training"].mean(name) for name in ("audio", "visual")}
     below = {name: lines[f"{name} alone"].mean(name) - mean for name, mean in joint.items()}
     assert joint["visual"] > joint["audio"]
-    assert [line for line in tables.legend(table) if "ahead" in line] == [
+    assert [line for line in tables.legend(table) if "points ahead" in line] == [
         f"Joint training: visual is {joint['visual'] - joint['audio']:.1f} points ahead of audio; points below what "
         f"each reaches alone: audio {below['audio']:.1f}, visual {below['visual']:.1f}."
     ]
@@ -177,7 +227,7 @@ def test_joint_training_is_told_how_far_one_is_ahead_and_how_much_each_starves(r
 def test_a_single_seed_has_no_deviation_and_no_test_over_seeds(results):
     text = tables.markdown(table2(results, seeds=(1,)))
     row = rows_of(text)["InfoReg"]
-    assert row["accuracy"] == "**90.0**" and row["p (seeds)"] == "-" and row["p (samples)"] != "-"
+    assert row["accuracy"] == "**90.0**" and "p (seeds)" not in row and row["p (samples)"] != "-"
     assert "1 seed (1), so without a standard deviation and a test over seeds" in text
     assert "bootstrap over test samples." in text and "+-" not in text
 
@@ -246,10 +296,12 @@ def test_rows_with_several_references_name_theirs(tmp_path):
     for cell in cells(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path):
         if cell.row.program == "main.py":
             fill(cell, 10 + cell.seed + ("*" in cell.row.label))
-    rows = rows_of(tables.markdown(experiment.of_experiment(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path)))
+    table = experiment.of_experiment(EXPERIMENTS["table3"], "demo", SEEDS, tmp_path)
+    rows = rows_of(tables.markdown(table))
     assert rows["InfoReg\\*"]["against"] == "Joint training\\*" and rows["MMPareto"]["against"] == "Joint training"
     assert rows["Joint training\\*"]["against"] == "Joint training" and rows["Joint training"]["against"] == "-"
-    assert rows["Joint training\\*"]["p (seeds)"] == "-"  # one more in every seed: no spread
+    (star,) = [line for line in table.lines if line.label == "Joint training*"]
+    assert star.p_seeds("accuracy") is None  # one more in every seed: no spread
 
 
 def parsed_csv(text):
@@ -273,7 +325,7 @@ def test_csv_holds_the_same_numbers_in_full(results):
     line = next(line for line in table.lines if line.label == "InfoReg")
     assert (float(inforeg["low"]), float(inforeg["high"])) == line.interval
     assert float(inforeg["p_samples"]) == line.p_samples and inforeg["against"] == "Joint training"
-    assert inforeg["mark"] == "best" and inforeg["seeds"] == "0 1 2" and inforeg["rule"] == "last"
+    assert inforeg["mark"] == "" and inforeg["seeds"] == "0 1 2" and inforeg["rule"] == "last"
     (average,) = [e for e in found if (e["row"], e["column"]) == ("average of these", "accuracy")]
     assert average["empty"] == "seed 0: not run; seed 1: not run; seed 2: not run"
 
@@ -304,7 +356,10 @@ def test_latex_is_balanced_and_escaped(results):
     table = table2(results)
     header, rows = tables.grid(table)
     lines = check_latex(tables.latex(table), len(header), len(rows))
-    assert r"\textbf{85.0 $\pm$ 5.0}" in lines[-1] and r"\underline{80.0 $\pm$ 5.0}" in lines[-2]
+    assert r"85.0 $\pm$ 5.0" in lines[-1]
+    marked = Table("t", "t", "demo", "last", (0, 1), ("accuracy",), lines_of(60.0, 80.0, 70.0, spread=1.0))
+    marked = check_latex(tables.latex(marked), 2, 3)
+    assert r"\textbf{80.0 $\pm$ 1.0}" in marked[2] and r"\underline{70.0 $\pm$ 1.0}" in marked[3]
     odd = Line(SPECIAL, {0: {"macro_f1": 50.0}})
     table = Table("t_1", "T_1: 50%", "demo_set", "last", (0,), ("macro_f1",), (odd, Line("b", {}, {0: "not_run: $x"})))
     lines = check_latex(tables.latex(table), 3, 2)
@@ -337,7 +392,7 @@ MIXTURES = {
     "dirty": (dict(dirty=True, changes="c" * 64), "code, commit", "aaaaaaaaaa with changes cccccccc in 1: OGM seed 1"),
     "no commit": (dict(commit=None), "code, commit", "not recorded in 1: OGM seed 1"),
     "library": (dict(versions={"torch": "3"}), "code, torch: 2 in", "3 in 1: OGM seed 1"),
-    "flag of all": (dict(epochs=99), "recipe, --epochs: 20 in 2: OGM seed 0, OGM seed 2", "99 in 1: OGM seed 1"),
+    "flag of all": (dict(epochs=99), f"recipe, --epochs: {EPOCHS} in 2: OGM seed 0, OGM seed 2", "99 in 1: OGM seed 1"),
     "own flag": (dict(alpha=9.0), "recipe, --alpha", "9.0 in 1: OGM seed 1"),
 }
 
@@ -363,7 +418,10 @@ def test_rows_of_another_recipe_are_told_but_not_what_makes_the_row_or_its_metho
     for seed in SEEDS:
         change(results.folder("OGM", seed) / "args.json", epochs=99)
     (warning,) = table2(results).warnings
-    assert warning.startswith("recipe, --epochs: 20 in 21") and "99 in 3: OGM seed 0, OGM seed 1, OGM seed 2" in warning
+    assert (
+        warning.startswith(f"recipe, --epochs: {EPOCHS} in 21")
+        and "99 in 3: OGM seed 0, OGM seed 1, OGM seed 2" in warning
+    )
     # Greedy sums by its own default, InfoReg modulates in the prime window, each has an alpha of its own.
     values = {json.loads((results.folder(r, 0) / "args.json").read_text())["fusion"] for r in ("Greedy", "OGM")}
     assert values == {"sum", "concat"}
@@ -396,19 +454,65 @@ def test_each_seed_may_have_teachers_of_its_own(other, alike):
 def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
     root = str(results.out)
     text = collect.main([root, "--check"])
-    assert "Warning" not in text and "| demo | inforeg | default | 3 |" in text
-    found = parsed_csv(collect.main([root, "--format", "csv"]))
-    (entry,) = [e for e in found if (e["method"], e["column"]) == ("ogm", "accuracy")]
-    assert (entry["values"], float(entry["mean"]), entry["seeds"]) == ("60.0 60.0 75.0", 65.0, "0 1 2")
-    assert float(entry["deviation"]) == statistics.stdev([60, 60, 75])
-    header, rows, _ = make_grid(find_runs(results.out)[0], "last")
+    assert "Warning" not in text and rows_of(text)["InfoReg"]["accuracy"] == "85.0 +- 5.0"
+    (table,) = tables_of(find_runs(results.out)[0], "last")
+    header, rows = tables.grid(table)
     check_latex(collect.main([root, "--format", "tex"]), len(header), len(rows))
+    # The same settings, seeds and tests as the experiment's own table.
+    for line in table.lines:
+        (ours,) = [other for other in table2(results).lines if other.label == line.label]
+        assert line.interval == ours.interval and line.p_samples == ours.p_samples and line.control == ours.control
     change(results.folder("OGM", 1) / "args.json", commit="b" * 40)
     assert "Warning: demo: code, commit" in collect.main([root])
     capsys.readouterr()
     assert "Warning" not in collect.main([root, "--format", "csv"]) and "Warning" in capsys.readouterr().err
     with pytest.raises(RunError, match="ogm/default/seed1"):
         collect.main([root, "--check"])
+
+
+def test_the_tidy_csv_has_a_row_for_each_run_and_rule_and_a_column_for_each_flag_that_differs(results):
+    found = parsed_csv(collect.main([str(results.out), "--format", "csv"]))
+    assert len(found) == 8 * 3 * 2  # settings, seeds, rules
+    assert list(found[0])[:6] == ["dataset", "method", "tag", "seed", "rule", "epoch"]
+    (ogm,) = [e for e in found if (e["method"], e["seed"], e["rule"]) == ("ogm", "2", "last")]
+    assert (
+        float(ogm["accuracy"]) == 75
+        and float(ogm["visual"]) == pytest.approx(55)
+        and ogm["epoch"] == "1"
+        and ogm["loss"] == "1.0"
+    )
+    assert ogm["fusion"] == "concat" and "epochs" not in ogm and "commit" not in ogm  # Greedy sums
+    (alone,) = [e for e in found if e["tag"] == "modality=visual" and e["seed"] == "0" and e["rule"] == "oracle"]
+    assert alone["modality"] == "visual" and alone["audio"] == "" and alone["epoch"] == "2"
+    assert ogm["modality"] == ""
+    only = parsed_csv(collect.main([str(results.out), "--format", "csv", "--rule", "oracle"]))
+    assert only == [entry for entry in found if entry["rule"] == "oracle"]
+
+
+@pytest.mark.parametrize(
+    "tags, labels, shared",
+    [
+        ({"joint": ["default"], "inforeg": ["default"]}, ["Joint training", "InfoReg"], {}),
+        (
+            {"unimodal": ["epochs=2_modality=audio"], "inforeg": ["beta=0.5_epochs=2_unimodal_loss=split"]},
+            ["audio alone", "InfoReg*, beta 0.5"],
+            {"epochs": "2"},
+        ),
+        ({"ensemble": ["default"], "joint": ["mine"]}, ["average of these", "Joint training, mine"], {}),
+        ({"inforeg": ["start_epoch=3"]}, ["InfoReg, start_epoch 3"], {}),  # alone, it shares nothing
+        ({"dgl": ["epochs=2", "epochs=2_lr=0.1"]}, ["dgl", "dgl, lr 0.1"], {"epochs": "2"}),
+    ],
+)
+def test_a_setting_has_a_short_name_in_place_of_its_tag(tags, labels, shared):
+    flags = ("epochs", "modality", "beta", "unimodal_loss", "start_epoch", "lr")
+    settings = [("demo", method, tag) for method, of_method in tags.items() for tag in of_method]
+    found, said = label_settings(settings, flags)
+    assert list(found.values()) == labels and said == shared
+
+
+def test_two_settings_of_one_name_keep_their_tags():
+    found, _ = label_settings([("demo", "joint", "lr 1"), ("demo", "joint", "lr=1")], ("lr",))
+    assert list(found.values()) == ["joint/lr 1", "joint/lr=1"]
 
 
 def test_a_flag_that_the_tag_names_makes_the_row(results):

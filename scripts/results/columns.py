@@ -1,0 +1,86 @@
+"""What a table can show of a finished run. A column is defined here once, for every table and for the tidy CSV."""
+
+from pathlib import Path
+
+import numpy as np
+
+from scripts.experiments.ensembles import ENSEMBLE
+from utils.errors import RunError
+from utils.runs.files import read_json, read_metrics
+from utils.runs.predictions import read_predictions
+from utils.runs.regulation import regulated
+
+LAST = ("balanced_accuracy", "mAP", "ece", "majority")
+Columns = dict[str, float | str]  # numbers, shares in %, or words
+
+
+def read_columns(folder: Path, rule: str) -> Columns:
+    """Every column of a finished run by a rule of selection, in the order of the tables.
+
+    Raises:
+        RunError: if the run has no such rule.
+    """
+    return metrics(folder, rule) | probes(folder) | windows(folder) | holds(folder)
+
+
+def metrics(folder: Path, rule: str) -> Columns:
+    """`accuracy` and `macro_f1`, each modality's accuracy, and LAST (engine/evaluate.py says what they are)."""
+    result = read_json(folder / "result.json")
+    if rule not in result:
+        raise RunError(f"{folder} has no rule {rule!r}: it was trained without --val_fraction")
+    found = {name: 100 * value for name, value in result[rule].items() if name not in ("epoch", "loss")}
+    first = {name: found.pop(name) for name in ("accuracy", "macro_f1")}
+    last = {name: found.pop(name) for name in LAST if name in found}
+    return first | found | last
+
+
+def probes(folder: Path) -> Columns:
+    """`probe <modality>`, the accuracy of a linear probe of its encoder, where scripts/linear_probe.py has run."""
+    path = folder / "probe.json"
+    return {f"probe {name}": 100 * value for name, value in read_json(path).items()} if path.exists() else {}
+
+
+def windows(folder: Path) -> Columns:
+    """`window <modality>`, the epochs, from 1, in which its prime learning window was open, or "never"."""
+    rows = epochs_of(folder)
+    opened = {name: [str(r["epoch"] + 1) for r in rows if r["prime_window"][name]] for name in names_in(rows)}
+    return {f"window {name}": " ".join(epochs) or "never" for name, epochs in opened.items()}
+
+
+def holds(folder: Path) -> Columns:
+    """`hold <modality>`, how much of the way that its gradients asked for the encoder made (inforeg/movement.py)."""
+    rows = epochs_of(folder)
+    found = {name: regulated(rows, name).hold for name in (rows[0].get("hold", {}) if rows else {})}
+    return {f"hold {name}": 100 * hold for name, hold in found.items() if hold is not None}
+
+
+def higher_is_better(column: str) -> bool:
+    """Whether a run with a higher value is the better one: of two numbers of such a column the best can be marked."""
+    return column not in ("majority", "ece") and not column.startswith(("window ", "hold "))
+
+
+def epochs_of(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl; none for an ensemble, which has no epochs."""
+    return [] if folder.parts[-3] == ENSEMBLE else read_metrics(folder / "metrics.jsonl")
+
+
+def names_in(rows: list[dict]) -> list[str]:
+    """The modalities of a run."""
+    return list(rows[0]["prime_window"]) if rows else []
+
+
+class Samples:
+    """Which test samples runs are right about, for runs that tell, and whose samples are those of the first."""
+
+    def __init__(self):
+        self._target: np.ndarray | None = None
+
+    def right(self, folder: Path, rule: str) -> np.ndarray | None:
+        """(N,) bool; None for a run that has not kept its predictions by the rule, or was tested on other samples."""
+        predictions = read_predictions(folder)
+        if rule not in predictions:
+            return None
+        if self._target is None:
+            self._target = predictions["target"]
+        same = np.array_equal(predictions["target"], self._target)
+        return predictions[rule] == self._target if same else None
