@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.base import Batch, MultimodalDataset
+from engine import callbacks
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
 from engine.progress import Lines, Scalars, bar_of, glimpse
@@ -62,6 +63,8 @@ def fit(run: Run, method: Method, test: MultimodalDataset, classes: Sequence[str
         tqdm.write("\n".join(lines.of(epoch, seconds)))
         scalars.write(epoch, seconds)
         history.append(epoch, predictions, seconds)
+        if folder.writes:
+            callbacks.call(epoch, run.args)
         checkpoints.after_epoch()
     scalars.close()
     return history

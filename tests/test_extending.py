@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def same_weights(one, other):
 def test_the_document_has_a_block_for_each_part_and_registers_it():
     assert [name for name, _ in BLOCKS] == [
         "methods/loss_share.py", "models/encoders.py", "dataset/wearable.py", "data/prepare_wearable.py",
-        "models/fusion.py",
+        "models/fusion.py", "train_tracked.py",
     ]  # fmt: skip
     assert len(BLOCKS) == DOCUMENT.count("```python")
     assert [table for _, _, table, _ in ENTRIES] == ["METHODS", "DATASETS", "FUSIONS"]
@@ -156,6 +157,30 @@ def test_the_commands_run_as_printed_and_leave_what_the_document_says(program, m
     drawn = {"fisher_trace", "accuracy", "hold", "confusion", "method"}
     assert {file.stem for file in (path / "figures").iterdir()} == drawn
     assert "| loss_share, fusion lowrank | " in collect.main(commands[2][2:])
+
+
+def test_an_epochs_row_goes_elsewhere_by_the_lines_that_are_printed(program, monkeypatch, capsys):
+    sent, started = [], []
+    tracked = SimpleNamespace(log=sent.append)
+    wandb = SimpleNamespace(init=lambda **told: started.append(told) or tracked)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    callbacks = importlib.import_module("engine.callbacks")
+    monkeypatch.setattr(callbacks, "_registered", [])
+
+    @callbacks.register
+    def broken(row, args):
+        row.clear()  # its own copy
+        raise ConnectionError(f"no network for {args.method}")
+
+    words = [*SMALL, "--method", "joint", "--epochs", "2", "--out", "tracked"]
+    monkeypatch.setattr(sys, "argv", ["train_tracked.py", *words])
+    runpy.run_path("train_tracked.py", run_name="__main__")
+    assert started == [{"project": "inforeg"}]
+    assert sent == rows(Path("tracked/wearable/joint/test/seed0")) and [row["epoch"] for row in sent] == [0, 1]
+    warned = "warning: callback broken failed after epoch 2 (ConnectionError: no network for joint)"
+    assert warned in capsys.readouterr().err.splitlines()
+    main = program.main([*words, "--resume"])  # a run that is done has no epoch to send
+    assert main and len(sent) == 2
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(train, monkeypatch):
