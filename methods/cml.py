@@ -17,7 +17,6 @@ One forward and one backward pass of the encoders a step; one more of the fusion
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.loader import mix
@@ -72,6 +71,10 @@ class CML(Method):
     def defaults(cls, args) -> dict:
         return VARIANTS[args.variant]
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def __init__(self, args, model):
         need_two(self, model)
         super().__init__(args, model)
@@ -104,7 +107,7 @@ class CML(Method):
     def losses(self, output) -> dict[str, Tensor]:
         losses = super().losses(output)
         if weight := self.args.partial_loss:
-            partial = [F.cross_entropy(logits, output.target) for logits in self._partial]
+            partial = [self.cross_entropy(logits, output.target) for logits in self._partial]
             losses["loss_partial"] = sum(partial) / len(partial)
             # So that the joint loss becomes (CE(z) + weight sum_T CE(z^T)) / (1 + weight K).
             share = weight * len(partial) / (1 + weight * len(partial))

@@ -70,6 +70,10 @@ class MBSD(Method):
     def _unimodal_loss(self) -> str:
         return self.args.readout  # its own losses are those of --unimodal_loss
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def __init__(self, args, model):
         need_two(self, model)
         super().__init__(args, model)

@@ -28,7 +28,7 @@ from torch import Tensor
 from inforeg.scores import full_precision
 from methods.base import Method
 from models.fusion import Shared
-from models.multimodal import Output
+from models.multimodal import Output, clip_gradients
 from utils.numbers import positive_float
 
 PROJECTIONS = {"paper": "others", "official": "none"}
@@ -67,12 +67,14 @@ class MLA(Method):
     def defaults(cls, args) -> dict:
         return {"fusion": "shared", "projection": PROJECTIONS[args.variant]}
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def __init__(self, args, model):
         super().__init__(args, model)
         if not isinstance(model.fusion, Shared):
             raise ValueError("MLA trains one head for all modalities: leave --fusion away, or use shared")
-        if args.clip_norm is not None and args.turns == "sequential":
-            raise ValueError("--clip_norm is for one step a batch, and MLA's head makes several: use --turns together")
         dim = model.fusion.head.in_features
         self.means = torch.zeros(len(model.modalities), dim)  # h_m; zero, which projects nothing, before m's first turn
         self.projector = torch.eye(dim if args.projection == "recursive" else 0)
@@ -92,8 +94,8 @@ class MLA(Method):
         return output
 
     def losses(self, output) -> dict[str, Tensor]:
-        own = {f"loss_{name}": F.cross_entropy(z, output.target) for name, z in output.unimodal.items()}
-        return {"loss": sum(own.values()), "loss_joint": F.cross_entropy(output.logits, output.target)} | own
+        own = {f"loss_{name}": self.cross_entropy(z, output.target) for name, z in output.unimodal.items()}
+        return {"loss": sum(own.values()), "loss_joint": self.cross_entropy(output.logits, output.target)} | own
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Every modality's turn; the head's last step, or the only one, is left to the loop as the encoders' are."""
@@ -104,10 +106,11 @@ class MLA(Method):
         self.means = means if self.args.turns == "together" else self.means.to(means)
         for turn, encoder in enumerate(self.model.encoders.values()):
             if turn and self.args.turns == "sequential":
+                clip_gradients(self.model, self.args.clip_norm)
                 self.optimizer.step()  # of the head: nothing else has a gradient yet
                 head[0].grad = head[1].grad = None
             trained = [p for p in encoder.parameters() if p.requires_grad]
-            loss = F.cross_entropy(F.linear(features[turn], *head), output.target)
+            loss = self.cross_entropy(F.linear(features[turn], *head), output.target)
             *grads, weight_grad, bias_grad = torch.autograd.grad(loss, trained + head)
             waiting += zip(trained, grads, strict=True)
             projected = self.project(weight_grad, turn, means[turn])

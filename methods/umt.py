@@ -33,6 +33,10 @@ class UMT(Taught):
             help="b, of each mean squared distance of features; BalanceBenchmark: 10; 0 is joint training",
         )  # fmt: skip
 
+    @classmethod
+    def weighs_classes(cls) -> bool:
+        return True
+
     def __init__(self, args, model):
         need_two(self, model)
         super().__init__(args, model)

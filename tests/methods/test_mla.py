@@ -86,6 +86,16 @@ def test_together_and_without_projection_it_is_the_sum_of_the_losses(make, tiny_
     assert_same_gradients(found, expected, **exactly)
 
 
+def test_every_step_of_the_head_is_clipped(make, tiny_batch):
+    method = make(clip_norm=1e-3)
+    method.optimizer = torch.optim.SGD(method.model.parameters(), lr=1.0)
+    before = copy.deepcopy(method.model.state_dict())
+    step(method, tiny_batch())  # the first of two turns has made its step, the second waits for the loop
+    moved = {name: (value - before[name]).norm().item() for name, value in method.model.named_parameters()}
+    assert math.hypot(*moved.values()) == pytest.approx(1e-3, rel=1e-4)
+    assert {name for name, way in moved.items() if way} == {"fusion.head.weight", "fusion.head.bias"}
+
+
 def test_nothing_is_projected_away_at_an_alpha_without_bound(make, tiny_batch):
     plain, vast = (
         one_step(make(turns="together", **flags), tiny_batch())
@@ -268,9 +278,6 @@ def test_what_it_is_not_defined_for_is_refused_in_a_sentence(make, tiny_model, m
             ValueError, match="^MLA trains one head for all modalities: leave --fusion away, or use shared$"
         ):
             MLA(make_args(**FLAGS), tiny_model(fusion=fusion))
-    with pytest.raises(ValueError, match="^--clip_norm is for one step a batch, .* use --turns together$"):
-        make(clip_norm=1.0)
-    make(clip_norm=1.0, turns="together")
     with pytest.raises(ValueError, match="^--fusion shared is .* not audio 2, visual 3: choose encoders of one width$"):
         MultimodalModel(tiny_model().encoders, "shared", 3)
 
