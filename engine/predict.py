@@ -18,7 +18,6 @@ from methods.run import collect
 from utils.errors import CombinationError, RunError
 from utils.precision import autocast
 from utils.runs.checkpoint import load_checkpoint
-from utils.runs.setting import ADDED
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def load(path: str | Path, device: str = "cpu") -> Predictor:
     """
     path = Path(path)
     state = load_checkpoint(path)
-    args = Namespace(**ADDED | state["args"])
+    args = Namespace(**state["args"])
     if args.dataset not in DATASETS:
         raise RunError(f"{path} is of --dataset {args.dataset}, which is not registered (docs/EXTENDING.md)")
     if not DATASETS[args.dataset].reads_clips:

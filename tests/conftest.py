@@ -15,7 +15,6 @@ from dataset.base import Batch
 from dataset.cremad import CREMAD
 from methods.run import Run
 from models.multimodal import MultimodalModel, build_model
-from utils.runs.setting import ADDED
 
 # A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
 # process and, unless the caller says otherwise, in the programs that it starts.
@@ -119,7 +118,10 @@ def make_args():
         flags |= dict(
             variant="paper", regulation="proximal", beta=None, start_epoch=None, window="paper", window_every=None
         )
-        return Namespace(**ADDED | flags | changes)
+        flags |= dict(
+            weights=None, freeze=None, schedule="step", lr_warmup=0, clip_norm=None, patience=None, accumulate=1
+        )
+        return Namespace(**flags | changes)
 
     return make
 

@@ -15,7 +15,6 @@ from dataset.loader import make_loader
 from engine.setup import choose_device, remake_method
 from methods import Method
 from utils.runs.checkpoint import class_numbers, load_checkpoint
-from utils.runs.setting import ADDED
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +90,7 @@ def rebuild(state: dict, path: Path, flags: argparse.Namespace) -> Trained:
     Raises:
         RunError: if the weights are those of another model, or the data's classes others by name.
     """
-    args = argparse.Namespace(**ADDED | state["args"])
+    args = argparse.Namespace(**state["args"])
     args.data_root = flags.data_root or args.data_root
     args.cache = "none"  # the data set is read once, or with other noise every time
     numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)

@@ -211,8 +211,10 @@ def test_a_registered_data_set_of_three_modalities(tmp_path, monkeypatch):
     agree(found, folder)
 
 
-def test_the_readme_says_how_python_does_it(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(from engine\.predict .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_documents_say_how_python_does_it(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(
+        r"```python\n(from engine\.predict .*?)```", (ROOT / "docs" / "RUNNING.md").read_text(), re.DOTALL
+    )
     assert len(code.splitlines()) == 3
     make_demo(tmp_path / "data" / "demo")
     folder = train(tmp_path / "data" / "demo", tmp_path / "results", "--method", "inforeg", "--epochs", "1")

@@ -10,7 +10,6 @@ import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from utils.files import packed
 
@@ -19,9 +18,6 @@ MACHINE_FLAGS = (
     "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume",
 )  # fmt: skip
 PATH_FLAGS = ("dataset", "method", "seed")  # folders of a run's path are named after them
-# Flags that earlier runs do not have, with the values by which they are what they were.
-ADDED: dict[str, Any] = {"weights": None, "freeze": None, "schedule": "step", "lr_warmup": 0, "clip_norm": None}
-ADDED |= {"patience": None, "accumulate": 1}
 LONGEST_NAME = 255  # bytes; the file systems in use allow no longer name of a folder
 
 
@@ -64,7 +60,7 @@ def changes(before: Mapping, now: Mapping) -> list[str]:
     More epochs do not, where the schedule of the learning rate does not follow from their number.
     """
     new = setting(now)
-    old = setting(ADDED | before)
+    old = setting(before)
     old = {flag: old.get(flag) for flag in new}
     changed = [f"--{flag} was {old[flag]}, is {new[flag]}" for flag in differing({"old": old, "new": new})]
     if prolongs(before, now):
