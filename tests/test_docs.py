@@ -55,6 +55,24 @@ def test_every_kind_of_noise_is_explained():
     assert explained == [name for kinds in KINDS.values() for name in kinds]
 
 
+def test_every_method_has_its_row_and_its_entry():
+    from methods import METHODS
+
+    text = (ROOT / "docs/METHODS.md").read_text()
+    rows = [name for row in re.findall(r"^\| \[(`.*?`)\]\(#", text, re.M) for name in re.findall(r"`(\w+)`", row)]
+    entries = [name for heading in re.findall(r"^## ([a-z].*)", text, re.M) for name in heading.split(", ")]
+    assert rows == entries and sorted(rows) == sorted(METHODS)
+
+
+def test_github_shows_the_equations():
+    """GitHub refuses some macros and reads what lies between dollars as markdown first: `}_` begins an emphasis."""
+    text = (ROOT / "docs/METHODS.md").read_text()
+    assert text.count("```math") > 5 and "\\operatorname" not in text
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
+    spans = re.findall(r"\$([^$]*)\$", prose)
+    assert len(spans) > 300 and not [span for span in spans if re.search(r"[})]_| _|\n|[|~*<]|\\[^a-zA-Z]", span)]
+
+
 def test_the_documented_downloads_stay_out_of_git_and_ruff(tmp_path):
     lines = (ROOT / "data" / "README.md").read_text().replace("\\\n", " ").splitlines()
     code = [line for line in lines if line.startswith("    ")]
