@@ -100,7 +100,11 @@ def dataset(name: str, runs: dict[Setting, list[Path]]) -> dict:
         "comparison": comparison(first),
         "tables": [folder_table(replace(table, notes=()), len(first.lines)) for table in found],
         "settings": [
-            {"name": labels[setting], "figures": figures(folders), "classes": class_table(folders)}
+            {
+                "name": labels[setting],
+                "figures": figures(folders, modalities_of(first)),
+                "classes": class_table(folders),
+            }
             for setting, folders in runs.items()
             if setting[1] != ENSEMBLE
         ],
@@ -116,9 +120,14 @@ def folder_table(table: Table, settings: int) -> dict:
     return table_of(table.rule, heading(table), ["setting", *header[1:]], rows, notes)
 
 
+def modalities_of(table: Table) -> list[str]:
+    """The modalities of a table's runs, in the data set's order."""
+    return [name for name in table.columns if f"window {name}" in table.columns]
+
+
 def comparison(table: Table) -> list[dict]:
     """All settings side by side: accuracies with intervals, and the differences to joint training."""
-    names = [name for name in table.columns if f"window {name}" in table.columns]
+    names = modalities_of(table)
     colours = {"accuracy": TEXT} | dict(zip(names, cycle(COLOURS), strict=False))
     rows = []
     for line in table.lines:
@@ -172,13 +181,17 @@ def class_table(folders: Sequence[Path]) -> Markup | None:
     return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))
 
 
-def figures(folders: Sequence[Path]) -> list[dict]:
-    """The pictures of a setting: accuracies, Fisher traces, t-SNE, confusion matrix."""
+def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dict]:
+    """The pictures of a setting: accuracies, Fisher traces, t-SNE, confusion matrix.
+
+    `modalities`: those of the data set, so that each has one colour on the page; by default the setting's own.
+    """
     runs = [read_metrics(folder / "metrics.jsonl") for folder in folders]
     # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
     seeds = [rows[: min(map(len, runs))] for rows in runs]
     names = list(seeds[0][0]["fisher_trace"])
-    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    by_modality = dict(zip(modalities or names, cycle(COLOURS), strict=False))
+    colours = {name: by_modality[name] for name in names}
     accuracy = [
         curve("fused" if name == "accuracy" else name, colour, seeds, lambda row, name=name: 100 * row["test"][name])
         for name, colour in ({"accuracy": TEXT} | colours).items()

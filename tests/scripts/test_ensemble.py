@@ -138,7 +138,7 @@ def test_the_figures_by_hand(save, tmp_path, capsys):
     assert figures["majority"] == 0.5
     assert result_of(tmp_path) == {"last": figures}
     shown = table_of(capsys.readouterr().out)[0]
-    assert (shown["method"], shown["setting"], shown["accuracy"]) == ("ensemble", "default", "75.0")
+    assert (shown[""], shown["accuracy"]) == ("average of these", "75.0")
 
 
 def test_the_average_of_logits_is_another_one(save, tmp_path):
@@ -288,6 +288,9 @@ def test_the_tag_is_the_runs_without_their_modality(audio, visual, average, tag)
     assert tag_of({"audio": audio, "visual": visual}, average) == tag
 
 
+LABELS = ["audio alone", "visual alone", "average of these", "Joint training, test"]  # the last has a tag of its own
+
+
 def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, capsys):
     demo, out = make_demo(tmp_path / "demo"), tmp_path / "results"
     alone = {}
@@ -303,8 +306,9 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
         predictions = read_predictions(out / "demo" / "ensemble" / "default" / "seed0")
         assert (predictions[rule] == predictions["target"]).mean() == figures["accuracy"]
         assert np.array_equal(predictions["target"], read_predictions(alone["audio"])["target"])
-        rows = table_of(collect.main([str(out), "--rule", rule]))
-        assert [row["method"] for row in rows] == ["unimodal", "unimodal", "ensemble", "joint"]
+        columns = ["accuracy", "seeds", "audio", "visual", "window audio"]
+        rows = table_of(collect.main([str(out), "--rule", rule, "--columns", *columns]))
+        assert [row[""] for row in rows] == LABELS
         assert rows[2]["accuracy"] == f"{100 * figures['accuracy']:.1f}" and rows[2]["seeds"] == "1"
         assert rows[2]["audio"] == rows[0]["audio"] and rows[2]["visual"] == rows[1]["visual"]
         assert rows[2]["window audio"] == "-" and rows[3]["window audio"] != "-"
@@ -322,7 +326,7 @@ def test_the_ensemble_of_real_runs_is_a_row_of_the_table(tmp_path, monkeypatch, 
     }  # fmt: skip
     # It has no epochs to choose among: the table says so, and shows the rest.
     oracle = collect.main([str(out), "--rule", "oracle"])
-    assert [row["method"] for row in table_of(oracle)] == ["unimodal", "unimodal", "joint"]
+    assert [row[""] for row in table_of(oracle)] == [*LABELS[:2], LABELS[3]]
     assert str(folder) in oracle.splitlines()[-1] and "`oracle`" in oracle.splitlines()[-1]
     with pytest.raises(RunError, match="no finished run .* with rule 'oracle'"):
         collect.main([str(folder), "--rule", "oracle"])

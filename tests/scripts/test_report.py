@@ -7,13 +7,13 @@ import os
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
+from helpers.pages import LINE, SHADE, Reader, drawn, level
 from helpers.results import N, fill, rows_of
 
 from scripts import report
-from scripts.drawing.charts import AREA, HEIGHT, TEXT, WIDTH, Curve, chart
+from scripts.drawing.charts import TEXT, Curve, chart
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.experiment import write_experiment
@@ -24,12 +24,8 @@ from utils.runs.files import read_json
 from utils.runs.plots import COLOURS
 
 EPOCHS = 8
-# The area of a chart's curves, from the upper left corner.
-LEFT, RIGHT = WIDTH * AREA[0], WIDTH * (AREA[0] + AREA[2])
-TOP, BOTTOM = HEIGHT * (1 - AREA[1] - AREA[3]), HEIGHT * (1 - AREA[1])
 SEEDS = (0, 1)
 EVIL = "<script>alert('x')<&quot;"
-VOID = {"meta", "input", "img"}
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360f8cf500f0003860180"
     "5a349d530000000049454e44ae426082"
@@ -84,37 +80,6 @@ def only(cell):
 @pytest.fixture(scope="module")
 def page(results):
     return report.main([str(results)]).read_text()
-
-
-class Reader(HTMLParser):
-    """The elements of a page: (tag, attributes, text); insists that every element is closed in order."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.stack = [], []
-        self.feed(text)
-        self.close()
-        assert not self.stack
-
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, _ in attributes]
-        assert len(names) == len(set(names))
-        self.elements.append([tag, dict(attributes), ""])
-        if tag not in VOID:
-            self.stack.append(self.elements[-1])
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append([tag, dict(attributes), ""])
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self.stack:
-            element[2] += data
-
-    def all(self, tag):
-        return [(attributes, text) for name, attributes, text in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -210,95 +175,6 @@ def having(runs, rule):
     return {setting: folders for setting, folders in kept.items() if folders}
 
 
-def drawn(read, style):
-    """[(points, style)] of the paths in whose style these words stand."""
-    return [
-        ([(float(x), float(y)) for x, y in re.findall(r"[ML] (\S+) (\S+)", a["d"])], a["style"])
-        for a, _ in read.all("path")
-        if re.search(style, a["style"])
-    ]
-
-
-LINE, BAND, DASH, SHADE = r"stroke-width: 2\b", r"opacity: 0.18\b", r"stroke-width: 4\b", r"; opacity: 0.(3|15)\b"
-
-
-def level(part):
-    """The height of a share of the axis."""
-    return BOTTOM - (BOTTOM - TOP) * part
-
-
-def test_curves_go_through_the_values():
-    curve = Curve("audio", "red", [10.0, 100.0, None, 50.0], [0.0, 90.0, None, 50.0], [20.0, 100.0, None, 50.0])
-    read = Reader(chart([curve], "accuracy", "words"))
-    width = (RIGHT - LEFT) / 4
-    ((line, style),) = drawn(read, LINE)  # it ends at the gap
-    assert line == [pytest.approx((LEFT + width * (k + 0.5), level(v))) for k, v in enumerate((0.1, 1))]
-    assert "stroke: #ff0000" in style
-    ((band, _),) = drawn(read, BAND)
-    corners = {(LEFT + width * (k + 0.5), level(v)) for k, v in ((0, 0), (0, 0.2), (1, 0.9), (1, 1))}
-    assert sorted(set(band)) == [pytest.approx(corner) for corner in sorted(corners)]
-    ((dash, _),) = drawn(read, DASH)  # a point alone is seen, too
-    assert [y for _, y in dash] == pytest.approx([level(0.5)] * 2)
-    assert (dash[0][0] + dash[1][0]) / 2 == pytest.approx(LEFT + 3.5 * width) and dash[1][0] - dash[0][0] > 5
-
-
-def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
-    one = Curve("audio", "red", [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], [100.0, 1.0, 0.0], open=[1.0, 0.5, 0.0])
-    other = Curve("visual", "blue", [0.1, 0.1, 0.1], [0.1] * 3, [0.1] * 3, open=[0.0, 0.0, 1.0])
-    read = Reader(chart([one, other], "trace", "words", log=True))
-    heights = [[y for _, y in line] for line, _ in drawn(read, LINE)]
-    assert heights == [pytest.approx([level(1), level(2 / 3 - 1 / 3)]), pytest.approx([BOTTOM] * 3)]
-    width = (RIGHT - LEFT) / 3
-    shades = [
-        ([min(x for x, _ in box), max(x for x, _ in box)], [min(y for _, y in box), max(y for _, y in box)], style)
-        for box, style in drawn(read, SHADE)
-    ]
-    assert [x for x, _, _ in shades] == [pytest.approx([LEFT + k * width, LEFT + (k + 1) * width]) for k in range(3)]
-    middle = (TOP + BOTTOM) / 2
-    wanted = [pytest.approx([TOP, middle])] * 2 + [pytest.approx([middle, BOTTOM])]
-    assert [y for _, y, _ in shades] == wanted
-    assert [style for *_, style in shades] == [
-        "fill: #ff0000; opacity: 0.3", "fill: #ff0000; opacity: 0.15", "fill: #0000ff; opacity: 0.3",
-    ]  # fmt: skip
-    assert {"0.1", "1", "10", "100"} <= {text for _, text in read.all("text")}
-
-
-@pytest.mark.parametrize(
-    "values, labels",
-    [
-        ([0.3, 42.0], ["0.1", "1", "10", "100"]),
-        ([100.0], ["100", "1000"]),
-        ([0.0], ["1", "10"]),
-        ([1e-9, 1e9], ["1e-09", "1e-06", "0.001", "1", "1000", "1e+06", "1e+09"]),
-    ],
-)
-def test_the_axis_of_traces_has_whole_decades(values, labels):
-    read = Reader(chart([Curve("audio", "red", values, values, values)], "trace", "words", log=True))
-    texts = [text for a, text in read.all("text") if "text-anchor: end" in a["style"]]
-    assert texts == labels
-    (name,) = (a for a, text in read.all("text") if text == "trace")
-    assert 8 < float(name["x"]) <= 12  # at the edge of the picture, whatever the numbers are
-
-
-@pytest.mark.parametrize("count", [1, 10, 11, 20, 21, 50, 51, 1000])
-def test_at_most_ten_epochs_are_numbered(count):
-    read = Reader(chart([Curve("audio", "red", [1.0] * count, [1.0] * count, [1.0] * count)], "accuracy", "words"))
-    marks = [a for a, text in read.all("text") if text.isdecimal() and "text-anchor: middle" in a["style"]]
-    numbers = [int(text) for a, text in read.all("text") if text.isdecimal() and "text-anchor: middle" in a["style"]]
-    assert 1 <= len(numbers) <= 10 and all(1 <= number <= count for number in numbers)
-    width = (RIGHT - LEFT) / count
-    assert [float(a["x"]) for a in marks] == pytest.approx([LEFT + width * (number - 0.5) for number in numbers])
-
-
-def test_the_page_says_which_black_and_which_grey():
-    """Nothing in a chart is drawn in a black that a dark page would swallow, or on a ground of its own."""
-    svg = chart([Curve("fused", TEXT, [1.0, 2.0], [1.0, 2.0], [1.5, 3.0])], "accuracy", "words")
-    colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", svg))
-    assert colours == {"none", "currentColor", "var(--faint)", "var(--line)"}
-    assert not any("fill" not in a["style"] for a, _ in Reader(svg).all("path"))  # which would be black
-    assert "<use" not in svg and " id=" not in svg and "font-family" not in svg
-
-
 def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
     runs, _ = find_runs(results)
     accuracy, fisher, tsne = report.figures(runs["demo", "joint", "default"])
@@ -312,6 +188,12 @@ def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
     # From the decade of the least, 10 / 8, to that of the largest, 101.
     assert [y for _, y in line] == pytest.approx([level(math.log10(mean) / 3) for mean in means])
     assert "data:image/png;base64,iVBOR" in tsne["picture"] and tsne["caption"] == "t-SNE: tsne_visual, seed0."
+
+
+def test_a_modality_has_one_colour_on_the_page(page):
+    """Also where it is trained alone."""
+    keys = re.findall(r'<i style="background:([^"]+)"></i> (\w+)</span>', page)
+    assert set(keys) == {(TEXT, "fused"), (COLOURS[0], "audio"), (COLOURS[1], "visual")}
 
 
 @pytest.mark.parametrize("shares, words", [([], "never"), ([1, 0, 1, 1, 0.5, 0], "1, 3-5"), ([0, 0], "never")])

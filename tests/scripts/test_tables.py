@@ -1,25 +1,31 @@
 """The tables of experiments, on results that are made by hand: values, order, marks, empty cells, formats."""
 
-import csv
-import io
 import json
 import re
-import shutil
 import statistics
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from helpers.results import PROVENANCE, TARGET, N, fill, rows_of, write
+from helpers.table2 import (
+    EPOCHS,
+    RIGHT,
+    SEEDS,
+    change,
+    check_latex,
+    correct,
+    lines_of,
+    make,
+    parsed_csv,
+    table2,
+)  # fmt: skip
 from scipy.stats import ttest_rel
 
 from scripts import collect
-from scripts.experiments.cells import cells, parsed
+from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results import experiment, tables
 from scripts.results.consistency import Origin, differences
-from scripts.results.folder import find_runs, tables_of
-from scripts.results.labels import label_settings
 from scripts.results.lines import Line
 from scripts.results.render import escape
 from scripts.results.significance import interval, samples_test
@@ -28,46 +34,10 @@ from utils.errors import RunError
 from utils.lock import Lock
 from utils.runs.predictions import write_predictions
 
-SEEDS = (0, 1, 2)
-EPOCHS = parsed(["--dataset", "demo"]).epochs
-# The number of right samples of 20 by row, seed by seed: 5 points each. PMR and AGM tie on their means.
-RIGHT = {
-    "audio alone": (20, 20, 20),
-    "visual alone": (8, 9, 10),
-    "Joint training": (10, 11, 12),
-    "OGM": (12, 12, 15),
-    "Greedy": (9, 9, 9),
-    "PMR": (15, 16, 17),
-    "AGM": (17, 16, 15),
-    "InfoReg": (16, 18, 17),
-}
-
 
 @pytest.fixture
 def results(tmp_path):
-    """Results of Table 2 on demo, complete but for those of "average of these"."""
-    out = tmp_path / "results"
-    found = {(cell.row.label, cell.seed): cell for cell in all_cells(out)}
-    for label, counts in RIGHT.items():
-        for seed, right in zip(SEEDS, counts, strict=True):
-            fill(found[label, seed], right)
-
-    def folder(label, seed):
-        return found[label, seed].folder
-
-    return SimpleNamespace(out=out, folder=folder, cell=lambda label, seed: found[label, seed])
-
-
-def all_cells(out, name="table2", seeds=SEEDS):
-    return cells(EXPERIMENTS[name], "demo", seeds, out)
-
-
-def correct(label, seeds=SEEDS):
-    return np.stack([(np.arange(N) + seed) % N < RIGHT[label][seed] for seed in seeds])
-
-
-def table2(results, rule="last", seeds=SEEDS):
-    return experiment.of_experiment(EXPERIMENTS["table2"], "demo", seeds, results.out, rule=rule)
+    return make(tmp_path / "results")
 
 
 def test_values_order_and_paper(results):
@@ -100,82 +70,6 @@ def test_the_papers_value_stands_beside_ours_with_the_difference():
     assert rows["AGM"]["accuracy"] == "not run, running" and rows["AGM"]["seeds"] == "0 of 2"
     assert "running: process 7; rows (seeds): AGM (1)" in tables.markdown(table)
     assert "oracle" in tables.markdown(table)  # the paper's rule is named beside ours
-
-
-def test_only_what_is_ahead_by_more_than_a_tie_is_marked(results):
-    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
-    # InfoReg leads PMR and AGM, which are alike, by 5 points: its standard deviation over seeds, and a test sample.
-    assert shown["InfoReg"] == "85.0 +- 5.0" and shown["audio alone"] == "100.0 +- 0.0"  # a control
-    assert not any("*" in cell or "<u>" in cell for cell in shown.values())
-    assert tables.UNMARKED in tables.markdown(table2(results))
-    # 19 and 20 samples of 20 are 10 points above PMR and AGM, with less than that between the seeds.
-    for seed, right in zip(SEEDS, (19, 19, 20), strict=True):
-        shutil.rmtree(results.folder("InfoReg", seed))
-        fill(results.cell("InfoReg", seed), right)
-    shown = {label: row["accuracy"] for label, row in rows_of(tables.markdown(table2(results))).items()}
-    assert shown["InfoReg"] == "**96.7 +- 2.9**" and tables.MARKS in tables.markdown(table2(results))
-    assert sum("**" in cell or "<u>" in cell for cell in shown.values()) == 1  # the second two are alike
-    (results.folder("InfoReg", 1) / "done").unlink()  # now incomplete: no longer comparable
-    assert "**" not in rows_of(tables.markdown(table2(results)))["InfoReg"]["accuracy"]
-
-
-def lines_of(*means, spread=0.0, count=None):
-    """Lines of two seeds around these means; `count`: of the test samples."""
-    right = {} if count is None else {0: np.ones(count, bool)}
-    half = spread / 2**0.5  # the sample standard deviation of two values is their distance over the root of two
-    return tuple(
-        Line(str(mean), {0: {"accuracy": mean - half}, 1: {"accuracy": mean + half}}, correct=right) for mean in means
-    )
-
-
-@pytest.mark.parametrize(
-    "means, spread, count, marks",
-    [
-        ((1.0, 5.0, 3.0), 1.9, None, ["", "best", "second"]),
-        ((1.0, 5.0, 3.0), 2.1, None, ["", "", ""]),  # within one standard deviation
-        ((1.0, 5.0, 4.0), 0.5, 125, ["", "best", "second"]),  # a sample of 125 is 0.8 points
-        ((1.0, 5.0, 4.0), 0.5, 80, ["", "", ""]),  # one of 80 is 1.25
-        ((5.0, 1.0, 1.0), 0.5, None, ["best", "", ""]),  # the best is, the second two are not told apart
-        ((5.0, 1.0), 0.5, None, ["best", "second"]),
-        ((5.0,), 0.0, None, [""]),
-    ],
-)
-def test_a_tie_is_one_deviation_over_seeds_or_one_test_sample(means, spread, count, marks):
-    lines = lines_of(*means, spread=spread, count=count)
-    assert Table("t", "t", "demo", "last", (0, 1), ("accuracy",), lines).marks("accuracy") == marks
-
-
-def test_a_single_seed_is_ahead_by_more_than_one_sample():
-    lines = [Line(str(right), {0: {"accuracy": right / 2}}, correct={0: np.ones(200, bool)}) for right in (10, 11, 13)]
-    for chosen, marks in ((lines, ["", "", "best"]), (lines[:2], ["", ""])):
-        found = Table("t", "t", "demo", "last", (0,), ("accuracy",), tuple(chosen)).marks("accuracy")
-        assert found == marks  # 11 and 10 samples of 200 are a tie
-
-
-def test_a_row_alone_is_not_the_best_and_no_number_is_that_is_not_better_for_being_higher():
-    lines = (Line("a", {0: {"accuracy": 1.0}}), Line("b", {0: {"accuracy": 2.0}}, control=True))
-    assert Table("t", "t", "demo", "last", (0,), ("accuracy",), lines).marks("accuracy") == ["", ""]
-    lines = (Line("a", {0: {"hold audio": 1.0}}), Line("b", {0: {"hold audio": 20.0}}))
-    assert Table("t", "t", "demo", "last", (0,), ("hold audio",), lines).marks("hold audio") == ["", ""]
-
-
-def test_columns_are_chosen_and_ordered_and_constants_said_once(results):
-    text = tables.markdown(table2(results))
-    header = list(rows_of(text)["OGM"])
-    assert header == ["", "seeds", "accuracy", "audio", "visual", "95% interval", "p (seeds)", "p (samples)"]
-    chosen = ["visual", "p (seeds)", "macro_f1", "accuracy"]
-    table = experiment.of_experiment(EXPERIMENTS["table2"], "demo", SEEDS, results.out, chosen=chosen)
-    assert list(rows_of(tables.markdown(table))["OGM"]) == ["", *chosen]
-    assert rows_of(tables.markdown(table))["OGM"]["macro_f1"] == "50.0 +- 0.0"
-    assert "95% interval:" not in tables.markdown(table) and "p (seeds)" in tables.latex(table)
-    with pytest.raises(RunError, match="--columns 'acuracy': the table has seeds, accuracy, macro_f1, audio"):
-        collect.main([str(results.out), "--columns", "acuracy"])
-    shown = collect.main([str(results.out), "--columns", "audio", "accuracy"])
-    assert list(rows_of(shown)["OGM"]) == ["", "audio", "accuracy"]
-    # Of a folder every column is shown, but for those that say the same of every setting.
-    whole = collect.main([str(results.out)])
-    assert "majority" not in rows_of(whole)["OGM"] and "seeds" not in rows_of(whole)["OGM"]
-    assert "- The same in every row, so no column: seeds 3; macro_f1 50.0 +- 0.0; majority 12.5 +- 0.0" in whole
 
 
 def test_tests_and_intervals_are_against_joint_training_on_the_same_seeds_and_samples(results):
@@ -304,10 +198,6 @@ def test_rows_with_several_references_name_theirs(tmp_path):
     assert star.p_seeds("accuracy") is None  # one more in every seed: no spread
 
 
-def parsed_csv(text):
-    return list(csv.DictReader(io.StringIO(text)))
-
-
 def test_csv_holds_the_same_numbers_in_full(results):
     table = table2(results)
     found = parsed_csv(tables.as_csv(table))
@@ -331,25 +221,6 @@ def test_csv_holds_the_same_numbers_in_full(results):
 
 
 SPECIAL = r"a_b & 50% of #1 {x} ~ ^ \ $ <c>"
-
-
-def check_latex(text, columns, rows):
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    assert body.count(r"\begin{") == body.count(r"\end{") == 2 and body.count(r"\toprule") == 1
-    spec = re.search(r"\\begin\{tabular\}\{(\w+)\}", body)[1]
-    assert len(spec) == columns
-    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert len(lines) == rows + 1
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {columns - 1}
-    plain = re.sub(r"\\[\\&%$#_{}]", "", body)
-    depth = 0
-    for sign in plain:
-        depth += (sign == "{") - (sign == "}")
-        assert depth >= 0
-    assert depth == 0 and plain.count("$") % 2 == 0
-    for line in lines:  # outside commands, no sign that LaTeX would take for its own
-        assert not re.search(r"[_#^~%]", re.sub(r"\\[\\&%$#_{}]", "", line))
-    return lines
 
 
 def test_latex_is_balanced_and_escaped(results):
@@ -377,13 +248,6 @@ def test_the_files_and_their_names(results, capsys):
     collect.main(["--experiment", "table2", "--dataset", "demo", "--out", str(results.out), "--rule", "oracle"])
     assert (folder / "table2_demo_oracle.csv").exists() and (folder / "table2_demo.md").read_text() == text
     assert {row["rule"] for row in parsed_csv((folder / "table2_demo_oracle.csv").read_text())} == {"oracle"}
-
-
-def change(path, **changes):
-    args = json.loads(path.read_text())
-    (entry,) = args["provenance"]
-    own = {name: value for name, value in changes.items() if name in entry}
-    write(path, args | {k: v for k, v in changes.items() if k not in own} | {"provenance": [entry | own]})
 
 
 MIXTURES = {
@@ -449,80 +313,6 @@ def test_each_seed_may_have_teachers_of_its_own(other, alike):
     seeds = enumerate(("joint/seed0/last.pt", other))
     runs = [Origin(f"seed {k}", "g2d", args | {"seed": k, "teachers": [f"audio={path}"]}) for k, path in seeds]
     assert (differences(runs) == []) == alike
-
-
-def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
-    root = str(results.out)
-    text = collect.main([root, "--check"])
-    assert "Warning" not in text and rows_of(text)["InfoReg"]["accuracy"] == "85.0 +- 5.0"
-    (table,) = tables_of(find_runs(results.out)[0], "last")
-    header, rows = tables.grid(table)
-    check_latex(collect.main([root, "--format", "tex"]), len(header), len(rows))
-    # The same settings, seeds and tests as the experiment's own table.
-    for line in table.lines:
-        (ours,) = [other for other in table2(results).lines if other.label == line.label]
-        assert line.interval == ours.interval and line.p_samples == ours.p_samples and line.control == ours.control
-    change(results.folder("OGM", 1) / "args.json", commit="b" * 40)
-    assert "Warning: demo: code, commit" in collect.main([root])
-    capsys.readouterr()
-    assert "Warning" not in collect.main([root, "--format", "csv"]) and "Warning" in capsys.readouterr().err
-    with pytest.raises(RunError, match="ogm/default/seed1"):
-        collect.main([root, "--check"])
-
-
-def test_the_tidy_csv_has_a_row_for_each_run_and_rule_and_a_column_for_each_flag_that_differs(results):
-    found = parsed_csv(collect.main([str(results.out), "--format", "csv"]))
-    assert len(found) == 8 * 3 * 2  # settings, seeds, rules
-    assert list(found[0])[:6] == ["dataset", "method", "tag", "seed", "rule", "epoch"]
-    (ogm,) = [e for e in found if (e["method"], e["seed"], e["rule"]) == ("ogm", "2", "last")]
-    assert (
-        float(ogm["accuracy"]) == 75
-        and float(ogm["visual"]) == pytest.approx(55)
-        and ogm["epoch"] == "1"
-        and ogm["loss"] == "1.0"
-    )
-    assert ogm["fusion"] == "concat" and "epochs" not in ogm and "commit" not in ogm  # Greedy sums
-    (alone,) = [e for e in found if e["tag"] == "modality=visual" and e["seed"] == "0" and e["rule"] == "oracle"]
-    assert alone["modality"] == "visual" and alone["audio"] == "" and alone["epoch"] == "2"
-    assert ogm["modality"] == ""
-    only = parsed_csv(collect.main([str(results.out), "--format", "csv", "--rule", "oracle"]))
-    assert only == [entry for entry in found if entry["rule"] == "oracle"]
-
-
-@pytest.mark.parametrize(
-    "tags, labels, shared",
-    [
-        ({"joint": ["default"], "inforeg": ["default"]}, ["Joint training", "InfoReg"], {}),
-        (
-            {"unimodal": ["epochs=2_modality=audio"], "inforeg": ["beta=0.5_epochs=2_unimodal_loss=split"]},
-            ["audio alone", "InfoReg*, beta 0.5"],
-            {"epochs": "2"},
-        ),
-        ({"ensemble": ["default"], "joint": ["mine"]}, ["average of these", "Joint training, mine"], {}),
-        ({"inforeg": ["start_epoch=3"]}, ["InfoReg, start_epoch 3"], {}),  # alone, it shares nothing
-        ({"dgl": ["epochs=2", "epochs=2_lr=0.1"]}, ["dgl", "dgl, lr 0.1"], {"epochs": "2"}),
-    ],
-)
-def test_a_setting_has_a_short_name_in_place_of_its_tag(tags, labels, shared):
-    flags = ("epochs", "modality", "beta", "unimodal_loss", "start_epoch", "lr")
-    settings = [("demo", method, tag) for method, of_method in tags.items() for tag in of_method]
-    found, said = label_settings(settings, flags)
-    assert list(found.values()) == labels and said == shared
-
-
-def test_two_settings_of_one_name_keep_their_tags():
-    found, _ = label_settings([("demo", "joint", "lr 1"), ("demo", "joint", "lr=1")], ("lr",))
-    assert list(found.values()) == ["joint/lr 1", "joint/lr=1"]
-
-
-def test_a_flag_that_the_tag_names_makes_the_row(results):
-    for seed in SEEDS:
-        path = results.folder("OGM", seed)
-        change(path / "args.json", epochs=99)
-        target = path.parent.with_name("epochs=99") / path.name
-        target.parent.mkdir(exist_ok=True)
-        path.rename(target)
-    assert "Warning" not in collect.main([str(results.out), "--check"])
 
 
 def test_a_place_that_cannot_be_written_to(results, tmp_path):
