@@ -55,7 +55,7 @@ def test_pairs_are_of_one_digit_and_their_speakers_and_pictures_apart(sources, t
     for number, (part, each, speakers) in enumerate((("train", 2, {"ann", "bob"}), ("test", 1, {"cleo"}))):
         held = arrays(tmp_path / "out", part)
         count = 10 * EACH * len(speakers) * each
-        assert held["image"].shape == (count, 28, 28) and held["audio"].shape == (count, 65, 51)
+        assert held["image"].shape == (count, 28, 28) and held["audio"].shape == (count, 40, 51)
         recordings, pictures = zip(*(name.split("+") for name in held["ids"].tolist()), strict=True)
         assert {name.split("_")[1] for name in recordings} == speakers
         assert [int(name[0]) for name in recordings] == held["label"].tolist() == held["image"][:, 0, 0].tolist()
@@ -74,6 +74,16 @@ def test_the_sound_is_cut_and_padded_around_its_middle():
     assert np.array_equal(prepare_avmnist.centred(whole), whole[300:6700])
     short = prepare_avmnist.centred(whole[:101])
     assert len(short) == 6400 and np.array_equal(np.flatnonzero(short), 3149 + np.arange(101))
+
+
+def test_how_loud_a_recording_is_does_not_matter():
+    wave = np.zeros(6400, np.float32)
+    wave[2000:4000] = 0.05 * np.random.default_rng(0).standard_normal(2000)
+    found = prepare_avmnist.heard(wave)
+    assert abs(found.mean()) < 1e-5 and found.std() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(prepare_avmnist.heard(4 * wave), found, atol=1e-3)
+    with pytest.raises(ValueError, match="silent"):
+        prepare_avmnist.heard(0 * wave)
 
 
 def test_what_is_taken_off_the_pictures_are_principal_components_of_the_training_ones():
