@@ -4,11 +4,10 @@ from pathlib import Path
 
 from dataset.clips import AudioVisualClips
 from dataset.cremad import CREMAD
-from dataset.lists import read_lines
+from dataset.lists import read_classes
 from dataset.recipes.audio import Filterbank, LogSpectrogram
 from dataset.recipes.frames import random_frames, segment_frames
 from dataset.storage.index import folder_of
-from utils.errors import DataError
 from utils.numbers import positive_float
 
 
@@ -49,16 +48,8 @@ class Folder(AudioVisualClips):
 
     @classmethod
     def class_names(cls, args) -> list[str]:
-        path = folder_of(args.data_root) / "classes.txt"
-        try:
-            names = [line for _, line in read_lines(path)]
-        except DataError as error:
-            raise DataError(f"{error}: prepare the videos with data/prepare_videos.py, or set --data_root") from None
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise DataError(
-                f"{path} must hold two class names or more, each once, one a line: prepare the videos again"
-            )
-        return names
+        remedy = "prepare the videos with data/prepare_videos.py, or set --data_root"
+        return read_classes(folder_of(args.data_root) / "classes.txt", remedy)
 
 
 def sound_recipe(args) -> LogSpectrogram | Filterbank:

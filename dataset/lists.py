@@ -23,6 +23,21 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line]
 
 
+def read_classes(path: Path, remedy: str) -> list[str]:
+    """The class names of a classes.txt, in the order of their numbers.
+
+    Raises:
+        DataError: with the remedy, if there are not two or more of them, each once.
+    """
+    try:
+        names = [line for _, line in read_lines(path)]
+    except DataError as error:
+        raise DataError(f"{error}: {remedy}") from None
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"{path} must hold two class names or more, each once, one a line: {remedy}")
+    return names
+
+
 def read_fields(path: Path) -> list[tuple[int, list[str]]]:
     """The fields of the rows of a CSV file that are not blank, each row with the number of its last line.
 

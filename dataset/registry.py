@@ -12,6 +12,7 @@ from dataset.cremad import CREMAD
 from dataset.demo import Demo
 from dataset.features import Features
 from dataset.folder import Folder
+from dataset.food101 import Food101
 from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
@@ -26,6 +27,7 @@ DATASETS = {
     "KineticsSounds": KineticsSounds,
     "UCF101": UCF101,
     "HatefulMemes": HatefulMemes,
+    "Food101": Food101,
     "MOSI": MOSI,
     "MOSEI": MOSEI,
     "GRID": GRID,

@@ -14,6 +14,7 @@ from helpers.instances import (
     make_clips,
     make_features,
     make_folder,
+    make_food101,
     make_hateful_memes,
     make_series,
     make_ucf101,
@@ -41,6 +42,7 @@ INSTANCES = {
     "KineticsSounds": (partial(make_clips, classes=KineticsSounds.classes, fps=1), CLIPS),
     "UCF101": (make_ucf101, "--image_size 16 --batch_size 12 --frames 2"),
     "HatefulMemes": (make_hateful_memes, "--image_size 16 --batch_size 12 --vocabulary 20 --text_length 8"),
+    "Food101": (make_food101, "--image_size 16 --batch_size 12 --vocabulary 20 --text_length 8"),
     "MOSI": (lambda root: save_series(root, make_series()), SERIES),
     "MOSEI": (lambda root: save_series(root, make_series()), SERIES),
     "GRID": (partial(make_clips, classes=WORDS["digit"], fps=25), CLIPS),
@@ -53,7 +55,7 @@ INSTANCES = {
 VIDEO = {"rgb": partial(SmallEncoder, channels=3), "flow": partial(SmallEncoder, channels=2)}
 MEMES = {"image": partial(SmallEncoder, channels=3), "text": partial(WordAverage, 22)}
 ENCODERS = dict.fromkeys(("CREMAD", "KineticsSounds", "GRID", "folder", "demo"), SMALL)
-ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES}
+ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES, "Food101": MEMES}
 ENCODERS["AVMNIST"] = dict.fromkeys(("audio", "image"), partial(SmallEncoder, channels=1))
 # One layer of the five; tests/dataset/test_mosi.py trains the whole, and here MOSEI.
 WIDTHS = {"vision": 5, "audio": 5, "text": 10}
@@ -62,7 +64,12 @@ LAYER = {
 }
 ENCODERS["MOSI"] = LAYER
 # MMTM units need stages between which maps can be gated; words and series have none.
-WITHOUT_STAGES = {"HatefulMemes": "text", "MOSI": "vision, audio, text", "MOSEI": "vision, audio, text"}
+WITHOUT_STAGES = {
+    "HatefulMemes": "text",
+    "Food101": "text",
+    "MOSI": "vision, audio, text",
+    "MOSEI": "vision, audio, text",
+}
 REFUSED = {
     (dataset, "greedy"): f"convolutional encoders; that of {names} has none"
     for dataset, names in WITHOUT_STAGES.items()

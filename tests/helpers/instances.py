@@ -56,6 +56,25 @@ def make_hateful_memes(root, train=36, test=12):
     return root
 
 
+DISHES = ("apple_pie", "beignets", "sushi")
+
+
+def make_food101(root, counts=(("train", 36), ("test", 12))):
+    """Prepared pictures of noise with titles that name the dish."""
+    random = np.random.default_rng(0)
+    (root / "Text").mkdir(parents=True)
+    for part, count in counts:
+        rows = [(f"{DISHES[n % 3]}_{part}{n}", DISHES[n % 3]) for n in range(count)]
+        for name, label in rows:
+            (root / "Image-01-FPS" / name).mkdir(parents=True)
+            noise = random.integers(0, 256, (20, 28, 3), np.uint8)
+            Image.fromarray(noise).save(root / "Image-01-FPS" / name / "00001.jpg")
+            (root / "Text" / f"{name}.txt").write_text(f"How to make {label},\nin ten minutes")
+        (root / f"{part}.csv").write_text("".join(f"{name},{label}\n" for name, label in rows))
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in DISHES))
+    return root
+
+
 def make_clips(root, classes, fps, train=2, test=1, frames=3):
     """Prepared audio-visual clips of noise, `train` and `test` of each class."""
     random = np.random.default_rng(0)
