@@ -11,10 +11,10 @@ Reads the four idx files of MNIST (.gz or not) and `<raw>/recordings/<digit>_<sp
 Recordings of --test_speakers are paired with pictures of MNIST's test files, all others with training ones: in training
 --pictures each, in testing one. A picture is taken once; which goes with which is drawn by --seed.
 
-Sound: 0.8 s around the middle, with silence before and after what is shorter, at 8 kHz; 40 mel bands of windows of 32 ms
-every 16 ms, nothing further than a factor e^8 (70 dB) below the loudest, each recording with mean 0 and deviation 1: what
-is learnt of speakers and microphones would not carry over to others. Of the pictures the --components leading principal
-components of the training pictures are taken off.
+Sound: 0.8 s around the middle, with silence before and after what is shorter, at 8 kHz; 40 mel bands of windows of 32
+ms every 16 ms, nothing further than a factor e^8 (70 dB) below the loudest, each recording with mean 0 and deviation
+1: what is learnt of speakers and microphones would not carry over to others. Of the pictures the --components leading
+principal components of the training pictures are taken off.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import sys
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,12 @@ from dataset.prepare.arrays import checksum, complete, finished, write
 from dataset.prepare.clips import by_stem
 from dataset.prepare.run import alone, check_out, report_failed, run
 from dataset.prepare.space import check_space
-from dataset.recipes.audio import LogSpectrogram, read_wave
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
 
 FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 RECORDING = re.compile(r"(?P<digit>\d)_(?P<speaker>[A-Za-z]+)_\d+")
 RATE, SECONDS = 8000, 0.8
-SPECTROGRAM = LogSpectrogram(sample_rate=RATE, seconds=SECONDS, n_fft=256, hop=128, mels=40)
 RANGE = 8.0  # nats below the loudest
 
 
@@ -80,6 +79,8 @@ def read_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def read_sounds(raw: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """{recording: log-mel (40, 51)} in the order of their names, and {recording: why it cannot be used}."""
+    from dataset.recipes.audio import read_wave
+
     folder = raw / "recordings" if (raw / "recordings").is_dir() else raw
     sounds, failed = {}, {}
     for name, path in tqdm(sorted(by_stem(folder, ".wav").items()), desc="sounds", disable=None):
@@ -103,11 +104,19 @@ def centred(wave: np.ndarray) -> np.ndarray:
     return wave[first : first + wanted]
 
 
+@cache
+def log_mel():
+    """The recipe of the sound, with its filterbank."""
+    from dataset.recipes.audio import LogSpectrogram  # here, since it loads torch
+
+    return LogSpectrogram(RATE, SECONDS, n_fft=256, hop=128, mels=40)
+
+
 def heard(wave: np.ndarray) -> np.ndarray:
     """The log-mel spectrogram (40, 51) of mean 0 and deviation 1. Raises ValueError for silence."""
-    levels = SPECTROGRAM.of(wave)[0].numpy()
+    levels = log_mel().of(wave)[0].numpy()
     levels = np.maximum(levels, levels.max() - RANGE)
-    if levels.std() < 1e-6:
+    if np.ptp(levels) < 1e-3:
         raise ValueError("it is silent")
     return (levels - levels.mean()) / levels.std()
 
