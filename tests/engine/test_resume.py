@@ -193,9 +193,7 @@ def test_a_run_is_not_overwritten(demo, tmp_path, whole, state):
     assert (folder / "last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "flag, before, now", [("epochs", 4, 6), ("lr", 0.01, 0.02), ("fusion", "concat", "sum"), ("batch_size", 16, 8)]
-)
+@pytest.mark.parametrize("flag, before, now", [("lr", 0.02, 0.04), ("fusion", "concat", "sum"), ("batch_size", 16, 8)])
 def test_another_setting_does_not_resume(started, flag, before, now):
     go_on, folder = started()
     message = refused(go_on, f"--{flag}", str(now))
@@ -258,7 +256,7 @@ def test_a_checkpoint_of_another_model_is_refused(demo, tmp_path, started):
     shutil.copy(other / "last.pt", folder / "last.pt")
     message = refused(go_on)
     assert f"{folder} holds the checkpoint of a run of another setting" in message
-    assert "--epochs was 1, is 4" in message and "--fusion was sum, is concat" in message
+    assert "--fusion was sum, is concat" in message and "--epochs" not in message  # a longer run may go on
     state = checkpoint(other)
     state["args"] = own
     torch.save(state, folder / "last.pt")

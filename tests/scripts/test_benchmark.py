@@ -162,7 +162,7 @@ def test_every_row_at_work(call, demo, tmp_path):
     counts = counts_of(text)
     assert {name for name, row in counts.items() if row["host reads"] != "0"} == {"naive", "naive_split"}
     several = {name for name, row in counts.items() if row["backward calls"] != "1"}
-    assert several == {"naive", "naive_split", "mmpareto"}
+    assert several == {"naive", "naive_split", "mmpareto", "mla"}
     copied = {name: float(row["more bytes"]) for name, row in counts.items()}
     assert copied["joint"] == pytest.approx(0, abs=0.2) and copied["inforeg"] == pytest.approx(4, abs=0.2)
     operations = {name: int(row["more operations"]) for name, row in counts.items()}

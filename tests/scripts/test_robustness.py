@@ -251,7 +251,7 @@ def test_logits_depend_neither_on_batches_nor_on_workers_nor_on_the_order(output
 def runs(tmp_path_factory):
     """{name: last.pt of a real run}."""
     demo, out = make_demo(tmp_path_factory.mktemp("data") / "demo"), tmp_path_factory.mktemp("results")
-    flags = ["--epochs", "8", "--lr", "0.3", "--lr_step", "99", "--cache", "ram"]
+    flags = ["--epochs", "8", "--lr", "0.1", "--lr_step", "99", "--cache", "ram"]
     made = {
         "joint": ["--method", "joint", "--epochs", "16"],
         "film": ["--method", "joint", "--fusion", "film", "--tag", "film"],
@@ -317,7 +317,7 @@ def by_hand(path, seed, change):
 
 
 def test_noise_is_that_of_the_data_set_and_is_drawn_anew_for_every_seed(runs, run):
-    texts = ["audio:snr:-5", "visual:gaussian:5@0.8"]
+    texts = ["audio:snr:10", "visual:gaussian:2@0.5"]
     found = run("joint", *(word for text in texts for word in ("--eval_noise", text)), "--eval_seeds", 3)
     wanted = []
     for seed in (1, 2, 3):
@@ -389,7 +389,8 @@ def test_figures_do_not_depend_on_batches_and_workers(runs, run, tmp_path):
     state["args"]["batch_size"] = 3
     torch.save(state, tmp_path / "last.pt")
     other = run(tmp_path / "last.pt", *words, "--workers", "2")
-    assert other["mean"] == found["mean"] and other["deviation"] == found["deviation"]
+    for numbers in ("mean", "deviation"):  # ece is a sum over the samples, in another order
+        assert other[numbers] == pytest.approx(found[numbers], rel=1e-6)
     assert found["mean"]["accuracy"] < found["clean"]["accuracy"]
 
 
