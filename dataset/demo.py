@@ -28,7 +28,7 @@ class Demo(AudioVisualClips):
 
     Sound: a buzz of all harmonics in faint noise, its pitch rising from 200 to 800 Hz over the classes. The training
     clips are in tune, so a few steps of training tell them apart. The test clips are out of tune by up to
-    `--demo_detune` of the distance to the next class's pitch, so the best audio encoder is right about half of them.
+    `--demo_detune` of the distance to the next class's pitch, so an audio encoder is right about 62% of them.
 
     Picture: a drifting grating under pixel noise of standard deviation `--demo_picture_noise` (in grey levels, beside a
     grating amplitude of 20); its direction, in steps of 180/8 degrees, is the class, in training and test alike. It

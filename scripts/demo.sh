@@ -5,5 +5,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 printf -v EXTRA '%q ' "$@"
 [ $# -gt 0 ] || EXTRA=
-export EXTRA SEEDS="${SEEDS:-0}" JOBS="${JOBS:-2}"
+export EXTRA DATASET=demo SEEDS="${SEEDS:-0}" JOBS="${JOBS:-2}"
 exec .venv/bin/python scripts/reproduce.py demo --probe

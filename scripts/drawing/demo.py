@@ -20,7 +20,7 @@ def demo(rows: Sequence[Runs]) -> Picture:
     names = tuple(traces(joint))
     panels = [
         Panel(f"({letter}) {title}", "epoch", ACCURACY, accuracies(runs, names))
-        for letter, title, runs in (("a", "joint training", joint), ("b", "InfoReg", inforeg))
+        for letter, title, runs in (("a", "joint training", joint), ("b", "InfoReg, accumulated window", inforeg))
     ]
     panels.append(Panel("(c) InfoReg; shaded: windows open", "epoch", TRACE, over_epochs(traces(inforeg), names)))
     picture = lines(rows, panels)
