@@ -13,10 +13,10 @@ import torch
 import torch.nn as nn
 
 from dataset.arrays import Arrays, Rows, headers, moments, opened, read, standardise
-from models.encoders import ConvNet, ResNet18
+from models.encoders import RESNETS, ConvNet
 from utils.errors import DataError, list_names, warn
 
-ENCODERS = {"convnet": ConvNet, "resnet18": ResNet18}
+ENCODERS = {"convnet": ConvNet, **RESNETS}
 NAMES = ("audio", "image")
 CIRCULATING = (
     "the files of AV-MNIST that circulate pair sounds and digits wrongly in part, so that sound alone stays near 42 %: "

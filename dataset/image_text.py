@@ -12,11 +12,11 @@ import torch.nn as nn
 from dataset.base import MultimodalDataset
 from dataset.recipes.frames import FrameTransform, load_frames
 from dataset.recipes.text import UNKNOWN, Vocabulary
-from models.encoders import ConvNet, ResNet18, WordAverage
+from models.encoders import RESNETS, ConvNet, WordAverage
 from utils.errors import DataError, list_names
 from utils.numbers import positive
 
-PICTURES = {"resnet18": ResNet18, "convnet": ConvNet}
+PICTURES = {**RESNETS, "convnet": ConvNet}
 
 
 @dataclass(frozen=True)
