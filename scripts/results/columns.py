@@ -20,7 +20,8 @@ def read_columns(folder: Path, rule: str) -> Columns:
     Raises:
         RunError: if the run has no such rule.
     """
-    return metrics(folder, rule) | probes(folder) | windows(folder) | holds(folder)
+    rows = epochs_of(folder)
+    return metrics(folder, rule) | probes(folder) | windows(rows) | holds(rows)
 
 
 def metrics(folder: Path, rule: str) -> Columns:
@@ -40,16 +41,14 @@ def probes(folder: Path) -> Columns:
     return {f"probe {name}": 100 * value for name, value in read_json(path).items()} if path.exists() else {}
 
 
-def windows(folder: Path) -> Columns:
+def windows(rows: list[dict]) -> Columns:
     """`window <modality>`, the epochs, from 1, in which its prime learning window was open, or "never"."""
-    rows = epochs_of(folder)
     opened = {name: [str(r["epoch"] + 1) for r in rows if r["prime_window"][name]] for name in names_in(rows)}
     return {f"window {name}": " ".join(epochs) or "never" for name, epochs in opened.items()}
 
 
-def holds(folder: Path) -> Columns:
+def holds(rows: list[dict]) -> Columns:
     """`hold <modality>`, how much of the way that its gradients asked for the encoder made (inforeg/movement.py)."""
-    rows = epochs_of(folder)
     found = {name: regulated(rows, name).hold for name in (rows[0].get("hold", {}) if rows else {})}
     return {f"hold {name}": 100 * hold for name, hold in found.items() if hold is not None}
 
