@@ -6,7 +6,7 @@ import numpy as np
 
 from scripts.drawing.curves import ACCURACY, TRACE, Panel, lines, of, over_epochs, series, the, traces
 from scripts.drawing.pictures import Picture, Runs
-from utils.runs.plots import style
+from utils.runs.plots import shade_window, style
 
 
 def demo(rows: Sequence[Runs]) -> Picture:
@@ -33,11 +33,9 @@ def demo(rows: Sequence[Runs]) -> Picture:
             place = (0.99, 100 * value + 0.5)
             axis.annotate(f"{name} alone", place, xycoords=("axes fraction", "data"), va="bottom", ha="right")
     for place, name in enumerate(names):
-        strip = place / len(names), (place + 1) / len(names)
         for epoch, share in enumerate(series(inforeg, "prime_window", name).mean(axis=0), 1):
             if share:
-                colour = style(place)["color"]
-                axes[2].axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=0.3 * share, linewidth=0)
+                shade_window(axes[2], epoch, place, len(names), 0.3 * share)
     return picture
 
 

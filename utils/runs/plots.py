@@ -140,14 +140,21 @@ def fisher_trace(axes, rows: list[dict]) -> None:
         traces = [row["fisher_trace"][name] for row in rows]
         axes.plot(_epochs(rows), traces, color=colour, marker="o", markersize=3, label=name)
         opened = [row["epoch"] + 1 for row in rows if row["prime_window"][name]]
-        # Each modality shades its own share of the height, so that windows open together stay visible.
         for number, epoch in enumerate(opened):
-            label = f"prime window, {name}" if number == 0 else None
-            low, high = place / count, (place + 1) / count
-            axes.axvspan(epoch - 0.5, epoch + 0.5, low, high, color=colour, alpha=0.15, linewidth=0, label=label)
+            shade_window(axes, epoch, place, count, 0.15, label=f"prime window, {name}" if number == 0 else None)
     if all(trace > 0 for row in rows for trace in row["fisher_trace"].values()):
         axes.set_yscale("log")
     axes.set_ylabel("Fisher trace  Tr(F)")
+
+
+def shade_window(axes, epoch: int, place: int, count: int, alpha: float, label: str | None = None) -> None:
+    """Shade an epoch, counted from 1, in which the window of modality `place` of `count` was open.
+
+    Each modality shades its own share of the height, so that windows open together stay visible.
+    """
+    strip = place / count, (place + 1) / count
+    colour = style(place)["color"]
+    axes.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=alpha, linewidth=0, label=label)
 
 
 def accuracy(axes, rows: list[dict]) -> None:
