@@ -11,10 +11,12 @@ from helpers.places import ROOT, TESTS
 from helpers.runs import make_demo
 from helpers.tiny import CLASSES, TinyData, TinyEncoder
 
+import main as program
 from dataset.base import Batch
 from dataset.cremad import CREMAD
 from methods.run import Run
 from models.multimodal import MultimodalModel, build_model
+from utils.runs.plots import draw
 
 # A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
 # process and, unless the caller says otherwise, in the programs that it starts.
@@ -42,6 +44,19 @@ def demo(tmp_path_factory):
     yield folder
     left = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert left == files, "a test has changed the data of the others"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn():
+    """The pictures of a run take ten times as long as a small run: `drawing` lets a test have them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "draw", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    monkeypatch.setattr(program, "draw", draw)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,9 +38,7 @@ def load(root, *more, modalities=NAMES, held_out=0.0):
 
 def train(root, out, *more):
     argv = flags(root, out, *more)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "draw", lambda *_: None)
-        program.main(argv)
+    program.main(argv)
     return folder_of(argv)
 
 
@@ -312,7 +310,6 @@ def test_the_documented_program_writes_what_is_trained_on(tmp_path, monkeypatch)
     program_text = re.search(r"python - <<'END'\n(.*?)    END\n", text, re.S)[1]
     monkeypatch.chdir(tmp_path)
     exec("\n".join(line[4:] for line in program_text.splitlines()), {})
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     command = re.search(r"python main\.py (.*)", text)[1].split("#")[0].split()
     result = program.main([*command, "--epochs", "1", "--device", "cpu"])
     assert result["last"].keys() >= {"image", "text"}

@@ -39,9 +39,7 @@ def flags(root, out, *more):
 
 def train(root, out, *more):
     argv = flags(root, out, *more)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "draw", lambda *_: None)
-        program.main(argv)
+    program.main(argv)
     return folder_of(argv)
 
 

@@ -23,7 +23,6 @@ CHANGES = ("open", "os.rename", "os.remove", "os.mkdir")  # audited events of th
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     remember(monkeypatch)
 
 

@@ -123,7 +123,6 @@ def filmed(tmp_path_factory):
     prepare_videos.main(["--raw", str(place / "raw"), "--out", str(place / "data"), *recipe])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Folder, "encoders", lambda args: SMALL)
-        patch.setattr(program, "draw", lambda *_: None)
         argv = f"--dataset folder --data_root {place / 'data'} --method joint --out {place} --tag t --fps 2 --frames 2"
         program.main([*argv.split(), *"--seconds 1 --image_size 32 --epochs 2 --workers 0 --device cpu".split()])
     (place / "data").rename(place / "moved")  # the data set is not needed

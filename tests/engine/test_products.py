@@ -101,7 +101,6 @@ def roots(tmp_path_factory):
 @pytest.fixture
 def train(roots, tmp_path, monkeypatch):
     """train(dataset, method, *flags): an epoch of tiny encoders; the run's folder."""
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     remember(monkeypatch)
 
     def run(dataset, method, *more):

@@ -90,7 +90,6 @@ def test_a_path_in_a_flag_neither_nests_the_folder_nor_misleads_the_tables(tmp_p
     demo, out = make_demo(tmp_path / "demo"), tmp_path / "results"
     monkeypatch.setitem(METHODS, "weighted", Weighted)
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     path = "/".join(["elsewhere/other"] * deep) + "/w.pt"
     argv = flags(demo, out, "--method", "weighted", "--prior", path, "--notes", "a/b", "--epochs", "1")
     del argv[argv.index("--tag") : argv.index("--tag") + 2]

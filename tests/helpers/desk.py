@@ -87,7 +87,6 @@ class Desk:
         # A tenth of so few clips has not one of each class.
         withheld = dict.fromkeys(("gblending", "relearning"), {"held_out": 0.17})
         monkeypatch.setattr(Demo, "method_defaults", Demo.method_defaults | withheld)
-        monkeypatch.setattr(program, "draw", lambda *_: None)
         fake = SimpleNamespace(Popen=self.open, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
         monkeypatch.setattr(jobs, "subprocess", fake)
         monkeypatch.setattr(request, "write_experiment", lambda *told, chosen: self.tables.append(told))

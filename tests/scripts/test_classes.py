@@ -53,7 +53,6 @@ def runs(tmp_path_factory):
     found = {"folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Folder, "encoders", lambda args: SMALL)
-        patch.setattr(program, "draw", lambda *_: None)
         for name, flags in settings.items():
             argv = [*words(folder), *flags.split()]
             program.main(argv)
@@ -117,7 +116,6 @@ def place(data):
 
 
 def test_a_run_is_not_resumed_on_classes_in_another_order(runs, small, monkeypatch):
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     argv = [*words(runs["folder"], "turned"), "--method", "joint", "--resume"]
     with pytest.raises(RunError, match="holds a run on other data: classes.txt of .*turned"):
         program.main(argv)

@@ -4,9 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from helpers.decoded import remember
 
+import main as program
 from dataset.demo import Demo
-from main import main
 from scripts.drawing import figures
 from scripts.experiments.cells import cells
 from scripts.experiments.paper import EXPERIMENTS
@@ -34,10 +35,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     places = "demo", [0], folder / "results", folder / "data", SHORT
     last = {}
-    for cell in cells(EXPERIMENTS["demo"], *places):
-        if cell.row.program == "main.py":
-            main(list(cell.argv[1:]))
-            last[cell.row.label] = json.loads((cell.folder / "result.json").read_text())["last"]
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch)
+        for cell in cells(EXPERIMENTS["demo"], *places):
+            if cell.row.program == "main.py":
+                program.main(list(cell.argv[1:]))
+                last[cell.row.label] = json.loads((cell.folder / "result.json").read_text())["last"]
     return last, places
 
 

@@ -360,7 +360,6 @@ def test_the_figures_of_real_runs(tmp_path, monkeypatch):
     flags = "--frames 1 --image_size 32 --batch_size 16 --workers 0 --device cpu --epochs 2".split()
     extra = [*(f"--{name}={value}" for name, value in SETTING.items()), *flags]
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     folders = {}
     for name in ("figure1", "figure3", "figure5"):
         for cell in cells(EXPERIMENTS[name], "demo", [0], tmp_path, demo, extra):

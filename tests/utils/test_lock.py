@@ -18,7 +18,6 @@ import pytest
 from helpers.places import ROOT
 from helpers.runs import SMALL, flags, folder_of, make_demo, rows_of, train
 
-import main as program
 from dataset.demo import Demo
 from main import main
 from methods import METHODS
@@ -238,7 +237,6 @@ def test_a_claimant_that_died_while_taking_over_is_followed_too(tmp_path):
 def test_two_runs_in_one_folder(tmp_path, monkeypatch, capsys):
     """The second is told by status and message, and disturbs nothing; the run of a killed process goes on."""
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
-    monkeypatch.setattr(program, "draw", lambda *_: None)
     argv = flags(make_demo(tmp_path / "demo"), tmp_path / "out", "--method", "joint", "--epochs", "9")
     folder = folder_of(argv)
     first = CONTEXT.Process(target=main, args=(argv,))

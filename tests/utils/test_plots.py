@@ -44,7 +44,7 @@ def curves(axes):
     return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
 
 
-def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, saved):
+def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, drawing, saved):
     monkeypatch.setitem(METHODS, "toy", Toy)
     monkeypatch.setitem(DATASETS, "three", Three)
     main(f"--dataset three --method toy --epochs 3 --out {tmp_path} --workers 0 --device cpu".split())
