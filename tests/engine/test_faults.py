@@ -1,6 +1,7 @@
 """A run that something unforeseen ends says so and ends, within seconds, with its lock released and no process left."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -84,7 +85,8 @@ def test_a_small_shared_memory_is_named_at_the_first_batch(forked, tmp_path):
     assert one.startswith(
         "a batch of 9.8 MB finds no room in shared memory (/dev/shm has 0.9 MB free): lower --batch_size"
     )
-    assert three.startswith(
-        "3 batches of 9.8 MB may wait at a time, but /dev/shm, where they do, had 25.2 MB free: lower"
+    # A page or two of the 24 MiB are taken by what this process shares with its own.
+    assert re.match(
+        r"3 batches of 9\.8 MB may wait at a time, but /dev/shm, where they do, had 25\.[12] MB free: lower", three
     )
     assert "Traceback" not in done.stderr

@@ -145,6 +145,7 @@ def play(place: str) -> None:
     argv = "--method joint --epochs 1 --batch_size 4 --workers".split()
     train(demo, Path(place) / "whole", *argv, "0")  # what is imported by it will not be so by each
     gc.freeze()  # or each, as it leaves Python, looks through all that torch is made of, for more than a second
+    running = {}
     for name, scenario in FAULTS.items():
         folder = Path(place) / name
         folder.mkdir()
@@ -156,17 +157,20 @@ def play(place: str) -> None:
             with one_sentence():
                 train(demo, folder / "out", *argv, "2")
             return
-        seen[name] = look(pid, folder)
+        running[pid] = folder
+    until = time.time() + LIMIT
+    while running:
+        for pid, folder in list(running.items()):
+            ended, code = os.waitpid(pid, os.WNOHANG)
+            if ended or time.time() > until:
+                seen[folder.name] = look(pid, folder, os.waitstatus_to_exitcode(code) if ended else None)
+                del running[pid]
+        time.sleep(0.02)
     print(json.dumps(seen))
 
 
-def look(pid: int, folder: Path) -> dict:
-    """Wait for the process, and say how it has ended, and what it has left behind."""
-    until, status = time.time() + LIMIT, None
-    while status is None and time.time() < until:
-        ended, code = os.waitpid(pid, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(code) if ended else None
-        time.sleep(0.02)
+def look(pid: int, folder: Path, status: int | None) -> dict:
+    """Say how the process has ended, and what it has left behind."""
     at = folder / "fault"
     seconds = time.time() - float(at.read_text()) if at.exists() else None
     left = [str(path.relative_to(folder)) for path in folder.rglob("lock")]
