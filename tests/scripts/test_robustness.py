@@ -389,8 +389,8 @@ def test_figures_do_not_depend_on_batches_and_workers(runs, run, tmp_path):
     state["args"]["batch_size"] = 3
     torch.save(state, tmp_path / "last.pt")
     other = run(tmp_path / "last.pt", *words, "--workers", "2")
-    for numbers in ("mean", "deviation"):  # ece is a sum over the samples, in another order
-        assert other[numbers] == pytest.approx(found[numbers], rel=1e-6)
+    for numbers in ("mean", "deviation"):  # ece and loss are of float32 probabilities, which round by the batch
+        assert other[numbers] == pytest.approx(found[numbers], rel=1e-6, abs=1e-7)
     assert found["mean"]["accuracy"] < found["clean"]["accuracy"]
 
 
