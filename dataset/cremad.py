@@ -28,4 +28,6 @@ class CREMAD(AudioVisualClips):
         "relearning": dict(held_out=0.111),
         # Comments in the scripts of the public code: 77.48 % with 4, 78.12 % with 5, by the best test epoch.
         "dgl": dict(alpha=4.0),
+        # Script of the public code.
+        "arl": dict(temperature=8.0),
     }

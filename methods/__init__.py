@@ -1,6 +1,7 @@
 """The methods by name, in the order of the paper's tables; those that are not in them follow by year."""
 
 from methods.agm import AGM
+from methods.arl import ARL
 from methods.base import Method
 from methods.cml import CML
 from methods.dgl import DGL
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Method]] = {
     "relearning": Relearning,
     "mla": MLA,
     "dgl": DGL,
+    "arl": ARL,
     "g2d": G2D,
     "tcmax": TCMax,
 }

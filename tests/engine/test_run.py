@@ -46,13 +46,14 @@ OWN = {
     "relearning": {"purity_train", "purity_held_out", "reset"},
     "g2d": {"learning"},
     "mla": {"kept", "fusion_weight"},
+    "arl": {"coefficient", "entropy", "dependence"},
 }
 LOGS = {
     "umt": ("distance_audio", "distance_visual"),
     "cml": ("calibration",),
     "mbsd": ("kl", "match"),
 }  # losses of another kind
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla"}  # who logs a loss for each modality
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl"}  # who logs a loss for each modality
 ADDITIVE = {"concat", "sum"}
 # The others take every fusion.
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "mla": {"shared"}}

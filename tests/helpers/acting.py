@@ -14,6 +14,7 @@ ACTING = {
     "opm": ["--warmup_epochs", "1"],
     "opm_ogm": ["--warmup_epochs", "1"],
     "valuation": ["--warmup", "1"],
+    "arl": ["--warmup_epochs", "1"],
     "relearning": ["--held_out", "0.17", "--every", "1"],
 }
 

@@ -142,6 +142,7 @@ def test_unimodal_losses_come_beside_its_own_or_are_refused(begin, tiny_batch, n
 ACTING = {
     "g2d": dict(logit_weight=0.0, feature_weight=0.0, priority_epochs=9),
     "opm": dict(p_exe=1.0),
+    "arl": dict(gamma=0.0),
     "greedy": dict(epsilon=0.0),
 }
 UNGATED = {"greedy": dict(curation="none")}
