@@ -26,6 +26,7 @@ SYNONYMS = {
     "lr_gamma": "decay_rate gamma lr_decay lr_decay_rate lr_decay_ratio",
     "lr_step": "decay_epochs decay_step lr_decay_step lr_steps milestones step_size",
     "lr_warmup": "warm_up warmup warmup_epoch warmup_epochs warmup_steps",
+    "modality_lr": "audio_lr lr_audio lr_text lr_visual lrs text_lr visual_lr",
     "optimizer": "opt optim optimiser",
     "out": "ckpt_path exp_dir log_dir logdir output output_dir outdir save save_dir save_path work_dir",
     "patience": "early_stop early_stopping earlystopping",

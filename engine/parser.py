@@ -38,6 +38,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(**constants | defaults)
     args = parser.parse_args(argv)
     args.freeze = sorted(set(args.freeze)) if args.freeze else None
+    args.modality_lr = sorted(set(args.modality_lr)) if args.modality_lr else None
     if refusal := DATASETS[args.dataset].refusal(args):
         parser.error(refusal)
     if args.accumulate > 1 and args.sync_bn:
@@ -111,6 +112,14 @@ def named_file(text: str) -> str:
     return text
 
 
+def modality_factor(text: str) -> str:
+    """An argument type: MODALITY=FACTOR, the factor written as every other number is."""
+    name, _, factor = text.partition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=FACTOR")
+    return f"{name}={positive_float(factor)}"
+
+
 def _add_model(group, chosen: type[Method]) -> None:
     group.add_argument("--fusion", choices=FUSIONS, default="concat", help="paper, Section 4; Table 5 compares all")
     if chosen.takes_unimodal_loss:
@@ -146,6 +155,10 @@ def _add_training(group, chosen: type[Method]) -> None:
     group.add_argument(
         "--encoder_lr_factor", type=positive_float, default=1.0,
         help="of the encoders' learning rate; 1.5 with --unimodal_loss heads is the control of MMPareto's gamma",
+    )  # fmt: skip
+    group.add_argument(
+        "--modality_lr", type=modality_factor, nargs="+", metavar="MODALITY=FACTOR",
+        help="of the learning rate of these modalities' encoders, beside --encoder_lr_factor; 1 for every other one",
     )  # fmt: skip
     group.add_argument("--momentum", type=fraction, help="of SGD")
     group.add_argument("--weight_decay", type=not_negative, help="on every parameter")

@@ -51,18 +51,19 @@ def start(args, model: MultimodalModel, available: tuple[str, ...]) -> None:
     """Give encoders the weights of --weights, and freeze those of --freeze, before the method looks at the model.
 
     What is named of `available`, the modalities of the data set, and not in the model, as that of a unimodal one, does
-    nothing.
+    nothing; so it is with --modality_lr.
 
     Raises:
-        ValueError: for a modality that the data set does not have, or weights named twice; RunError: for weights that
-            do not fit.
+        ValueError: for a modality that the data set does not have, or one whose weights or factor are named twice;
+            RunError: for weights that do not fit.
     """
     files: dict[str, Path] = {}
     for name, path in (word.split("=", 1) for word in args.weights or ()):
         if name in files:
             raise ValueError(f"--weights {name} is given twice: {files[name]} and {path}")
         files[name] = Path(path).expanduser()
-    for flag, names in (("weights", files), ("freeze", args.freeze or ())):
+    factors = lr_factors(args)
+    for flag, names in (("weights", files), ("freeze", args.freeze or ()), ("modality_lr", factors)):
         if strange := [name for name in names if name not in available]:
             raise ValueError(f"--{flag} {strange[0]}: {args.dataset} has {', '.join(available)}")
     for name in model.modalities:
@@ -85,6 +86,7 @@ def remake_method(args, state: dict, path: Path, device: torch.device) -> Method
     if args.method not in METHODS:
         raise RunError(f"{path} is of --method {args.method}, which is not registered (docs/EXTENDING.md)")
     args.weights = None  # the checkpoint has them all
+    vars(args).setdefault("modality_lr", None)  # which runs from before there was the flag do not have
     method = make_method(METHODS[args.method].to_predict(args), len(state["classes"]))
     load_model(method.model, state, path)
     place(method.model, device)
@@ -152,12 +154,33 @@ def suit(args, method: Method, splits: Splits, device: torch.device) -> None:
         method.class_weights = weights.to(device, next(method.model.parameters()).dtype)
 
 
+def lr_factors(args) -> dict[str, float]:
+    """{modality: factor} of --modality_lr.
+
+    Raises:
+        ValueError: for a modality that is named twice.
+    """
+    pairs = [word.split("=") for word in args.modality_lr or ()]
+    factors = {name: float(factor) for name, factor in pairs}
+    for name, factor in pairs:
+        if factors[name] != float(factor):
+            raise ValueError(f"--modality_lr {name} is given twice: {factor} and {factors[name]}")
+    return factors
+
+
 def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that learn; the encoders' have --encoder_lr_factor times the learning rate."""
+    """The optimizer of all parameters that learn.
+
+    An encoder's learning rate is --encoder_lr_factor and its factor of --modality_lr times --lr; encoders with the same
+    rate are one group, which follows that of all other parameters.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    encoders = [p for name, p in trained.items() if name.startswith("encoders.")]
-    others = [p for name, p in trained.items() if not name.startswith("encoders.")]
-    parameters = [{"params": others}, {"params": encoders, "lr": args.encoder_lr_factor * args.lr}]
+    parameters = [{"params": [p for name, p in trained.items() if not name.startswith("encoders.")]}]
+    factors = dict.fromkeys(model.encoders, 1.0) | lr_factors(args)
+    for factor in dict.fromkeys(factors[name] for name in model.encoders):
+        alike = tuple(f"encoders.{name}." for name in model.encoders if factors[name] == factor)
+        encoders = [p for name, p in trained.items() if name.startswith(alike)]
+        parameters.append({"params": encoders, "lr": factor * args.encoder_lr_factor * args.lr})
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]

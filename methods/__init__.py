@@ -14,6 +14,7 @@ from methods.mbsd import MBSD
 from methods.mla import MLA
 from methods.mmcosine import MMCosine
 from methods.mmpareto import MMPareto
+from methods.mslr import MSLR
 from methods.ogm import OGM, OGMGE
 from methods.opm import OPM, OPMWithOGM
 from methods.pmr import PMR
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "agm": AGM,
     "mmpareto": MMPareto,
     "inforeg": InfoRegMethod,
+    "mslr": MSLR,
     "mmcosine": MMCosine,
     "umt": UMT,
     "cml": CML,

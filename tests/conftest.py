@@ -136,6 +136,7 @@ def make_args():
         flags |= dict(
             weights=None, freeze=None, schedule="step", lr_warmup=0, clip_norm=None, patience=None, accumulate=1
         )
+        flags["modality_lr"] = None
         return Namespace(**flags | changes)
 
     return make

@@ -161,10 +161,12 @@ def deal(words: Sequence[str], dataset: str, methods: list[str]) -> dict[str, li
 
 
 def missing(method: str, words: Sequence[str], common: Sequence[str], folder: Path) -> list[str]:
-    """Flags that a method cannot do without, where the user has not given them: a modality, untrained teachers."""
+    """Flags that a method cannot do without, where the user has not given them: modalities, untrained teachers."""
     given = {word.split("=")[0] for word in words}
     if method == "unimodal" and "--modality" not in given:
         return ["--modality", list(encoders_of(common))[-1]]
+    if method == "mslr" and "--modality_lr" not in given:
+        return ["--modality_lr", f"{next(iter(encoders_of(common)))}=0.5"]
     if issubclass(METHODS.get(method, Method), Taught) and "--teachers" not in given:
         return ["--teachers", *save_teachers(common, folder)]
     return []

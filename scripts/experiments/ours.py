@@ -102,6 +102,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         Row("Joint training*, one shared head", "--method joint --unimodal_loss split --fusion shared"),
         Row("Joint training, heads", "--method joint --unimodal_loss heads"),
         Row("the same, encoder rate x 1.5", "--method joint --unimodal_loss heads --encoder_lr_factor 1.5"),
+        *(Row(f"mslr, {name} x 0.5", f"--method mslr --modality_lr {name}=0.5") for name in setting.modalities),
         *(Row(name, f"--method {name}") for name in ("gblending", "ogm", "ogm_ge", "greedy")),
         Row("greedy, MMTM network alone", "--method greedy --curation none"),
         *(Row(name, f"--method {name}") for name in ("pmr", "agm", "mmpareto")),

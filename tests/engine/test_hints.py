@@ -19,7 +19,8 @@ TYPED = {
     "resume_from": "resume", "seeds": "seed", "fpss": "fps", "fusion_method": "fusion", "val_split": "val_fraction",
     "label_smoothing": None, "dropout": None, "mixup": None, "wandb": None, "momentum_decay": None, "alpha": None,
     "num_classes": None, "print_freq": None, "hidden_dim": None, "steps": None, "min_lr": None, "nesterov": None,
-    "crop_size": None, "modality": None, "visual": None, "loss": None, "algorithm": None, "buffer_size": None,
+    "modality": "modality_lr", "audio_lr": "modality_lr", "crop_size": None,
+    "visual": None, "loss": None, "algorithm": None, "buffer_size": None,
     "test": None, "sched_power": None, "window_size": None,
 }  # fmt: skip
 

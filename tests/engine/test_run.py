@@ -59,6 +59,7 @@ ADDITIVE = {"concat", "sum"}
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "mla": {"shared"}}
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}
+MORE |= {"mslr": ["--modality_lr", "audio=0.5"]}
 WITHHELD = {"gblending": 9, "relearning": 9}
 
 

@@ -37,16 +37,20 @@ RATES = {
 
 @pytest.mark.parametrize("words", RATES)
 def test_the_rate_of_every_epoch_is_the_formulas_and_the_encoders_follow(tiny_model, words):
-    args = parse(f"--epochs {EPOCHS} --lr 0.1 --encoder_lr_factor 3 {words}".split())
-    optimizer = make_optimizer(args, tiny_model())
+    names, factors = ("audio", "visual", "text"), {"audio": 1, "visual": 0.5, "text": 2}
+    given = "--modality_lr text=2 visual=0.5"
+    args = parse(f"--epochs {EPOCHS} --lr 0.1 --encoder_lr_factor 3 {given} {words}".split())
+    model = tiny_model(names)
+    optimizer = make_optimizer(args, model)
     schedule, found = make_schedule(optimizer, args), []
     for _ in range(EPOCHS):
-        found.append([group["lr"] for group in optimizer.param_groups])
+        found.append({id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]})
         optimizer.step()
         schedule.step()
-    for (others, encoders), wanted in zip(found, RATES[words], strict=True):
-        assert others == pytest.approx(0.1 * wanted, rel=1e-12)
-        assert encoders == pytest.approx(0.3 * wanted, rel=1e-12)
+    for rates, wanted in zip(found, RATES[words], strict=True):
+        for key, p in model.named_parameters():
+            factor = 3 * factors[key.split(".")[1]] if key.startswith("encoders.") else 1
+            assert rates[id(p)] == pytest.approx(0.1 * factor * wanted, rel=1e-12)
 
 
 def test_without_warm_up_the_steps_are_pytorchs_own():
@@ -58,7 +62,7 @@ def test_without_warm_up_the_steps_are_pytorchs_own():
 
 
 @pytest.mark.parametrize("words", ["--schedule cosine --lr_warmup 1", "--optimizer adam --clip_norm 0.5 --lr_warmup 2"])
-@pytest.mark.parametrize("method", ["inforeg", "gblending"])
+@pytest.mark.parametrize("method", ["inforeg", "gblending", "mslr"])
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(demo, tmp_path, method, words):
     more = [*acting(method), *words.split(), "--epochs", "4"]
     whole = train(demo, tmp_path / "whole", *more)

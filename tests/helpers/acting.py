@@ -9,6 +9,7 @@ TAUGHT = {name for name, method in METHODS.items() if issubclass(method, Taught)
 ACTING = {
     "unimodal": ["--modality", "visual"],
     "gblending": ["--held_out", "0.17", "--super_epoch", "2", "--estimate_epochs", "1"],
+    "mslr": ["--modality_lr", "audio=0.5"],
     "pmr": ["--prototype_momentum", "0.5"],
     "inforeg": ["--threshold", "-10", "--start_epoch", "1", "--modulate_during", "all"],
     "opm": ["--warmup_epochs", "1"],

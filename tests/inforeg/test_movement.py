@@ -49,6 +49,15 @@ def test_a_free_encoder_goes_the_way_that_its_gradients_ask_for():
     assert record["hold"] == pytest.approx({"audio": 1, "visual": 1}, rel=1e-12)
 
 
+def test_every_encoder_is_measured_at_the_rate_of_its_own_group():
+    parts = encoders()
+    rates = {"audio": 0.1, "visual": 0.7}
+    groups = [{"params": encoder.parameters(), "lr": rates[name]} for name, encoder in parts.items()]
+    record = epoch(parts, torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": 9.0}, *groups]))
+    assert record["hold"] == pytest.approx({"audio": 1, "visual": 1}, rel=1e-12)
+    assert record["distance"]["visual"] == pytest.approx(30 * 0.7 * PUSH["visual"] * math.sqrt(15), rel=1e-12)
+
+
 def test_momentum_and_weight_decay_are_part_of_the_way():
     parts = encoders()
     momentum = 0.9

@@ -120,6 +120,7 @@ def test_losses(tiny_model, tiny_batch, make_args, unimodal_loss):
 def test_the_optimizer_applies_a_gradient_of_any_layout_to_the_weights_it_belongs_to(optimizer):
     """A fused optimizer by itself pairs them by their place in memory."""
     args = Namespace(optimizer=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01, encoder_lr_factor=1.0)
+    args.modality_lr = None
     draws = torch.Generator().manual_seed(0)
     weight, gradient = (torch.randn(8, 4, 3, 3, generator=draws) for _ in range(2))
     found = {}

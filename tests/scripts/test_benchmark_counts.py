@@ -106,7 +106,8 @@ def test_the_bytes_that_are_held():
 def test_nobody_waits_for_the_device_in_a_step(demo, tmp_path, monkeypatch, name):
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
     withheld = ["--held_out", "0.17"]
-    own = {"unimodal": ["--modality", "visual"], "gblending": withheld, "relearning": withheld}.get(name, [])
+    own = {"unimodal": ["--modality", "visual"], "gblending": withheld, "relearning": withheld}
+    own = (own | {"mslr": ["--modality_lr", "audio=0.5"]}).get(name, [])
     if name in TAUGHT:
         own = ["--teachers", *save_teachers(tmp_path, SMALL)]
     run, method, batches = runs.prepare([*flags(demo, tmp_path), "--method", name, *own])
