@@ -1,8 +1,11 @@
 """CREMA-D: 7442 clips of 91 actors, 6 emotions (Cao et al., IEEE Transactions on Affective Computing 2014)."""
 
+from dataclasses import replace
+
 from dataset.classes import EMOTIONS
 from dataset.clips import AudioVisualClips
 from dataset.recipes.audio import LogSpectrogram
+from utils.numbers import positive_float
 
 
 class CREMAD(AudioVisualClips):
@@ -31,3 +34,15 @@ class CREMAD(AudioVisualClips):
         # Script of the public code.
         "arl": dict(temperature=8.0),
     }
+
+    def __init__(self, args, clips, modalities, train, source=None):
+        self.audio = replace(self.audio, seconds=args.seconds)
+        super().__init__(args, clips, modalities, train, source)
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        super().add_args(group)
+        group.add_argument(
+            "--seconds", type=positive_float, default=cls.audio.seconds,
+            help="of sound, repeated until it is as long; public code of LFM and AUG: 20",
+        )  # fmt: skip

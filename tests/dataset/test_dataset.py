@@ -74,6 +74,20 @@ def test_cremad_audio_is_the_public_codes_recipe(tmp_path, seconds, times):
     np.testing.assert_array_equal(found.numpy(), spectrogram(np.tile(wave[:, 0], times)[: 3 * 22050]))
 
 
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_cremad_has_as_many_seconds_of_sound_as_are_asked_for(root, tmp_path, cache):
+    """As the public code of LFM and AUG repeats it: the sound twenty times or more, cut after 20 s."""
+    shapes, own = [], ["--cache", cache, "--cache_root", str(tmp_path), "--workers", "0"]
+    for seconds in (3, 20):
+        given = ["--seconds", str(seconds)] if seconds != 3 else []
+        sample = splits(root, *given, *own).test[0][0]["audio"]
+        wave, _ = librosa.load(root / "AudioWAV" / f"clip{TRAIN:02d}.wav", sr=22050)
+        repeated = np.tile(wave, seconds * 22050 // len(wave) + 1)[: seconds * 22050]
+        np.testing.assert_array_equal(sample.numpy(), spectrogram(repeated))
+        shapes.append(tuple(sample.shape))
+    assert shapes == [(1, 257, 188), (1, 257, 1250)] and CREMAD.audio.seconds == 3
+
+
 @pytest.mark.parametrize("rate, channels", [(44100, 2), (16000, 1), (48000, 2)])
 def test_other_rates_and_channels_are_read_as_librosa_reads_them(tmp_path, rate, channels):
     path = written(tmp_path / "a.wav", loud_noise(1.5, rate, channels), rate)
