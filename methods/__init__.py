@@ -10,6 +10,7 @@ from methods.gblending import GBlending
 from methods.greedy import Greedy
 from methods.inforeg import InfoRegMethod
 from methods.joint import Joint
+from methods.lfm import LFM
 from methods.mbsd import MBSD
 from methods.mla import MLA
 from methods.mmcosine import MMCosine
@@ -45,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "valuation": Valuation,
     "relearning": Relearning,
     "mla": MLA,
+    "lfm": LFM,
     "dgl": DGL,
     "arl": ARL,
     "g2d": G2D,

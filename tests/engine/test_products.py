@@ -74,10 +74,11 @@ REFUSED = {
     (dataset, "greedy"): f"convolutional encoders; that of {names} has none"
     for dataset, names in WITHOUT_STAGES.items()
 }
-# One layer for all needs features of one width.
+# One layer for all needs features of one width, and so does a comparison of features.
 REFUSED |= {
     (dataset, "mla"): "--fusion shared is one layer for features of one width, not " for dataset in WITHOUT_STAGES
 }
+REFUSED |= {(dataset, "lfm"): "LFM compares features of one width, not " for dataset in WITHOUT_STAGES}
 WITHHOLDING = {"gblending", "relearning"}
 
 

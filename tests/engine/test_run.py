@@ -47,11 +47,13 @@ OWN = {
     "g2d": {"learning"},
     "mla": {"kept", "fusion_weight"},
     "arl": {"coefficient", "entropy", "dependence"},
+    "lfm": {"matching_weight"},
 }
 LOGS = {
     "umt": ("distance_audio", "distance_visual"),
     "cml": ("calibration",),
     "mbsd": ("kl", "match"),
+    "lfm": ("matching",),
 }  # losses of another kind
 LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl"}  # who logs a loss for each modality
 ADDITIVE = {"concat", "sum"}

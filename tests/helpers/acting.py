@@ -16,6 +16,7 @@ ACTING = {
     "opm_ogm": ["--warmup_epochs", "1"],
     "valuation": ["--warmup", "1"],
     "arl": ["--warmup_epochs", "1"],
+    "lfm": ["--projection", "4", "--alpha_schedule", "learned", "--held_out", "0.17"],
     "relearning": ["--held_out", "0.17", "--every", "1"],
 }
 

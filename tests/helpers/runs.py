@@ -114,6 +114,8 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "g2d": acting("g2d", "--priority_epochs", "3"),
     "cml chain": acting("cml", "--variant", "official"),
     "cml epoch": acting("cml", "--variant", "benchmark"),
+    "lfm": acting("lfm", "--alpha_lr", "1"),  # so that the weight moves
+    "lfm fitted": ["--method", "lfm", "--variant", "official"],
     "mla recursive": acting("mla", "--projection", "recursive"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],

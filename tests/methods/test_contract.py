@@ -33,10 +33,11 @@ PASSES = {
 # Before an epoch: samples through each encoder, calls into autograd.
 BEFORE = {
     # Looked at by the model, by the fused copy and by the encoder's own; trained in the two copies.
-    "gblending": lambda m: (3 * (N + WITHHELD) + 2 * N, (1 + m) * STEPS),
-    "pmr": lambda m: (N // 2, 0),
-    "valuation": lambda m: (N, 0),
-    "relearning": lambda m: (N + WITHHELD, 0),
+    "gblending": lambda m: (3 * (N + WITHHELD) + 2 * N, dict(backward=(1 + m) * STEPS)),
+    "pmr": lambda m: (N // 2, {}),
+    "valuation": lambda m: (N, {}),
+    "relearning": lambda m: (N + WITHHELD, {}),
+    "lfm": lambda m: (2 * WITHHELD, dict(grad=2 * -(-WITHHELD // BATCH))),
 }
 
 
@@ -67,9 +68,9 @@ def test_passes_of_an_epoch(begin, tiny_batch, monkeypatch, name, modalities):
     forwards, fused = count_samples(first), count_samples({"fusion": run.model.fusion})["fusion"]
     backwards, calls = follow_gradients(first), count_backwards(monkeypatch)
     to_first_step(method, run, epoch=2)
-    samples, engine = BEFORE.get(name, lambda m: (0, 0))(len(modalities))
+    samples, engine = BEFORE.get(name, lambda m: (0, {}))(len(modalities))
     assert {encoder: sum(sizes) for encoder, sizes in forwards.items()} == dict.fromkeys(forwards, samples)
-    assert calls == {"backward": engine, "grad": 0}
+    assert calls == {"backward": 0, "grad": 0} | engine
 
     for counts in (*forwards.values(), fused):
         counts.clear()
