@@ -19,6 +19,7 @@ from methods.mslr import MSLR
 from methods.ogm import OGM, OGMGE
 from methods.opm import OPM, OPMWithOGM
 from methods.pmr import PMR
+from methods.reconboost import ReconBoost
 from methods.relearning import Relearning
 from methods.tcmax import TCMax
 from methods.umt import UMT
@@ -47,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "relearning": Relearning,
     "mla": MLA,
     "lfm": LFM,
+    "reconboost": ReconBoost,
     "dgl": DGL,
     "arl": ARL,
     "g2d": G2D,

@@ -18,7 +18,16 @@ ACTING = {
     "arl": ["--warmup_epochs", "1"],
     "lfm": ["--projection", "4", "--alpha_schedule", "learned", "--held_out", "0.17"],
     "relearning": ["--held_out", "0.17", "--every", "1"],
+    "reconboost": ["--phase_epochs", "1", "--rectify_epochs", "1"],
 }
+
+
+BY_EPOCHS = {"reconboost"}  # whose encoders take turns by epochs: in some an encoder has no gradient
+
+
+def learns(method, traces):
+    """Whether every encoder had gradients in an epoch of these Fisher traces {modality: trace}; by turns, any."""
+    return (any if method in BY_EPOCHS else all)(trace > 0 for trace in traces.values())
 
 
 def acting(method, *more):
