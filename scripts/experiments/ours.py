@@ -89,6 +89,19 @@ def demo(setting: Setting) -> tuple[Row, ...]:
     )
 
 
+def stages(setting: Setting) -> str:
+    """Phases of ReconBoost by which the run ends with a whole cycle of the modalities: the nearest to 4 and 4 epochs.
+
+    No flags where the epochs cannot be cut so, a stage having one of each phase at least.
+    """
+    epochs, cycle = setting.args.epochs, len(setting.modalities)
+    lengths = [n for n in range(2, epochs + 1) if epochs % n == 0 and epochs // n % cycle == 0]
+    if not lengths:
+        return ""
+    length = min(lengths, key=lambda n: abs(n - 8))
+    return f"--phase_epochs {length // 2} --rectify_epochs {length - length // 2}"
+
+
 def methods(setting: Setting) -> tuple[Row, ...]:
     """Every method, and controls of some. Re-learning's rhythm is the published share of the epochs, 20 of 90.
 
@@ -109,6 +122,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *ablation_variant(setting)[-5:-3],
         *ablation_variant(setting)[-2:],
         *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "mbsd", "opm", "opm_ogm", "valuation")),
+        Row("reconboost", f"--method reconboost {stages(setting)}".rstrip()),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
         *(Row(name, f"--method {name}") for name in ("mla", "lfm", "dgl", "arl", "tcmax")),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),

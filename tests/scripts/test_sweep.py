@@ -17,6 +17,7 @@ from scripts import sweep
 from scripts.drawing import figures
 from scripts.experiments import request, tuning
 from scripts.experiments.cells import Setting
+from scripts.experiments.ours import stages
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.experiments.search import Range, draw, every_combination, read_space
 from utils.errors import RunError
@@ -223,3 +224,13 @@ def test_a_method_that_a_user_registers_is_a_row_of_every_method(monkeypatch):
 
 def setting():
     return Setting(("audio", "visual"), parse(["--dataset", "demo", "--method", "joint"]))
+
+
+@pytest.mark.parametrize(
+    "epochs, count, flags", [(100, 2, (5, 5)), (20, 2, (5, 5)), (60, 3, (5, 5)), (96, 2, (4, 4)), (50, 2, (2, 3))]
+)
+def test_reconboost_ends_with_a_whole_cycle_of_the_modalities(epochs, count, flags):
+    found = stages(Setting(("audio", "visual", "text")[:count], parse(["--method", "joint", "--epochs", str(epochs)])))
+    assert found == "--phase_epochs {} --rectify_epochs {}".format(*flags)
+    assert epochs % (count * sum(flags)) == 0
+    assert stages(Setting(("audio", "visual"), parse(["--method", "joint", "--epochs", "7"]))) == ""
