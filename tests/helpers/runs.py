@@ -117,7 +117,7 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "lfm": acting("lfm", "--alpha_lr", "1"),  # so that the weight moves
     "lfm fitted": ["--method", "lfm", "--variant", "official"],
     "mla recursive": acting("mla", "--projection", "recursive"),
-    "reconboost official": acting("reconboost", "--variant", "official"),
+    "reconboost one head": acting("reconboost", "--variant", "official"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],
     "inforeg lr": ["--method", "inforeg", "--threshold", "-10", "--regulation", "lr"],
     "inforeg gradient": ["--method", "inforeg", "--threshold", "-10", "--regulation", "gradient"],
