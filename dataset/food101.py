@@ -23,6 +23,8 @@ class Food101(ImageText):
         optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=1e-4, lr_step=20, lr_gamma=0.1,
     )  # fmt: skip
 
+    method_defaults = {"cggm": dict(direction_weight=0.05)}  # public code
+
     @classmethod
     def class_names(cls, args) -> list[str]:
         return read_classes(

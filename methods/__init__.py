@@ -3,6 +3,7 @@
 from methods.agm import AGM
 from methods.arl import ARL
 from methods.base import Method
+from methods.cggm import CGGM
 from methods.cml import CML
 from methods.dgl import DGL
 from methods.g2d import G2D
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Method]] = {
     "mla": MLA,
     "lfm": LFM,
     "reconboost": ReconBoost,
+    "cggm": CGGM,
     "dgl": DGL,
     "arl": ARL,
     "g2d": G2D,

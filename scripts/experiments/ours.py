@@ -124,7 +124,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         *(Row(name, f"--method {name}") for name in ("mmcosine", "cml", "mbsd", "opm", "opm_ogm", "valuation")),
         Row("reconboost", f"--method reconboost {stages(setting)}".rstrip()),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
-        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "dgl", "arl", "tcmax")),
+        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "cggm", "dgl", "arl", "tcmax")),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
     )
     known = {word for row in named for word in row.flags.split()}

@@ -46,6 +46,7 @@ OWN = {
     "relearning": {"purity_train", "purity_held_out", "reset"},
     "g2d": {"learning"},
     "mla": {"kept", "fusion_weight"},
+    "cggm": {"coefficient", "cosine"},
     "arl": {"coefficient", "entropy", "dependence"},
     "lfm": {"matching_weight"},
     "reconboost": {"residual"},
@@ -56,11 +57,13 @@ LOGS = {
     "mbsd": ("kl", "match"),
     "lfm": ("matching",),
     "reconboost": ("residual", "consolidation"),
+    "cggm": ("direction",),
 }  # losses of another kind
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl"}  # who logs a loss for each modality
+# Who logs a loss for each modality.
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl", "cggm"}
 ADDITIVE = {"concat", "sum"}
 # The others take every fusion.
-ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "mla": {"shared"}}
+ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "cggm": ADDITIVE, "mla": {"shared"}}
 ONLY_FOR["reconboost"] = ADDITIVE | {"shared"}
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}

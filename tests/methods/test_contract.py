@@ -150,7 +150,7 @@ ACTING = {
     "arl": dict(gamma=0.0),
     "greedy": dict(epsilon=0.0),
 }
-UNGATED = {"greedy": dict(curation="none")}
+UNGATED = {"greedy": dict(curation="none"), "cggm": dict(coefficients="none", direction="none")}
 MODULATING = [name for name, method in METHODS.items() if method.modulates]
 
 
