@@ -1,6 +1,7 @@
 """The methods by name, in the order of the paper's tables; those that are not in them follow by year."""
 
 from methods.agm import AGM
+from methods.amco import AMCo
 from methods.arl import ARL
 from methods.base import Method
 from methods.cggm import CGGM
@@ -43,6 +44,7 @@ METHODS: dict[str, type[Method]] = {
     "umt": UMT,
     "cml": CML,
     "mbsd": MBSD,
+    "amco": AMCo,
     "opm": OPM,
     "opm_ogm": OPMWithOGM,
     "valuation": Valuation,

@@ -40,6 +40,7 @@ OWN = {
     "mmpareto": {"conflict"},
     "cml": {"violation"},
     "mbsd": {"taught", "teaches"},
+    "amco": {"score", "mask_rate"},
     "opm": {"drop_rate"},
     "opm_ogm": {"drop_rate", "coefficient"},
     "valuation": {"value", "copies"},
@@ -60,7 +61,7 @@ LOGS = {
     "cggm": ("direction",),
 }  # losses of another kind
 # Who logs a loss for each modality.
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl", "cggm"}
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl", "cggm", "amco"}
 ADDITIVE = {"concat", "sum"}
 # The others take every fusion.
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "cggm": ADDITIVE, "mla": {"shared"}}

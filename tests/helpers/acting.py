@@ -12,6 +12,7 @@ ACTING = {
     "mslr": ["--modality_lr", "audio=0.5"],
     "pmr": ["--prototype_momentum", "0.5"],
     "inforeg": ["--threshold", "-10", "--start_epoch", "1", "--modulate_during", "all"],
+    "amco": ["--mask_epochs", "1"],
     "opm": ["--warmup_epochs", "1"],
     "opm_ogm": ["--warmup_epochs", "1"],
     "valuation": ["--warmup", "1"],

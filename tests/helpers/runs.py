@@ -113,6 +113,7 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "pmr": acting("pmr", "--per_epochs", "3"),
     "g2d": acting("g2d", "--priority_epochs", "3"),
     "cml chain": acting("cml", "--variant", "official"),
+    "amco batch": acting("amco", "--variant", "benchmark"),
     "cml epoch": acting("cml", "--variant", "benchmark"),
     "lfm": acting("lfm", "--alpha_lr", "1"),  # so that the weight moves
     "lfm fitted": ["--method", "lfm", "--variant", "official"],

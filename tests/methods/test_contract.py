@@ -151,6 +151,7 @@ ACTING = {
     "greedy": dict(epsilon=0.0),
 }
 UNGATED = {"greedy": dict(curation="none"), "cggm": dict(coefficients="none", direction="none")}
+UNGATED["amco"] = dict(mask_end=0.0)
 MODULATING = [name for name, method in METHODS.items() if method.modulates]
 
 
