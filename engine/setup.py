@@ -182,6 +182,11 @@ def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
         encoders = [p for name, p in trained.items() if name.startswith(alike)]
         parameters.append({"params": encoders, "lr": factor * args.encoder_lr_factor * args.lr})
     if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
+        optimizer = torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=True)
+        if args.momentum:
+            # It breaks off where parameters get their first gradient later than others of their group.
+            for p in trained.values():
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return optimizer
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[args.optimizer]
     return adam(parameters, args.lr, weight_decay=args.weight_decay, fused=True)

@@ -1,5 +1,6 @@
 """What one training step costs and calls: one forward and one backward, whatever the method and its losses."""
 
+import copy
 from argparse import Namespace
 
 import pytest
@@ -137,3 +138,26 @@ def test_the_optimizer_applies_a_gradient_of_any_layout_to_the_weights_it_belong
             updates.step()
         found[layout] = p.detach()
     torch.testing.assert_close(found[torch.channels_last], found[torch.contiguous_format])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_parameters_may_get_their_first_gradient_later_than_others(tiny_model, momentum):
+    """The second layer after two steps, as with the optimizer that is not fused; weight decay waits for it, too."""
+    args = Namespace(optimizer="sgd", lr=0.1, momentum=momentum, weight_decay=0.01, encoder_lr_factor=1.0)
+    args.modality_lr = None
+    model = tiny_model(fusion="sum")
+    plain = copy.deepcopy(model)
+    ours = make_optimizer(args, model)
+    theirs = torch.optim.SGD(plain.parameters(), 0.1, momentum, weight_decay=0.01, fused=False)
+    start = model.fusion.heads["visual"].weight.clone()
+    for number in range(4):
+        for one, optimizer in ((model, ours), (plain, theirs)):
+            for name, head in one.fusion.heads.items():
+                draws = torch.Generator().manual_seed(number)
+                for p in head.parameters() if number > 1 or name == "audio" else ():
+                    p.grad = torch.randn(p.shape, generator=draws, dtype=p.dtype)
+            optimizer.step()
+        assert torch.equal(model.fusion.heads["visual"].weight, start) == (number < 2)
+    found, expected = model.state_dict(), plain.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-14, atol=1e-16)
