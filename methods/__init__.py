@@ -3,6 +3,7 @@
 from methods.agm import AGM
 from methods.amco import AMCo
 from methods.arl import ARL
+from methods.aug import AUG
 from methods.base import Method
 from methods.cggm import CGGM
 from methods.cml import CML
@@ -56,5 +57,6 @@ METHODS: dict[str, type[Method]] = {
     "dgl": DGL,
     "arl": ARL,
     "g2d": G2D,
+    "aug": AUG,
     "tcmax": TCMax,
 }

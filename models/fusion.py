@@ -1,8 +1,9 @@
 """Fusion heads: from the features of all modalities to class logits, each with its own unimodal read-out.
 
 A fusion is called with {modality: (B, dim)} and returns (B, classes). Its `unimodal` returns {modality: (B, classes)}:
-what the head says of each modality by itself. Concat and sum are additive, so they split exactly, and shared is their
-mean; film and gated are not, so a modality is read with the other's features set to zero (paper, Table 5).
+what the head says of each modality by itself. Concat and sum are additive, so they split exactly, and shared and
+boosted are their means; film and gated are not, so a modality is read with the other's features set to zero (paper,
+Table 5).
 """
 
 from collections.abc import Mapping
@@ -74,6 +75,54 @@ class Shared(nn.Module):
         return {name: self.head(features[name]) for name in self.modalities}
 
 
+class Boosted(nn.Module):
+    """z = mean_m sum_j (W relu(V_mj f^m + c_mj) + b), by one W and b for all (AUG, NeurIPS 2025).
+
+    A modality has one classifier V_m1, c_m1 to begin with; AUG adds more. How many are in use is part of the weights.
+    """
+
+    hidden = 256  # numbers that a classifier makes of a feature; public code
+
+    def __init__(self, dims: Mapping[str, int], classes: int):
+        super().__init__()
+        self.modalities, self.dims = tuple(dims), dict(dims)
+        self.layers = nn.ModuleDict({name: nn.ModuleList([nn.Linear(dim, self.hidden)]) for name, dim in dims.items()})
+        self.head = nn.Linear(self.hidden, classes)
+        self.apply(initialise)
+        self.used = [1] * len(dims)  # by modality, for the host, as the buffer has it
+        self.register_buffer("count", torch.tensor(self.used))
+
+    def reserve(self, most: int, trained: bool = True) -> None:
+        """Make classifiers that may come into use, up to `most` of each modality; those not `trained` stay as made."""
+        for name, layers in self.layers.items():
+            for _ in range(most - len(layers)):
+                layers.append(nn.Linear(self.dims[name], self.hidden).apply(initialise).requires_grad_(trained))
+
+    def use_another(self, modality: int) -> None:
+        """Take one more classifier of the modality with this number into use."""
+        self.used[modality] += 1
+        self.count.copy_(torch.tensor(self.used))
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        self.used = self.count.tolist()
+
+    def classify(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits {modality: (n, B, classes)} of each of the n classifiers in use."""
+        return {
+            name: self.head(torch.stack([layer(features[name]).relu() for layer in self.layers[name][:n]]))
+            for name, n in zip(self.modalities, self.used, strict=True)
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, classes) of the features {modality: (B, dim)}."""
+        return torch.stack(list(self.unimodal(features).values())).mean(dim=0)
+
+    def unimodal(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """z^m, the sum over the modality's classifiers, {modality: (B, classes)}."""
+        return {name: logits.sum(dim=0) for name, logits in self.classify(features).items()}
+
+
 class TwoModalityFusion(nn.Module):
     """Base of the fusions in which one modality acts on the other: the first one named acts on the second."""
 
@@ -131,4 +180,4 @@ class Gated(TwoModalityFusion):
         return self.head(torch.sigmoid(self.gate(features[self.first])) * self.value(features[self.second]))
 
 
-FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated, "shared": Shared}
+FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated, "shared": Shared, "boosted": Boosted}

@@ -125,7 +125,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         Row("reconboost", f"--method reconboost {stages(setting)}".rstrip()),
         Row("amco", f"--method amco --mask_epochs {max(1, round(0.4 * setting.args.epochs))}"),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
-        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "cggm", "dgl", "arl", "tcmax")),
+        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "cggm", "dgl", "arl", "aug", "tcmax")),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
     )
     known = {word for row in named for word in row.flags.split()}

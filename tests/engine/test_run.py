@@ -51,6 +51,7 @@ OWN = {
     "arl": {"coefficient", "entropy", "dependence"},
     "lfm": {"matching_weight"},
     "reconboost": {"residual"},
+    "aug": {"confidence", "classifiers"},
 }
 LOGS = {
     "umt": ("distance_audio", "distance_visual"),
@@ -61,11 +62,11 @@ LOGS = {
     "cggm": ("direction",),
 }  # losses of another kind
 # Who logs a loss for each modality.
-LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl", "cggm", "amco"}
+LOGS_UNIMODAL = {"gblending", "mmpareto", "dgl", "g2d", "mbsd", "mla", "arl", "cggm", "amco", "aug"}
 ADDITIVE = {"concat", "sum"}
 # The others take every fusion.
 ONLY_FOR = {"unimodal": {"concat"}, "dgl": ADDITIVE, "mmcosine": ADDITIVE, "cggm": ADDITIVE, "mla": {"shared"}}
-ONLY_FOR["reconboost"] = ADDITIVE | {"shared"}
+ONLY_FOR |= {"reconboost": ADDITIVE | {"shared"}, "aug": {"boosted"}}
 # So that every class of the small demo stands in the withheld share; 9 of 48 samples.
 MORE = {"unimodal": ["--modality", "visual"], "gblending": ["--held_out", "0.17"], "relearning": ["--held_out", "0.17"]}
 MORE |= {"mslr": ["--modality_lr", "audio=0.5"]}

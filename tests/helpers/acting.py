@@ -18,6 +18,7 @@ ACTING = {
     "valuation": ["--warmup", "1"],
     "arl": ["--warmup_epochs", "1"],
     "lfm": ["--projection", "4", "--alpha_schedule", "learned", "--held_out", "0.17"],
+    "aug": ["--assign_every", "1", "--tau", "0", "--max_classifiers", "3"],
     "relearning": ["--held_out", "0.17", "--every", "1"],
     "reconboost": ["--phase_epochs", "1", "--rectify_epochs", "1"],
 }

@@ -117,6 +117,7 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "cml epoch": acting("cml", "--variant", "benchmark"),
     "lfm": acting("lfm", "--alpha_lr", "1"),  # so that the weight moves
     "lfm fitted": ["--method", "lfm", "--variant", "official"],
+    "aug random": acting("aug", "--variant", "official"),
     "mla recursive": acting("mla", "--projection", "recursive"),
     "reconboost one head": acting("reconboost", "--variant", "official"),
     "inforeg": ["--method", "inforeg", "--threshold", "-10"],

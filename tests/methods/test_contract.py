@@ -29,6 +29,7 @@ PASSES = {
     "mmpareto": lambda m: dict(backwards=2, calls={"backward": 0, "grad": 2}),
     "dgl": lambda m: dict(fusion=1 + m),
     "cml": lambda m: dict(fusion=1 + m),
+    "aug": lambda m: dict(fusion=0),  # its parts are asked for one by one
     "mla": lambda m: dict(calls={"backward": 0, "grad": m}),
     # In an epoch that trains the second modality.
     "reconboost": lambda m: dict(backwards={name: int(name == TWO[1]) for name in THREE[:m]}),

@@ -44,6 +44,8 @@ def slow_fusion(fusion, head, features, i):
         return sum(affine(head.heads[name], x) for name, x in f.items())
     if fusion == "shared":
         return sum(affine(head.head, x) for x in f.values()) / len(f)
+    if fusion == "boosted":
+        return sum(affine(head.head, affine(head.layers[name][0], x).relu()) for name, x in f.items()) / len(f)
     if fusion == "film":
         conditioned = affine(head.film, f["audio"])
         scale, shift = conditioned[:3], conditioned[3:]
@@ -99,6 +101,26 @@ def test_a_shared_layer_refuses_features_of_two_widths():
         ValueError, match="^--fusion shared is one layer for features of one width, not a 2, b 3: choose"
     ):
         FUSIONS["shared"]({"a": 2, "b": 3}, CLASSES)
+
+
+@pytest.mark.parametrize("modalities", [PAIR, TRIPLE])
+def test_boosted_classifiers_are_summed_and_share_their_last_layer(modalities):
+    head, features = head_and_features("boosted", modalities)
+    head.reserve(4)
+    head.double()
+    used = [1 + number % 3 for number in range(1, 1 + len(modalities))]  # 2, 3 and 1
+    for number, count in enumerate(used):
+        for _ in range(count - 1):
+            head.use_another(number)
+    assert head.used == head.count.tolist() == used
+    for (name, z), count in zip(head.unimodal(features).items(), used, strict=True):
+        members = head.classify(features)[name]
+        assert members.shape == (count, 4, CLASSES)
+        hidden = [layer(features[name]).relu() for layer in head.layers[name][:count]]
+        for member, h in zip(members, hidden, strict=True):
+            same(member[0], affine(head.head, h[0]))
+        same(z, sum(hidden) @ head.head.weight.T + count * head.head.bias)
+    same(head(features), sum(head.unimodal(features).values()) / len(modalities))
 
 
 @pytest.mark.parametrize("fusion", ["film", "gated"])
