@@ -36,13 +36,14 @@ class CREMAD(AudioVisualClips):
     }
 
     def __init__(self, args, clips, modalities, train, source=None):
-        self.audio = replace(self.audio, seconds=args.seconds)
+        # None also for a run from before there was the flag.
+        self.audio = replace(self.audio, seconds=getattr(args, "seconds", None) or self.audio.seconds)
         super().__init__(args, clips, modalities, train, source)
 
     @classmethod
     def add_args(cls, group) -> None:
         super().add_args(group)
         group.add_argument(
-            "--seconds", type=positive_float, default=cls.audio.seconds,
-            help="of sound, repeated until it is as long; public code of LFM and AUG: 20",
+            "--seconds", type=positive_float,
+            help="of sound, repeated until it is as long; 3 without the flag; public code of LFM and AUG: 20",
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """Data: the recipes against computations written here, what a sample depends on, the splits, and real clips."""
 
 import os
+from argparse import Namespace
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,7 @@ from dataset.loader import Seeded, make_loader
 from dataset.recipes.frames import IMAGENET_MEAN, IMAGENET_STD, even_frames, random_frames
 from engine.parser import parse
 from utils.errors import DataError
+from utils.runs.setting import changes
 
 TRAIN, TEST, FRAMES = 24, 12, 4
 
@@ -86,6 +88,13 @@ def test_cremad_has_as_many_seconds_of_sound_as_are_asked_for(root, tmp_path, ca
         np.testing.assert_array_equal(sample.numpy(), spectrogram(repeated))
         shapes.append(tuple(sample.shape))
     assert shapes == [(1, 257, 188), (1, 257, 1250)] and CREMAD.audio.seconds == 3
+
+
+def test_a_run_of_cremad_from_before_the_seconds_were_a_flag_has_three_and_goes_on(root):
+    args = parse(["--dataset", "CREMAD", "--data_root", str(root), "--workers", "0"])
+    before = {name: value for name, value in vars(args).items() if name != "seconds"}
+    assert len(before) < len(vars(args)) and changes(before, vars(args)) == []
+    assert CREMAD(Namespace(**before), [("clip00", 0)], ["audio"], train=False)[0][0]["audio"].shape == (1, 257, 188)
 
 
 @pytest.mark.parametrize("rate, channels", [(44100, 2), (16000, 1), (48000, 2)])
