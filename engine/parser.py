@@ -33,9 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # what is published for the method on this data set.
     published = DATASETS[args.dataset].method_defaults.get(args.method, {})
     defaults = {"window": "paper"} | METHODS[args.method].defaults(args) | published
-    constants = dict(WINDOWS[args.window or defaults["window"]])
-    constants["window_smoothing"] = constants.pop("smoothing")
-    parser.set_defaults(**constants | defaults)
+    parser.set_defaults(**window_defaults(args.window or defaults["window"]) | defaults)
     args = parser.parse_args(argv)
     args.freeze = sorted(set(args.freeze)) if args.freeze else None
     args.modality_lr = sorted(set(args.modality_lr)) if args.modality_lr else None
@@ -56,6 +54,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     elif not args.tag or args.tag != folder_name(args.tag).lstrip("."):
         parser.error(f'--tag {args.tag!r} is not a folder name: no more than 255 bytes, none of / \\ : * ? " < > |')
     return args
+
+
+def window_defaults(rule: str) -> dict:
+    """The values of --threshold, --window_smoothing and --start_epoch that follow from --window."""
+    constants = dict(WINDOWS[rule])
+    return {"window_smoothing": constants.pop("smoothing")} | constants
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

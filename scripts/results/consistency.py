@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from dataset import DATASETS
+from engine.parser import window_defaults
 from methods import METHODS
 from utils.errors import list_names
 from utils.runs.setting import differing, flags_added, setting
@@ -71,7 +72,7 @@ def recipe(origins: list[Origin]) -> Iterable[str]:
                 yield from told(f"recipe, --{flag}", values)
     shared = {}
     for origin in origins:
-        own = {*origin.chosen, *flags_of_method(origin.args)}
+        own = {*origin.chosen, *flags_of_method(origin.args), *flags_of_window(origin.args)}
         shared[origin.name] = {flag: value for flag, value in flags_of(origin).items() if flag not in own}
     for flag, values in differing(shared).items():
         if flag not in odd:
@@ -90,6 +91,12 @@ def flags_of_method(args: Mapping) -> set[str]:
         return set()
     published = DATASETS[args["dataset"]].method_defaults.get(args["method"], {})
     return {*flags_added(method.add_args).values(), *method.defaults(argparse.Namespace(**args)), *published}
+
+
+def flags_of_window(args: Mapping) -> list[str]:
+    """The flags whose values are the constants of the run's --window."""
+    constants = window_defaults(args["window"]) if "window" in args else {}
+    return [flag for flag, value in constants.items() if args.get(flag) == value]
 
 
 def told(what: str, values: Mapping[str, object]) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_folder_is_checked_too_and_written_in_every_form(results, capsys):
     assert "Warning: demo: code, commit" in collect.main([root])
     capsys.readouterr()
     assert "Warning" not in collect.main([root, "--format", "csv"]) and "Warning" in capsys.readouterr().err
-    with pytest.raises(RunError, match="ogm/default/seed1"):
+    with pytest.raises(RunError, match=r"OGM \(seed 1\)"):
         collect.main([root, "--check"])
 
 

@@ -221,7 +221,7 @@ def test_runs_that_are_not_alike_are_told_on_the_page(results, tmp_path):
     path = copy / "demo" / "ogm" / "default" / "seed1" / "args.json"
     path.write_text(path.read_text().replace("a" * 40, "b" * 40))
     (warning,) = [text for a, text in Reader(report.page(copy)).all("p") if a.get("class") == "warning"]
-    assert warning.startswith("Warning: demo: code, commit: aaaaaaaaaa in") and "ogm/default/seed1" in warning
+    assert warning.startswith("Warning: demo: code, commit: aaaaaaaaaa in") and "OGM (seed 1)" in warning
 
 
 def test_a_folder_without_runs_and_a_page_that_goes_elsewhere(results, page, tmp_path):

@@ -291,6 +291,16 @@ def test_rows_of_another_recipe_are_told_but_not_what_makes_the_row_or_its_metho
     assert values == {"sum", "concat"}
 
 
+def test_the_constants_of_another_window_follow_from_it(results):
+    for seed in SEEDS:
+        change(results.folder("OGM", seed) / "args.json", window="accumulated", threshold=0.1, start_epoch=1)
+    (warning,) = table2(results).warnings
+    assert warning.startswith("recipe, --window: paper in ")
+    for seed in SEEDS:
+        change(results.folder("OGM", seed) / "args.json", threshold=0.2)
+    assert [text.partition(":")[0] for text in table2(results).warnings] == ["recipe, --threshold", "recipe, --window"]
+
+
 def test_a_run_that_two_commits_have_worked_on(results):
     path = results.folder("OGM", 1) / "args.json"
     args = json.loads(path.read_text())
