@@ -72,8 +72,9 @@ def recipe(origins: list[Origin]) -> Iterable[str]:
                 yield from told(f"recipe, --{flag}", values)
     shared = {}
     for origin in origins:
-        own = {*origin.chosen, *flags_of_method(origin.args), *flags_of_window(origin.args)}
-        shared[origin.name] = {flag: value for flag, value in flags_of(origin).items() if flag not in own}
+        own = {*origin.chosen, *flags_of_method(origin.args)}
+        flags = flags_of(origin) | dict.fromkeys(flags_of_window(origin.args), "the window's")
+        shared[origin.name] = {flag: value for flag, value in flags.items() if flag not in own}
     for flag, values in differing(shared).items():
         if flag not in odd:
             yield from told(f"recipe, --{flag}", values)
