@@ -36,7 +36,8 @@ SETTINGS = ".settings.json"  # beside them .000.tar.json ...: what is packed, an
 def read_lists(root: Path) -> dict[str, list[str]]:
     """{split file: its clips}, train.csv and test.csv first. Raises DataError for one that training would refuse."""
     lists = {}
-    for path in (root / "train.csv", root / "test.csv", *sorted(root.glob("t*_by_*.csv"))):
+    others = [*root.glob("val.csv"), *sorted(root.glob("t*_by_*.csv"))]
+    for path in (root / "train.csv", root / "test.csv", *others):
         labels = {row[-1] for _, row in read_fields(path)} if path.is_file() else set()
         lists[path.name] = [clip for clip, _ in read_split(path, sorted(labels))]
     return lists
