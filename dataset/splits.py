@@ -37,12 +37,19 @@ def read_split(path: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     return [(clip, number_of[row[1]]) for clip, (_, row) in zip(clips, rows, strict=True)]
 
 
-def check_disjoint(train: Sequence[tuple[str, int]], test: Sequence[tuple[str, int]], where: Path) -> None:
-    """Raises DataError when a clip stands in both splits."""
+def check_disjoint(
+    train: Sequence[tuple[str, int]],
+    test: Sequence[tuple[str, int]],
+    where: Path,
+    names: tuple[str, str] = ("train", "test"),
+) -> None:
+    """Raises DataError when a clip stands in both splits, which are called `names`."""
     in_training = {clip for clip, _ in train}
     both = [clip for clip, _ in test if clip in in_training]
     if both:
-        raise DataError(f"{where}: clips in both train and test, {list_names(both)}; remove them from one of the files")
+        raise DataError(
+            f"{where}: clips in both {' and '.join(names)}, {list_names(both)}; remove them from one of the files"
+        )
 
 
 def split_off(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 PyAV carries its own FFmpeg libraries, so no ffmpeg program is needed.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -115,19 +116,20 @@ class Media(AbstractContextManager):
                 self.track.flush()
         self._check_whole()
 
-    def shown(self, fps: int) -> Iterator[np.ndarray]:
-        """BGR pictures (height, width, 3) uint8 on the screen at 0, 1/fps, 2/fps, ... s, while that is before the end.
+    def shown(self, fps: int, begin: float = 0.0, end: float = math.inf) -> Iterator[np.ndarray]:
+        """BGR pictures (height, width, 3) uint8 on the screen at begin, begin + 1/fps, ... s, while before the end.
 
-        On the screen is the last frame whose time stamp is at most that time plus `CLOCK`, as in `shown_at`, but
-        without holding more than one frame.
+        The end is `end` or that of the video, if that comes first; at `begin` there is a picture whatever the end. On
+        the screen is the last frame whose time stamp is at most that time plus `CLOCK`, as in `shown_at`, but without
+        holding more than one frame.
         """
         number, last = 0, None
         for time, frame in self.frames():
-            while last is not None and number / fps + CLOCK < time:
+            while last is not None and (now := begin + number / fps) + CLOCK < time and now < end - CLOCK:
                 yield picture(last)
                 number += 1
             last = frame
-        while number == 0 or number / fps < self.end - CLOCK:
+        while number == 0 or begin + number / fps < min(end, self.end) - CLOCK:
             yield picture(last)
             number += 1
 

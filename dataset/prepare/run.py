@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dataset.prepare.clips import SOUND, Clip, Maker, Recipe, check_sources, name_fault
 from dataset.prepare.manifest import open_manifest, write_manifest
-from dataset.prepare.splits import PARTS, Parts, check_split, split, split_text
+from dataset.prepare.splits import FILES, Parts, check_split, split, split_text
 from dataset.prepare.workers import prepare_clips
 from utils.errors import DataError, InUseError, RunError, one_sentence
 from utils.files import remove_parts, write_atomically
@@ -90,9 +90,9 @@ def prepare(
 ) -> Parts:
     """Prepare all clips, write the splits and the manifest, and return the first split.
 
-    settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips
-    in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a second, seeded
-    split without a group in both parts. beside: see `Maker`.
+    settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips,
+    and maybe val, in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a
+    second, seeded split without a group in both parts. beside: see `Maker`.
     Raises RunError before the work if the splits are impossible, another process is at this `out`, clips in it were
     made from other files or the disk is too small, and after it for clips that failed and for splits that would change.
     """
@@ -155,7 +155,7 @@ def make_splits(
     names = {clip.name for clip in good}
     for suffix, parts in splits.items():
         splits[suffix] = tuple([clip for clip in part if clip.name in names] for part in parts)
-        if empty := [part for part, rows in zip(PARTS, splits[suffix], strict=True) if not rows]:
+        if empty := [part for part, rows in zip(FILES, splits[suffix], strict=False) if not rows]:
             raise DataError(f"no clip is left for {empty[0]}{suffix}.csv: complete the download")
     if group and len({clip.group for clip in good}) > 1:
         splits[f"_by_{group}"] = split(good, args.test_fraction, args.seed, by_group=True)
@@ -169,7 +169,7 @@ def split_files(out: Path, splits: Mapping[str, Parts]) -> dict[Path, list[Clip]
     return {
         out / f"{part}{suffix}.csv": rows
         for suffix, parts in splits.items()
-        for part, rows in zip(PARTS, parts, strict=True)
+        for part, rows in zip(FILES, parts, strict=False)
     }
 
 

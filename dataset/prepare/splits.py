@@ -13,7 +13,8 @@ from dataset.prepare.clips import Clip
 from utils.errors import DataError
 
 PARTS = ("train", "test")
-Parts = tuple[list[Clip], list[Clip]]
+FILES = (*PARTS, "val")  # the third where a data set has such a list
+Parts = tuple[list[Clip], ...]
 
 
 def read_list(path: Path, remedy: str = "give the path of a text file in UTF-8") -> list[tuple[int, list[str]]]:
