@@ -13,6 +13,14 @@ ACTIONS = (
     "shuffling cards", "singing", "stomping grapes", "tap dancing", "tapping guitar", "tapping pen", "tickling",
 )  # fmt: skip
 
+# AVE, by the alphabet.
+EVENTS = (
+    "Accordion", "Acoustic guitar", "Baby cry, infant cry", "Banjo", "Bark", "Bus", "Cat", "Chainsaw", "Church bell",
+    "Clock", "Female speech, woman speaking", "Fixed-wing aircraft, airplane", "Flute", "Frying (food)", "Goat",
+    "Helicopter", "Horse", "Male speech, man speaking", "Mandolin", "Motorcycle", "Race car, auto racing",
+    "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
+)  # fmt: skip
+
 # GRID: position in the sentence -> the words that can stand there.
 WORDS = {
     "command": ("bin", "lay", "place", "set"),

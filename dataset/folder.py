@@ -1,4 +1,4 @@
-"""folder: any videos with sound that data/prepare_videos.py has prepared (Violent Flows, AVE, VGGSound, your own)."""
+"""folder: any videos with sound that data/prepare_videos.py has prepared (Violent Flows, VGGSound, your own)."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
 
+from dataset.ave import AVE
 from dataset.avmnist import AVMNIST
 from dataset.base import Splits, targets_of
 from dataset.cremad import CREMAD
@@ -25,6 +26,7 @@ from utils.runs.provenance import checksum
 DATASETS = {
     "CREMAD": CREMAD,
     "KineticsSounds": KineticsSounds,
+    "AVE": AVE,
     "UCF101": UCF101,
     "HatefulMemes": HatefulMemes,
     "Food101": Food101,

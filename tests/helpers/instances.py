@@ -1,5 +1,6 @@
 """Tiny instances of the data sets, in the layouts that training reads."""
 
+import csv
 import json
 
 import numpy as np
@@ -75,11 +76,11 @@ def make_food101(root, counts=(("train", 36), ("test", 12))):
     return root
 
 
-def make_clips(root, classes, fps, train=2, test=1, frames=3):
-    """Prepared audio-visual clips of noise, `train` and `test` of each class."""
+def make_clips(root, classes, fps, train=2, test=1, frames=3, val=0):
+    """Prepared audio-visual clips of noise, `train`, `test` and `val` of each class."""
     random = np.random.default_rng(0)
     (root / "AudioWAV").mkdir(parents=True)
-    for part, count in (("train", train), ("test", test)):
+    for part, count in (("train", train), ("test", test), *([("val", val)] if val else [])):
         rows = [(f"{part}{i:03d}", classes[i % len(classes)]) for i in range(count * len(classes))]
         for name, _ in rows:
             soundfile.write(root / "AudioWAV" / f"{name}.wav", 0.1 * random.standard_normal(1600), 16000)
@@ -87,7 +88,8 @@ def make_clips(root, classes, fps, train=2, test=1, frames=3):
             folder.mkdir(parents=True)
             for moment in range(1, frames + 1):
                 Image.fromarray(random.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{moment:05d}.jpg")
-        (root / f"{part}.csv").write_text("".join(f"{name},{label}\n" for name, label in rows))
+        with (root / f"{part}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     return root
 
 

@@ -171,6 +171,7 @@ def test_data_prepared_otherwise_have_other_checksums(demo, tmp_path):
 SPLITS = {
     "CREMAD": ([], ["train.csv", "test.csv"]),
     "KineticsSounds": ([], ["train.csv", "test.csv"]),
+    "AVE": ([], ["train.csv", "test.csv", "val.csv"]),
     "UCF101": (["--split", "2"], ["train02.csv", "test02.csv", "classInd.txt"]),
     "HatefulMemes": (["--test_split", "test_seen"], ["train.jsonl", "test_seen.jsonl"]),
     "Food101": ([], ["train.csv", "test.csv", "classes.txt"]),
