@@ -15,9 +15,16 @@ f(all) is passed in train mode; the other coalitions in eval mode, so that zeros
 with gradient. For linear encoders without bias under an additive fusion this multiplies encoder m's gradient by kappa_m
 exactly; otherwise nearly.
 
+With batch norm it is not near. Where kappa_a < kappa_v the loss pushes f(a) in eval mode away from the classes, by
+(kappa_v - kappa_a) / 2, and f(all) in train mode towards them. What a weight changes in eval mode alone, against
+running statistics that follow it with delay, is then pushed without anything to oppose it, and evaluation is in eval
+mode. At a high learning rate a model that fits its training set evaluates near chance (docs/METHODS.md).
+`--padded_statistics batch` (ours) takes the features of shown modalities from the pass of all, whose gradient opposes
+it; only zeros are passed in eval mode then.
+
 These are the rules of the public code (its two-modality file; r_m for M modalities from its other one). It runs every
 padded pass through the whole model, and one that it does not use. As encoders are apart here, each needs two more
-forwards only: of its inputs, and of one sample of zeros, which serves the batch.
+forwards only: of its inputs (none by batch statistics), and of one sample of zeros, which serves the batch.
 """
 
 import math
@@ -49,6 +56,12 @@ class AGM(Modulation):
             "0: never; public code: 1",
         )  # fmt: skip
 
+        group.add_argument(
+            "--padded_statistics", choices=("running", "batch"), default="running",
+            help="of batch norm where a modality is shown without another: running, in eval mode (public code), or the "
+            "batch's own (ours), which a high learning rate needs",
+        )  # fmt: skip
+
     def __init__(self, args, model):
         super().__init__(args, model)
         self.coalitions = coalitions(len(model.modalities))
@@ -59,19 +72,19 @@ class AGM(Modulation):
     def forward(self, batch):
         output = super().forward(batch)
         if self.model.training:
-            values = self.values(batch.inputs, output.logits)
+            values = self.values(batch.inputs, output)
             kappa = self.factors((self.shapley_of(values) * values.detach()).sum(dim=1), output.target)
             # The value of z; its gradient is that of sum_m kappa_m phi_m, and exactly that of z where kappa is 1.
             shares = ((kappa - 1).view(-1, 1, 1, 1) * self.shapley_of(values)).sum(dim=0)
             output.logits = output.logits + (shares * (values - values.detach())).sum(dim=0)
         return output
 
-    def values(self, inputs, logits: Tensor) -> Tensor:
-        """(coalitions, B, C) f(S) of every coalition, the last of them `logits`, in full precision."""
+    def values(self, inputs, output) -> Tensor:
+        """(coalitions, B, C) f(S) of every coalition, the last of them the output's logits, in full precision."""
         active = any(self.in_force(name) for name in self.model.modalities)
         self.model.eval()
         with torch.set_grad_enabled(active):  # otherwise only the reference goes on
-            shown = self.model.encode(inputs)
+            shown = output.features if self.args.padded_statistics == "batch" else self.model.encode(inputs)
             hidden = self.model.encode({name: torch.zeros_like(x[:1]) for name, x in inputs.items()})
             hidden = {name: feature.expand_as(shown[name]) for name, feature in hidden.items()}
             values = []
@@ -79,7 +92,7 @@ class AGM(Modulation):
                 chosen = [shown if i in members else hidden for i in range(len(shown))]
                 values.append(self.model.fuse({name: of[name] for of, name in zip(chosen, shown, strict=True)}))
         self.model.train()
-        return full_precision(torch.stack([*values, logits]))
+        return full_precision(torch.stack([*values, output.logits]))
 
     def shapley_of(self, values: Tensor) -> Tensor:
         """(M, coalitions, 1, 1) weights, where the values are."""

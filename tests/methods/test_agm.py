@@ -24,7 +24,7 @@ def make(tiny_model, make_args):
     """make(modalities, fusion, seed, **flags): the method on a tiny model, with an alpha that shows."""
 
     def make(modalities=TWO, fusion="concat", seed=0, **flags):
-        flags = dict(alpha=1.5, clip=0.0) | flags
+        flags = dict(alpha=1.5, clip=0.0, padded_statistics="running") | flags
         return AGM(make_args(**flags), tiny_model(modalities, fusion, seed))
 
     return make
@@ -90,17 +90,19 @@ def test_alpha_zero_is_joint_training_bit_for_bit(make, tiny_model, tiny_batch, 
     assert agm.trace.history == joint.trace.history
 
 
-def literal_step(model, batch, alpha, reference):
+def literal_step(model, batch, alpha, reference, statistics="running"):
     """Whole-model passes with zeroed inputs, responses written out, and a hook on each that multiplies its gradient."""
     names, x, y = model.modalities, batch.inputs, batch.target
+    model.train()
+    of_batch = model.encode(x)
+    full = model.fuse(of_batch)
+    model.eval()
 
     def passed(*shown):
         inputs = {name: x[name] if name in shown else torch.zeros_like(x[name]) for name in names}
-        return model.fuse(model.encode(inputs))
+        features = model.encode(inputs)
+        return model.fuse(features | ({name: of_batch[name] for name in shown} if statistics == "batch" else {}))
 
-    model.train()
-    full = passed(*names)
-    model.eval()
     if len(names) == 2:
         a, v = names
         f_a, f_v = passed(a), passed(v)
@@ -128,18 +130,20 @@ def literal_step(model, batch, alpha, reference):
     return kappas
 
 
+@pytest.mark.parametrize("statistics", ["running", "batch"])
 @pytest.mark.parametrize(
     "modalities, fusion", [(TWO, f) for f in ("concat", "sum", "film", "gated")] + [(THREE, "concat"), (THREE, "sum")]
 )
-def test_gradients_are_those_of_hooks_on_whole_passes(make, tiny_batch, modalities, fusion):
+def test_gradients_are_those_of_hooks_on_whole_passes(make, tiny_batch, modalities, fusion, statistics):
     for seed in range(3):
-        method, batch = make(modalities, fusion, seed), tiny_batch(modalities, seed=seed)
+        method = make(modalities, fusion, seed, padded_statistics=statistics)
+        batch = tiny_batch(modalities, seed=seed)
         reference = [0.9, 1.2, 1.0][: len(modalities)]
         method.load_state_dict(
             method.state_dict() | {"reference": torch.tensor(reference, dtype=torch.float64), "steps": 7}
         )
         literal, joint = copy.deepcopy(method.model), copy.deepcopy(method.model).train()
-        kappas = literal_step(literal, batch, 1.5, reference)
+        kappas = literal_step(literal, batch, 1.5, reference, statistics)
         _, losses = step(method, batch)
         assert_same_gradients(gradients(method.model), gradients(literal))
         torch.testing.assert_close(dict(method.model.named_buffers()), dict(literal.named_buffers()))
@@ -169,7 +173,7 @@ def test_of_linear_encoders_each_gradient_is_multiplied_by_its_own_factor(make_a
     batch = Batch(inputs, torch.arange(6) % 3, torch.arange(6))
     model = build_model(dict.fromkeys(modalities, Linear), "concat", 3, 0).double()
     joint = Joint(make_args(), copy.deepcopy(model))
-    method = AGM(make_args(alpha=1.5, clip=0.0), model)
+    method = AGM(make_args(alpha=1.5, clip=0.0, padded_statistics="running"), model)
     step(method, batch)
     step(joint, batch)
     kappa, plain = method.on_epoch_end(None)["kappa"], gradients(joint.model)
@@ -180,6 +184,29 @@ def test_of_linear_encoders_each_gradient_is_multiplied_by_its_own_factor(make_a
     # The bias is in every pass, so it belongs to every modality alike.
     expected["fusion.head.bias"] = sum(kappa.values()) / len(kappa) * plain["fusion.head.bias"]
     assert_same_gradients(gradients(model), expected)
+
+
+@pytest.mark.parametrize("modalities", [TWO, THREE])
+def test_by_batch_statistics_each_gradient_is_multiplied_by_its_own_factor_but_for_the_zeros(
+    make, tiny_model, tiny_batch, make_args, modalities, monkeypatch
+):
+    """Also with batch norm, where what is made of zeros has no gradient; and no pass of shown modalities is needed."""
+    method, batch = make(modalities, padded_statistics="batch"), tiny_batch(modalities)
+    joint, encode, passes = Joint(make_args(), tiny_model(modalities)), method.model.encode, []
+
+    def without_gradient_of_zeros(inputs):
+        passes.append({len(x) for x in inputs.values()})
+        with torch.set_grad_enabled(not any(len(x) == 1 for x in inputs.values())):
+            return encode(inputs)
+
+    monkeypatch.setattr(method.model, "encode", without_gradient_of_zeros)
+    step(method, batch)
+    step(joint, batch)
+    assert passes == [{6}, {1}]
+    kappa, plain = method.on_epoch_end(None)["kappa"], gradients(joint.model)
+    assert all(abs(k - 1) > 0.01 for k in kappa.values())
+    expected = {key: kappa[key.split(".")[1]] * grad for key, grad in plain.items() if key.startswith("encoders.")}
+    assert_same_gradients({key: p.grad for key, p in method.model.named_parameters() if key in expected}, expected)
 
 
 def begun(method, history):
@@ -257,4 +284,4 @@ def test_unimodal_losses_are_not_modulated(make, tiny_model, tiny_batch, make_ar
 def test_defaults():
     args = parse(["--method", "agm"])
     assert (args.alpha, args.clip, args.modulate_during) == (1.5, 1.0, "all")
-    assert parse(["--method", "agm", "--dataset", "demo"]).alpha == 1.0
+    assert args.padded_statistics == "running" and parse(["--method", "agm", "--dataset", "demo"]).alpha == 1.0
