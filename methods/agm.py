@@ -55,7 +55,6 @@ class AGM(Modulation):
             help="when a fusion weight's gradient has an entry above it, the norm of all gradients is cut to it; "
             "0: never; public code: 1",
         )  # fmt: skip
-
         group.add_argument(
             "--padded_statistics", choices=("running", "batch"), default="running",
             help="of batch norm where a modality is shown without another: running, in eval mode (public code), or the "
