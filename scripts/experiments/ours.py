@@ -113,6 +113,7 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         JOINT,
         JOINT_STAR,
         Row("Joint training*, one shared head", "--method joint --unimodal_loss split --fusion shared"),
+        Row("Joint training, sum", "--method joint --fusion sum"),
         Row("Joint training, heads", "--method joint --unimodal_loss heads"),
         Row("the same, encoder rate x 1.5", "--method joint --unimodal_loss heads --encoder_lr_factor 1.5"),
         *(Row(f"mslr, {name} x 0.5", f"--method mslr --modality_lr {name}=0.5") for name in setting.modalities),
@@ -125,7 +126,8 @@ def methods(setting: Setting) -> tuple[Row, ...]:
         Row("reconboost", f"--method reconboost {stages(setting)}".rstrip()),
         Row("amco", f"--method amco --mask_epochs {max(1, round(0.4 * setting.args.epochs))}"),
         Row("relearning", f"--method relearning --every {max(1, round(setting.args.epochs * 20 / 90))}"),
-        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "cggm", "dgl", "arl", "aug", "tcmax")),
+        *(Row(name, f"--method {name}") for name in ("mla", "lfm", "cggm", "dgl", "arl", "tcmax", "aug")),
+        Row("aug, one classifier each", "--method aug --max_classifiers 1"),
         *(Row(name, f"--method {name} --teachers {teachers}") for name in ("umt", "g2d")),
     )
     known = {word for row in named for word in row.flags.split()}
