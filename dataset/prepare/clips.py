@@ -34,8 +34,9 @@ class Clip:
     sources: tuple[Path, ...]
 
 
-# Makes a clip: what to write beside the frames (a file, or an existing empty folder), existing empty folder for frames.
-Recipe = Callable[[Clip, Path, Path], None]
+# Makes a clip: what to write beside the frames (a file, or an existing empty folder; left out where there is nothing
+# beside them), existing empty folder for frames.
+Recipe = Callable[..., None]
 
 
 def check_source(path: Path, parts: int = 2) -> None:
@@ -119,8 +120,8 @@ def check_sources(clips: Sequence[Clip], out: Path, redo: bool) -> None:
 class Maker:
     """Makes single clips of one `recipe` under `out`; it goes to the worker processes.
 
-    beside: what belongs to the frames of clip {}, under `out`: a file, or without a suffix a folder. A clip of fewer
-    than `min_frames` frames fails.
+    beside: what belongs to the frames of clip {}, under `out`: a file, or without a suffix a folder, or "" for nothing.
+    A clip of fewer than `min_frames` frames fails.
     """
 
     recipe: Recipe
@@ -134,54 +135,54 @@ class Maker:
         """The folder that holds a folder of frames for each clip."""
         return self.out / f"Image-{self.fps:02d}-FPS"
 
-    def places(self, name: str) -> tuple[Path, Path]:
-        """What stands beside the frames of a clip, and the folder of its frames."""
-        return self.out / self.beside.format(name), self.pictures / name
+    def places(self, name: str) -> list[Path]:
+        """What stands beside the frames of a clip, if anything does, and last the folder of its frames."""
+        return [*([self.out / self.beside.format(name)] if self.beside else []), self.pictures / name]
 
-    def parts(self, name: str) -> tuple[Path, Path]:
-        """Where both are made. Not called after the clip, whose name may be as long as names can be."""
+    def parts(self, name: str) -> list[Path]:
+        """Where these are made. Not called after the clip, whose name may be as long as names can be."""
         part = f".{hashlib.sha1(name.encode()).hexdigest()}.part"
-        second, folder = self.places(name)
-        return second.with_name(part), folder.with_name(part)
+        return [place.with_name(part) for place in self.places(name)]
 
     def begun(self, name: str) -> bool:
         """Whether a process is at the clip, or has left it half made."""
-        return self.parts(name)[1].exists()
+        return self.parts(name)[-1].exists()
 
     def finished(self, name: str) -> bool:
         """Whether the clip is there, with frames enough and what stands beside them."""
-        second, folder = self.places(name)
-        return second.exists() and folder.is_dir() and len(os.listdir(folder)) >= self.min_frames
+        *others, folder = self.places(name)
+        return all(path.exists() for path in others) and folder.is_dir() and len(os.listdir(folder)) >= self.min_frames
 
     def clear(self) -> None:
         """Make the folders, and remove what a killed run has left half written in them."""
-        for folder in ((self.out / self.beside).parent, self.pictures):
+        for folder in dict.fromkeys(path.parent for path in self.places("clip")):
             folder.mkdir(parents=True, exist_ok=True)
             for part in folder.glob(".*.part"):
                 remove(part)
 
     def __call__(self, clip: Clip) -> str | None:
         """Make one clip, which appears under its name only when it is complete; the reason if it cannot be made."""
-        second, folder = self.places(clip.name)
-        second_part, folder_part = self.parts(clip.name)
+        *others, folder = self.places(clip.name)
+        *other_parts, folder_part = self.parts(clip.name)
         folder_part.mkdir()
-        if not Path(self.beside).suffix:
-            second_part.mkdir()
+        for part in other_parts if not Path(self.beside).suffix else ():
+            part.mkdir()
         try:
-            self.recipe(clip, second_part, folder_part)
+            self.recipe(clip, *other_parts, folder_part)
             if (count := len(os.listdir(folder_part))) < self.min_frames:
                 raise ClipError(f"gives {count} frames at --fps {self.fps} and needs --min_frames {self.min_frames}")
         except OSError:  # of the disk: no clip's fault
             raise
         except Exception as error:  # decoders raise anything for a damaged file, which costs this clip alone
-            remove(second_part)
-            remove(folder_part)
+            for part in (*other_parts, folder_part):
+                remove(part)
             reason = " ".join(str(error).split())
             return reason if isinstance(error, ClipError) else f"cannot be made ({type(error).__name__}: {reason})"
-        if second.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
-            remove(second_part)
-        else:
-            second_part.replace(second)
+        for part, place in zip(other_parts, others, strict=True):
+            if place.exists():  # of another frame rate (then it does not depend on the rate), or of a killed run
+                remove(part)
+            else:
+                part.replace(place)
         remove(folder)
         folder_part.rename(folder)  # last: its name says that the clip is complete
         return None
