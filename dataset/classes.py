@@ -21,6 +21,15 @@ EVENTS = (
     "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
 )  # fmt: skip
 
+# ModelNet40, by the alphabet.
+OBJECTS = (
+    "airplane", "bathtub", "bed", "bench", "bookshelf", "bottle", "bowl", "car", "chair", "cone", "cup", "curtain",
+    "desk", "door", "dresser", "flower_pot", "glass_box", "guitar", "keyboard", "lamp", "laptop", "mantel", "monitor",
+    "night_stand", "person", "piano", "plant", "radio", "range_hood", "sink", "sofa", "stairs", "stool", "table",
+    "tent", "toilet", "tv_stand", "vase", "wardrobe", "xbox",
+)  # fmt: skip
+VIEWS = 12  # pictures of each object
+
 # GRID: position in the sentence -> the words that can stand there.
 WORDS = {
     "command": ("bin", "lay", "place", "set"),

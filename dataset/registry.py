@@ -17,6 +17,7 @@ from dataset.food101 import Food101
 from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
+from dataset.modelnet40 import ModelNet40
 from dataset.mosi import MOSEI, MOSI
 from dataset.splits import split_off
 from dataset.storage.index import folder_of
@@ -28,6 +29,7 @@ DATASETS = {
     "KineticsSounds": KineticsSounds,
     "AVE": AVE,
     "UCF101": UCF101,
+    "ModelNet40": ModelNet40,
     "HatefulMemes": HatefulMemes,
     "Food101": Food101,
     "MOSI": MOSI,

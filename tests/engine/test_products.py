@@ -17,6 +17,7 @@ from helpers.instances import (
     make_folder,
     make_food101,
     make_hateful_memes,
+    make_modelnet40,
     make_series,
     make_ucf101,
     save_features,
@@ -44,6 +45,7 @@ INSTANCES = {
     "KineticsSounds": (partial(make_clips, classes=KineticsSounds.classes, fps=1), CLIPS),
     "AVE": (partial(make_clips, classes=AVE.classes, fps=2, frames=2, val=1), CLIPS),
     "UCF101": (make_ucf101, "--image_size 16 --batch_size 12 --frames 2"),
+    "ModelNet40": (make_modelnet40, "--image_size 16 --batch_size 20"),
     "HatefulMemes": (make_hateful_memes, "--image_size 16 --batch_size 12 --vocabulary 20 --text_length 8"),
     "Food101": (make_food101, "--image_size 16 --batch_size 12 --vocabulary 20 --text_length 8"),
     "MOSI": (lambda root: save_series(root, make_series()), SERIES),
@@ -59,6 +61,7 @@ VIDEO = {"rgb": partial(SmallEncoder, channels=3), "flow": partial(SmallEncoder,
 MEMES = {"image": partial(SmallEncoder, channels=3), "text": partial(WordAverage, 22)}
 ENCODERS = dict.fromkeys(("CREMAD", "KineticsSounds", "AVE", "GRID", "folder", "demo"), SMALL)
 ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES, "Food101": MEMES}
+ENCODERS["ModelNet40"] = dict.fromkeys(("view1", "view7"), VIDEO["rgb"])
 ENCODERS["AVMNIST"] = dict.fromkeys(("audio", "image"), partial(SmallEncoder, channels=1))
 # One layer of the five; tests/dataset/test_mosi.py trains the whole, and here MOSEI.
 WIDTHS = {"vision": 5, "audio": 5, "text": 10}

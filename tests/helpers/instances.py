@@ -7,6 +7,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from dataset.classes import OBJECTS, VIEWS
+
 UCF_CLASSES = ("ApplyLipstick", "Archery", "HandstandPushups")
 UCF_SIZE = (24, 20)
 
@@ -90,6 +92,21 @@ def make_clips(root, classes, fps, train=2, test=1, frames=3, val=0):
                 Image.fromarray(random.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{moment:05d}.jpg")
         with (root / f"{part}.csv").open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
+    return root
+
+
+def make_modelnet40(root, train=2, test=1, side=20):
+    """Prepared views of noise, the left half of each as bright as the number of the view, and the right half black."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        rows = [(f"{label}_{part}{i}", label) for i in range(count) for label in OBJECTS]
+        for name, _ in rows:
+            (root / "Image-01-FPS" / name).mkdir(parents=True)
+            for view in range(1, VIEWS + 1):
+                picture = np.zeros((side, side, 3), np.uint8)
+                picture[:, : side // 2] = 20 * view + random.integers(0, 9, (side, side // 2, 1))
+                Image.fromarray(picture).save(root / "Image-01-FPS" / name / f"{view:05d}.jpg", quality=95)
+        (root / f"{part}.csv").write_text("".join(f"{name},{label}\n" for name, label in rows))
     return root
 
 

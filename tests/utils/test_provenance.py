@@ -173,6 +173,7 @@ SPLITS = {
     "KineticsSounds": ([], ["train.csv", "test.csv"]),
     "AVE": ([], ["train.csv", "test.csv", "val.csv"]),
     "UCF101": (["--split", "2"], ["train02.csv", "test02.csv", "classInd.txt"]),
+    "ModelNet40": ([], ["train.csv", "test.csv"]),
     "HatefulMemes": (["--test_split", "test_seen"], ["train.jsonl", "test_seen.jsonl"]),
     "Food101": ([], ["train.csv", "test.csv", "classes.txt"]),
     "MOSI": ([], ["series.npz"]),

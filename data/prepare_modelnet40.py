@@ -1,0 +1,84 @@
+"""Prepare ModelNet40: the 12 shaded pictures of every object, in the order of the views.
+
+    python data/prepare_modelnet40.py --raw raw/modelnet40_images_new_12x --out data/ModelNet40
+
+Reads `<raw>/<class>/{train,test}/<object>.obj.shaded_v001.png` ... `_v012.png`; the number before the suffix is that of
+the view. Writes
+
+    <out>/Image-01-FPS/<object>/00001.jpg ...     the views, their shorter side --size pixels at most
+    <out>/train.csv, test.csv                     rows `object,class`: the published splits
+    <out>/manifest.json                           settings, counts, objects that failed, sha256
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dataset.classes import OBJECTS, VIEWS
+from dataset.prepare.clips import Clip, ClipError, check_source, write_frames
+from dataset.prepare.media import shrink
+from dataset.prepare.run import check_args, common_parser, prepare, run
+from dataset.prepare.splits import PARTS, check_unseen
+from dataset.recipes.pictures import read_picture
+from utils.errors import DataError, RunError, list_names
+
+NAME = re.compile(r"(?P<object>.+?)(\.obj)?\.(shaded_v)?(?P<view>\d+)\.png")
+
+
+def find_objects(raw: Path, part: str) -> list[Clip]:
+    """The objects of a split, each with its pictures in the order of the views. Raises DataError for other names."""
+    objects: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    for label in OBJECTS:
+        for path in sorted((raw / label / part).glob("[!.]*.png")):
+            if not (match := NAME.fullmatch(path.name)):
+                raise DataError(f"{path} is not named <object>.obj.shaded_v<number>.png: rename or remove it")
+            objects[label, match["object"]][int(match["view"])] = path
+    return [
+        Clip(name, label, "", tuple(views[number] for number in sorted(views)))
+        for (label, name), views in objects.items()
+    ]
+
+
+def prepare_views(clip: Clip, folder: Path, size: int) -> None:
+    """The recipe of an object: its pictures, with a shorter side of `size` pixels at most."""
+    pictures = []
+    for path in clip.sources:
+        check_source(path)
+        try:
+            pictures.append(cv2.cvtColor(np.asarray(read_picture(path)), cv2.COLOR_RGB2BGR))
+        except OSError as error:
+            raise ClipError(f"{path.name} does not decode: {error}") from None
+    if len(pictures) != VIEWS:
+        raise ClipError(f"it has {len(pictures)} views in place of {VIEWS}")
+    write_frames(folder, (shrink(picture, size) for picture in pictures))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common_parser(__doc__.splitlines()[0], out="data/ModelNet40", fps=1, min_frames=VIEWS)
+    parser.add_argument("--size", type=int, default=224, help="most pixels of the shorter side")
+    args = parser.parse_args(argv)
+    check_args(args)
+    if args.fps != 1 or args.min_frames != VIEWS:
+        raise RunError(f"these are {VIEWS} pictures an object: leave --fps and --min_frames away")
+    if args.size < 1:
+        raise RunError(f"--size {args.size}: must be at least 1")
+    parts = tuple(find_objects(args.raw, part) for part in PARTS)
+    for part, objects in zip(PARTS, parts, strict=True):
+        if absent := [name for name in OBJECTS if name not in {clip.label for clip in objects}]:
+            message = f"no object in {part} of {list_names(absent, 40)}"
+            if not args.allow_missing:
+                raise DataError(f"{args.raw}: {message}; complete the download, or pass --allow_missing")
+            print(message)
+    check_unseen(*parts, "splits")
+    clips = sorted((clip for part in parts for clip in part), key=lambda clip: clip.name)
+    settings = {"dataset": "ModelNet40", "size": args.size}
+    prepare(args, clips, partial(prepare_views, size=args.size), settings, lists=parts, beside="")
+
+
+if __name__ == "__main__":
+    run(main)
