@@ -47,10 +47,13 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def undrawn():
-    """The pictures of a run take ten times as long as a small run: `drawing` lets a test have them."""
+def quick():
+    """A run's pictures take ten times as long as a small run (`drawing` lets a test have them), and a fifth of it is
+    waiting for the disk, whose cache no test empties.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "draw", lambda *_: None)
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

@@ -59,7 +59,8 @@ INSTANCES = {
 # Encoders of few weights in the place of ResNet-18; those of the other data sets are made small by flags.
 VIDEO = {"rgb": partial(SmallEncoder, channels=3), "flow": partial(SmallEncoder, channels=2)}
 MEMES = {"image": partial(SmallEncoder, channels=3), "text": partial(WordAverage, 22)}
-ENCODERS = dict.fromkeys(("CREMAD", "KineticsSounds", "AVE", "GRID", "folder", "demo"), SMALL)
+LONG = SMALL | {"audio": partial(SmallEncoder, channels=1, stride=8)}  # for spectrograms of ten seconds
+ENCODERS = dict.fromkeys(("CREMAD", "GRID", "folder", "demo"), SMALL) | dict.fromkeys(("KineticsSounds", "AVE"), LONG)
 ENCODERS |= {"UCF101": VIDEO, "HatefulMemes": MEMES, "Food101": MEMES}
 ENCODERS["ModelNet40"] = dict.fromkeys(("view1", "view7"), VIDEO["rgb"])
 ENCODERS["AVMNIST"] = dict.fromkeys(("audio", "image"), partial(SmallEncoder, channels=1))

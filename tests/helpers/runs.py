@@ -30,9 +30,9 @@ class SmallEncoder(Staged):
     dim = 16
     widths = (16, 16)
 
-    def __init__(self, channels):
+    def __init__(self, channels, stride=2):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(channels, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16)
+        self.conv, self.norm = nn.Conv2d(channels, 16, 3, stride=stride, bias=False), nn.BatchNorm2d(16)
 
     @property
     def stages(self):
