@@ -27,9 +27,8 @@ from dataset.prepare.clips import Clip, name_fault
 from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
 from dataset.prepare.splits import Parts, read_list
-from dataset.prepare.videos import add_media_args, files_below, media_recipe, only_videos
+from dataset.prepare.videos import add_media_args, files_below, media_recipe, only_videos, write_classes
 from utils.errors import DataError
-from utils.files import write_atomically
 
 SPLITS = ("train", "val", "test")
 
@@ -129,11 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = partial(prepare_clip, fps=args.fps, **recipe)
     settings = {"dataset": "folder", **recipe, "min_frames": args.min_frames}
     parts = prepare(args, sorted(clips, key=lambda clip: clip.name), work, settings, lists=lists)
-    classes = sorted({clip.label for part in parts for clip in part})
-    for part, what, effect in zip(parts, ("training", "test"), ("find", "be measured on"), strict=True):
-        if absent := sorted(set(classes) - {clip.label for clip in part}):
-            print(f"without a {what} clip, so that no method can {effect} them: {', '.join(absent)}")
-    write_atomically(args.out / "classes.txt", "".join(f"{name}\n" for name in classes))
+    write_classes(args.out, parts)
 
 
 if __name__ == "__main__":

@@ -87,12 +87,13 @@ def prepare(
     group: str | None = None,
     lists: Parts | Mapping[str, Parts] | None = None,
     beside: str = SOUND,
+    notes: Mapping | None = None,
 ) -> Parts:
     """Prepare all clips, write the splits and the manifest, and return the first split.
 
     settings: what the clips' content depends on; one `out` holds one such setting. lists: given train and test clips,
     and maybe val, in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a
-    second, seeded split without a group in both parts. beside: see `Maker`.
+    second, seeded split without a group in both parts. beside: see `Maker`. notes: what else the manifest is to hold.
     Raises RunError before the work if the splits are impossible, another process is at this `out`, clips in it were
     made from other files or the disk is too small, and after it for clips that failed and for splits that would change.
     """
@@ -103,7 +104,7 @@ def prepare(
     split_settings = {"seed": args.seed, "test_fraction": args.test_fraction, "lists": checksums}
     check_splits(args, clips, given, group)
     with alone(args.out):
-        manifest = open_manifest(args.out, settings, split_settings, args.resplit)
+        manifest = open_manifest(args.out, settings, split_settings, args.resplit) | dict(notes or {})
         unnamed = {clip.name: fault for clip in clips if (fault := name_fault(clip))}
         named = [clip for clip in clips if clip.name not in unnamed]
         check_sources(named, args.out, args.redo)

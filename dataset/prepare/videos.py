@@ -1,4 +1,4 @@
-"""Clips that are whole videos: which files are videos, and the flags of `media.prepare_clip`, which makes the clips."""
+"""Clips that are whole videos: which files are videos, the flags of `media.prepare_clip`, the list of the classes."""
 
 import argparse
 import os
@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dataset.prepare.splits import Parts
 from utils.errors import DataError, RunError
+from utils.files import write_atomically
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mpg", ".mpeg", ".vob", ".mkv", ".webm", ".flv", ".wmv")
 SUFFIXES += (".ts", ".mts", ".m2ts", ".ogv")
@@ -52,3 +54,12 @@ def media_recipe(args: argparse.Namespace) -> dict[str, int]:
         if recipe[name] < least:
             raise RunError(f"--{name} {recipe[name]}: must be at least {least}")
     return recipe
+
+
+def write_classes(out: Path, parts: Parts, labels: Iterable[str] = ()) -> None:
+    """Write classes.txt by the alphabet: labels of the clips, and these. Say which of them have no clip in a part."""
+    classes = sorted({clip.label for part in parts for clip in part} | set(labels))
+    for part, what, effect in zip(parts, ("training", "test"), ("find", "be measured on"), strict=True):
+        if absent := sorted(set(classes) - {clip.label for clip in part}):
+            print(f"without a {what} clip, so that no method can {effect} them: {', '.join(absent)}")
+    write_atomically(out / "classes.txt", "".join(f"{name}\n" for name in classes))
