@@ -1,12 +1,9 @@
 """Which clips are of which class and split: as the folders of the videos say, or a list."""
 
-import re
 import shutil
-import textwrap
 
 import prepare_videos
 import pytest
-from helpers.places import ROOT
 from helpers.preparing import run
 from helpers.videos import touch
 
@@ -78,33 +75,3 @@ def test_files_out_of_place_and_bad_flags_are_refused(tmp_path, capfd):
     for fault in ({"sample_rate": 0}, {"size": -1}, {"min_frames": 0}, {"list": tmp_path / "absent.csv"}):
         status, _, error = run(prepare_videos.main, capfd, **flags, **fault)
         assert status == 2 and error.startswith("error: ") and len(error.splitlines()) == 1, fault
-
-
-def test_the_documented_conversions_of_lists_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    raw = tmp_path / "raw"
-    (raw / "AVE_Dataset").mkdir(parents=True)
-    texts = {
-        "train": "Bark&x&good&0&10\nGoat&t&good&0&3\n",
-        "val": "Goat&v&good&0&10\n",
-        "test": "Baby cry, infant cry&t&",
-    }
-    for split, text in texts.items():
-        (raw / "AVE_Dataset" / f"{split}Set.txt").write_text(text)
-    (raw / "vggsound.csv").write_text('a,30,"pigeon, dove cooing",train\nb,1,singing,test\n')
-    snippets = re.findall(r"<<'END'\n(.*?)\n    END", (ROOT / "data" / "README.md").read_text(), re.S)
-    for snippet in snippets:
-        exec(textwrap.dedent(snippet), {})
-    found = {name: prepare_videos.read_clips(raw / name, raw) for name in ("AVE_Dataset/list.csv", "vggsound_list.csv")}
-    clips = {
-        name: {split: [(c.name, c.label) for c in part] for split, part in parts.items()}
-        for name, parts in found.items()
-    }
-    assert clips == {
-        "AVE_Dataset/list.csv": {
-            "test": [("AVE__t", "Baby cry, infant cry")],
-            "val": [("AVE__v", "Goat")],
-            "train": [("AVE__x", "Bark")],
-        },
-        "vggsound_list.csv": {"train": [("a_000030", "pigeon, dove cooing")], "test": [("b_000001", "singing")]},
-    }
