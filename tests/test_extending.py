@@ -21,7 +21,7 @@ from helpers.steps import assert_evaluates_as_the_model, host_reads, step
 DOCUMENT = (ROOT / "docs" / "EXTENDING.md").read_text()
 BLOCKS = re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", DOCUMENT, re.S | re.M)
 ENTRIES = re.findall(r"^\| `(\S+\.py)` \| (?:`(from [^`]+)` )?\| `([A-Z]+)` \| `([^`]+)` \|$", DOCUMENT, re.M)
-OURS = ("main", "inforeg", "utils", "models", "dataset", "methods", "engine", "scripts")
+OURS = ("main", "inforeg", "utils", "models", "dataset", "selection", "methods", "engine", "scripts")
 SENSORS = ("motion", "rotation", "pulse")
 SMALL = ["--dataset", "wearable", "--fusion", "lowrank", "--workers", "0", "--device", "cpu", "--tag", "test"]
 STEPS = 8  # an epoch, as the document says

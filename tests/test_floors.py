@@ -15,6 +15,7 @@ FLOORS = {
     "models": "encoders, fusions with their unimodal read-outs, the multimodal model",
     "dataset": "one data set per file; `recipes/`: what a clip becomes; `storage/`: caches and shards; "
     "`prepare/`: what the preparations share",
+    "selection": "which samples to label first: strategies as pure functions of feature arrays",
     "methods": "one method per file; `base.py` is the contract, `run.py` what a method may see",
     "engine": "how a method is trained: command line, set-up, loop, checkpoints, evaluation",
     "main.py": "trains one method on one data set",
