@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
 
 from dataset.ave import AVE
 from dataset.avmnist import AVMNIST
-from dataset.base import Splits, targets_of
+from dataset.base import MultimodalDataset, Splits, targets_of
 from dataset.cremad import CREMAD
 from dataset.demo import Demo
 from dataset.features import Features
@@ -17,12 +18,15 @@ from dataset.food101 import Food101
 from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
+from dataset.lists import read_lines
 from dataset.modelnet40 import ModelNet40
 from dataset.mosi import MOSEI, MOSI
 from dataset.splits import split_off
 from dataset.storage.index import folder_of
 from dataset.ucf101 import UCF101
+from utils.errors import DataError, list_names
 from utils.runs.provenance import checksum
+from utils.runs.setting import LIST
 
 DATASETS = {
     "CREMAD": CREMAD,
@@ -48,7 +52,7 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     `held_out` is the share of the training split that the method withholds from itself, `args.val_fraction` the share
     that selects the epoch; both are stratified and come out of the training split, never out of the test split. A data
     set with a validation split of its own, the third that `read_splits` names, selects on that one unless
-    `args.val_fraction` asks for a share.
+    `args.val_fraction` asks for a share. Where there is an `args.train_list`, the training split is what it names.
 
     Raises:
         DataError: if anything on disk is missing, empty, unknown, or in both splits.
@@ -59,7 +63,8 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     train_rows, test_rows, *val_rows = source.read_splits(args)
     train = source(args, train_rows, modalities, train=True)
     test = source(args, test_rows, modalities, train=False)
-    rest: Dataset = train
+    rest = listed(args, train)
+    whole = len(rest)
     parts: dict[str, Dataset | None] = {}
     train_plain: Dataset | None = None
     for number, (name, share) in enumerate({"val": args.val_fraction, "held_out": held_out}.items()):
@@ -67,7 +72,7 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
         if share > 0:
             positions = rest.indices if isinstance(rest, Subset) else list(range(len(train)))
             # Each share is one of the whole training split, whatever has been withheld before.
-            kept, withheld = split_off(targets_of(rest), share * len(train) / len(rest), seed=number)
+            kept, withheld = split_off(targets_of(rest), share * whole / len(rest), seed=number)
             rest = Subset(train, [positions[i] for i in kept])
             # What is withheld is looked at as the test split is: without augmentation.
             plain = source(args, train_rows, modalities, train=False)
@@ -79,12 +84,35 @@ def build(args, modalities: tuple[str, ...], held_out: float = 0.0) -> Splits:
     return Splits(rest, train_plain, parts["held_out"], parts["val"], test, source.class_names(args))
 
 
+def listed(args, train: MultimodalDataset) -> Dataset:
+    """The samples of the training split that --train_list names, in the split's order; without a list all of them.
+
+    Raises:
+        DataError: if the list is empty, or names a sample twice or one that the split does not have.
+    """
+    if not args.train_list:
+        return train
+    where = f"--train_list {args.train_list}"
+    names = [name for _, name in read_lines(Path(args.train_list))]
+    if not names:
+        raise DataError(f"{where} names no sample: write the name of one in each line")
+    chosen = set(names)
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise DataError(f"{where} names samples more than once, {list_names(repeated)}: leave the others out")
+    if unknown := sorted(chosen.difference(train.names)):
+        raise DataError(f"{where} names samples that the training split does not have, {list_names(unknown)}")
+    return Subset(train, [position for position, name in enumerate(train.names) if name in chosen])
+
+
 def checksums(args) -> dict[str, str | None]:
     """{file: checksum} of what tells the data that `args` names from others.
 
-    These are its `split_files` and, where a preparation script has left its manifest, the settings in it.
+    These are its `split_files`, the --train_list and, where a preparation script has left its manifest, the settings in
+    it.
     """
     sums = {path.name: checksum(path) for path in DATASETS[args.dataset].split_files(args)}
+    if args.train_list:
+        sums[LIST + Path(args.train_list).name] = checksum(Path(args.train_list))
     if manifest_of(args).is_file():
         settings = preparation(args)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -100,6 +100,11 @@ def _add_data(group, source: type[MultimodalDataset]) -> None:
         "data set's own; the papers use none",
     )  # fmt: skip
     group.add_argument(
+        "--train_list", metavar="FILE",
+        help="train on these samples of the training split alone, a name in each line (scripts/select_subset.py writes "
+        "such a list)",
+    )  # fmt: skip
+    group.add_argument(
         "--train_noise", action="append", metavar="MODALITY:KIND:LEVEL",
         type=lambda text: str(read(text, source.forms)),
         help="the data as if recorded with this noise, training and test alike; repeatable; what the levels are says "

@@ -86,7 +86,8 @@ def remake_method(args, state: dict, path: Path, device: torch.device) -> Method
     if args.method not in METHODS:
         raise RunError(f"{path} is of --method {args.method}, which is not registered (docs/EXTENDING.md)")
     args.weights = None  # the checkpoint has them all
-    vars(args).setdefault("modality_lr", None)  # which runs from before there was the flag do not have
+    for flag in ("modality_lr", "train_list"):  # which runs from before there were these flags do not have
+        vars(args).setdefault(flag, None)
     method = make_method(METHODS[args.method].to_predict(args), len(state["classes"]))
     load_model(method.model, state, path)
     place(method.model, device)

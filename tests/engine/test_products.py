@@ -26,8 +26,9 @@ from helpers.instances import (
 from helpers.runs import SETTING, SMALL, SmallEncoder, checkpoint, folder_of, make_demo, rows_of, save_teachers
 
 import main as program
-from dataset import DATASETS
+from dataset import DATASETS, build
 from dataset.ave import AVE
+from dataset.base import below
 from dataset.classes import WORDS
 from dataset.cremad import CREMAD
 from dataset.kinetics_sounds import KineticsSounds
@@ -158,6 +159,17 @@ def test_a_method_that_is_not_defined_says_so(train, dataset, method):
     with pytest.raises(RunError) as refused:
         train(dataset, method)
     assert REFUSED[dataset, method] in str(refused.value)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_of_every_data_set_a_list_names_the_samples(train, roots, tmp_path, dataset):
+    argv = ["--dataset", dataset, "--data_root", str(roots[dataset]), *INSTANCES[dataset][1].split()]
+    names = build(parse(argv), tuple(names_of(dataset, roots))).train.names
+    chosen = names[::-2]
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in chosen))
+    args = parse([*argv, "--train_list", str(tmp_path / "list.txt")])
+    data, at = below(build(args, tuple(names_of(dataset, roots))).train)
+    assert [data.names[i] for i in at] == chosen[::-1] and len(set(names)) == len(names)
 
 
 FUSED = [(dataset, fusion) for dataset in ("UCF101", "HatefulMemes") for fusion in FUSIONS]

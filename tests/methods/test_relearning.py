@@ -172,7 +172,7 @@ def test_the_share_is_withheld_and_the_plain_split_is_the_training_split(begin, 
     monkeypatch.setitem(DATASETS, "listed", Listed)
     method, _ = begin(held_out=0.25)
     for val_fraction in (0.0, 0.25):
-        args = Namespace(dataset="listed", val_fraction=val_fraction)
+        args = Namespace(dataset="listed", val_fraction=val_fraction, train_list=None)
         splits = build(args, ("audio",), method.held_out)
         assert splits.plain.indices == splits.train.indices and targets_of(splits.plain) == targets_of(splits.train)
         assert splits.train.dataset.train and not splits.plain.dataset.train and not splits.held_out.dataset.train

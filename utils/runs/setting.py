@@ -18,6 +18,7 @@ MACHINE_FLAGS = (
     "data_root", "cache", "cache_root", "device", "workers", "checkpoint_minutes", "out", "tag", "resume",
 )  # fmt: skip
 PATH_FLAGS = ("dataset", "method", "seed")  # folders of a run's path are named after them
+LIST = "--train_list "  # before the name of the list among the checksums of a run's data
 LONGEST_NAME = 255  # bytes; the file systems in use allow no longer name of a folder
 
 
@@ -29,11 +30,14 @@ def plain_args(args: Namespace) -> dict:
 def setting(args: Mapping) -> dict:
     """The flags of `args` (a run's arguments, by flag) that name its setting, seed included.
 
-    Weights to start from are named without their folders: their checksums say which they are (utils/runs/folder.py).
+    Weights to start from and the --train_list are named without their folders: their checksums say which they are
+    (utils/runs/folder.py).
     """
     flags = {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
     if files := flags.get("weights"):
         flags["weights"] = sorted(f"{name}={Path(path).name}" for name, path in (word.split("=", 1) for word in files))
+    if path := flags.get("train_list"):
+        flags["train_list"] = Path(path).name
     return flags
 
 
