@@ -62,6 +62,22 @@ def test_training_mirrors_half_of_the_objects_in_all_views_alike(kept):
     assert 8 < sum(turned) < 32
 
 
+def test_evaluation_mirrors_nothing(kept):
+    for seed in range(12):
+        torch.manual_seed(seed)
+        assert all(left > right for left, right in map(halves, load(kept).test[0][0].values()))
+
+
+def test_every_view_has_noise_of_its_own(kept):
+    clean, every, one = (
+        load(kept, TWO, *more).test[0][0]
+        for more in ([], ["--train_noise", "any:gaussian:3"], ["--train_noise", "view7:gaussian:3"])
+    )
+    first, second = (every[view] - clean[view] for view in TWO)
+    assert first.abs().max() > 0 < second.abs().max() and not torch.equal(first, second)
+    assert torch.equal(one["view1"], clean["view1"]) and torch.equal(one["view7"], every["view7"])
+
+
 def test_views_are_the_modalities_and_name_the_setting(capsys):
     args = parse(["--dataset", "ModelNet40", "--views", "12,1,3", "--encoder", "convnet"])
     assert args.tag == "encoder=convnet_views=12+1+3"
