@@ -31,17 +31,25 @@ NAME = re.compile(r"(?P<object>.+?)(\.obj)?\.(shaded_v)?(?P<view>\d+)\.png")
 
 
 def find_objects(raw: Path, part: str) -> list[Clip]:
-    """The objects of a split, each with its pictures in the order of the views. Raises DataError for other names."""
-    objects: dict[tuple[str, str], dict[int, Path]] = defaultdict(dict)
+    """The objects of a split, each with its twelve pictures in the order of the views, also those that it lacks.
+
+    Raises DataError for files of other names.
+    """
+    clips = []
     for label in OBJECTS:
-        for path in sorted((raw / label / part).glob("[!.]*.png")):
-            if not (match := NAME.fullmatch(path.name)):
-                raise DataError(f"{path} is not named <object>.obj.shaded_v<number>.png: rename or remove it")
-            objects[label, match["object"]][int(match["view"])] = path
-    return [
-        Clip(name, label, "", tuple(views[number] for number in sorted(views)))
-        for (label, name), views in objects.items()
-    ]
+        folder = raw / label / part
+        objects: dict[str, dict[int, Path]] = defaultdict(dict)
+        for path in sorted(folder.glob("[!.]*.png")):
+            if not (match := NAME.fullmatch(path.name)) or not 1 <= int(match["view"]) <= VIEWS:
+                raise DataError(
+                    f"{path} is not named <object>.obj.shaded_v<number>.png, the number from 1 to {VIEWS}: rename or "
+                    "remove it"
+                )
+            objects[match["object"]][int(match["view"])] = path
+        for name, views in objects.items():
+            lacking = {number: folder / f"{name}.obj.shaded_v{number:03d}.png" for number in range(1, VIEWS + 1)}
+            clips.append(Clip(name, label, "", tuple((lacking | views).values())))
+    return clips
 
 
 def prepare_views(clip: Clip, folder: Path, size: int) -> None:
@@ -53,8 +61,6 @@ def prepare_views(clip: Clip, folder: Path, size: int) -> None:
             pictures.append(cv2.cvtColor(np.asarray(read_picture(path)), cv2.COLOR_RGB2BGR))
         except OSError as error:
             raise ClipError(f"{path.name} does not decode: {error}") from None
-    if len(pictures) != VIEWS:
-        raise ClipError(f"it has {len(pictures)} views in place of {VIEWS}")
     write_frames(folder, (shrink(picture, size) for picture in pictures))
 
 

@@ -18,7 +18,8 @@ def raw(tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             for view in range(1, 13):
                 picture = Image.fromarray(np.full((40, 40), 20 * view, np.uint8))
-                picture.save(folder / f"{name}.obj.shaded_v{view:03d}.png")
+                number = view if name == "bed_0001" else f"{view:03d}"  # by the alphabet 10 comes before 2
+                picture.save(folder / f"{name}.obj.shaded_v{number}.png")
     return tmp_path / "raw"
 
 
@@ -48,7 +49,7 @@ def test_what_is_incomplete_is_named_and_left_out_where_that_is_allowed(raw, tmp
     (raw / "bed" / "train" / "bed_0002.obj.shaded_v007.png").unlink()
     (raw / "cup" / "test" / "cup_0002.obj.shaded_v003.png").write_bytes(b"\x89PNG cut")
     status, _, faults = prepare(raw, tmp_path / "out", capfd)
-    assert status == 0 and "failed: bed_0002: it has 11 views in place of 12" in faults
+    assert status == 0 and "failed: bed_0002: train/bed_0002.obj.shaded_v007.png is missing" in faults
     assert "failed: cup_0002: cup_0002.obj.shaded_v003.png does not decode" in faults
     assert manifest(tmp_path / "out")["failed"].keys() == {"bed_0002", "cup_0002"}
     assert [name for name, _ in rows(tmp_path / "out" / "test.csv")] == ["bed_0003"]
@@ -65,10 +66,12 @@ def test_a_download_that_is_not_whole_is_refused(raw, tmp_path, capfd):
     assert "leave --fps and --min_frames away" in prepare(raw, tmp_path / "out", capfd, fps=3)[2]
     (raw / "bed" / "train" / "bed_0009.png").write_bytes(b"x")
     assert "bed_0009.png is not named <object>.obj.shaded_v<number>.png" in prepare(raw, tmp_path / "out", capfd)[2]
+    (raw / "bed" / "train" / "bed_0009.png").rename(raw / "bed" / "train" / "bed_0002.obj.shaded_v013.png")
+    assert "bed_0002.obj.shaded_v013.png is not named" in prepare(raw, tmp_path / "out", capfd)[2]
 
 
 def test_an_object_in_both_splits_is_refused(raw, tmp_path, capfd):
     for view in range(1, 13):
-        name = f"bed_0001.obj.shaded_v{view:03d}.png"
+        name = f"bed_0001.obj.shaded_v{view}.png"
         (raw / "bed" / "test" / name).write_bytes((raw / "bed" / "train" / name).read_bytes())
     assert "1 clips are in both splits, bed_0001" in prepare(raw, tmp_path / "out", capfd)[2]
