@@ -180,4 +180,11 @@ class Gated(TwoModalityFusion):
         return self.head(torch.sigmoid(self.gate(features[self.first])) * self.value(features[self.second]))
 
 
-FUSIONS = {"concat": Concat, "sum": Sum, "film": FiLM, "gated": Gated, "shared": Shared, "boosted": Boosted}
+FUSIONS = {
+    "concat": Concat,
+    "sum": Sum,
+    "film": FiLM,
+    "gated": Gated,
+    "shared": Shared,
+    "boosted": Boosted,
+}
