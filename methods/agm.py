@@ -95,14 +95,14 @@ class AGM(Modulation):
 
     def shapley_of(self, values: Tensor) -> Tensor:
         """(M, coalitions, 1, 1) weights, where the values are."""
-        self.shapley = self.shapley.to(values)
+        self.shapley = self.shapley.to(values, non_blocking=True)
         return self.shapley[:, :, None, None]
 
     @torch.no_grad()
     def factors(self, responses: Tensor, target: Tensor) -> Tensor:
         """(M,) kappa of this step, 1 for whom --modulate_during keeps out; then the step joins the reference."""
         score = scores(responses, target)
-        self.reference = self.reference.to(score)
+        self.reference = self.reference.to(score, non_blocking=True)
         gap = discrepancy(self.reference) - discrepancy(score)
         kappa = self.gated(torch.exp(self.args.alpha * gap.clamp(max=MAX_EXPONENT)), neutral=1)
         self.steps += 1

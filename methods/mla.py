@@ -103,7 +103,7 @@ class MLA(Method):
         head, kept, waiting = [*self.model.fusion.head.parameters()], [], []
         features = [full_precision(feature) for feature in output.features.values()]
         means = torch.stack([feature.detach().mean(dim=0) for feature in features])
-        self.means = means if self.args.turns == "together" else self.means.to(means)
+        self.means = means if self.args.turns == "together" else self.means.to(means, non_blocking=True)
         for turn, encoder in enumerate(self.model.encoders.values()):
             if turn and self.args.turns == "sequential":
                 clip_gradients(self.model, self.args.clip_norm)
@@ -129,7 +129,7 @@ class MLA(Method):
             self.means = torch.cat([self.means[:turn], mean.unsqueeze(0), self.means[turn + 1 :]])
             return away_from(others, grad, self.args.alpha)
         if self.args.projection == "recursive":
-            self.projector = self.projector.to(grad)
+            self.projector = self.projector.to(grad, non_blocking=True)
             if self.begun:
                 seen = self.projector @ mean
                 self.projector = self.projector - torch.outer(seen, seen) / (self.args.alpha + mean @ seen)

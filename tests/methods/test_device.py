@@ -1,14 +1,11 @@
-"""A method's tensors lie where its model does, and a step asks for no value: it runs where no tensor has values.
-
-On PyTorch's meta device operations give shapes alone. Tensors of two devices in one operation, or a value read by the
-host, are errors there, as on an accelerator the one is and the other a wait.
-"""
+"""A method's tensors lie where its model does, and a step asks for no value: it runs where no tensor has values."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
 from helpers.contract import N
+from helpers.meta import META, no_waits
 
 from engine.train import Totals, step
 from engine.watch import Watch, vital
@@ -16,8 +13,6 @@ from inforeg.movement import Movement
 from methods import METHODS
 from methods import run as runs
 from methods.base import Method
-
-META = torch.device("meta")
 
 
 class Off(nullcontext):
@@ -54,11 +49,12 @@ def two_steps(begin, tiny_batch, monkeypatch):
             assert "meta" in str(error), error
         movement.start_epoch()
         run.model.train()
-        batch = tiny_batch(run.model.modalities).to(META)
-        for number in range(2):
-            losses, output = step(run, method, batch, movement)
-            totals.add(losses, output)
-            watch.add(number, batch.index, vital(method, losses, output))
+        with no_waits():
+            batch = tiny_batch(run.model.modalities).to(META)
+            for number in range(2):
+                losses, output = step(run, method, batch, movement)
+                totals.add(losses, output)
+                watch.add(number, batch.index, vital(method, losses, output))
 
     return two_steps
 
@@ -80,7 +76,19 @@ class Elsewhere(Method):
         return losses | {"loss": losses["loss"] + (output.logits * torch.ones(output.logits.shape)).sum()}
 
 
-@pytest.mark.parametrize("method", [Reads, Elsewhere])
+class Waits(Method):
+    def losses(self, output):
+        self.scale = torch.ones(()).to(output.logits.device)
+        return super().losses(output)
+
+
+class Makes(Method):
+    def losses(self, output):
+        self.scale = torch.tensor(1.0, device=output.logits.device)
+        return super().losses(output)
+
+
+@pytest.mark.parametrize("method", [Reads, Elsewhere, Waits, Makes])
 def test_a_read_and_a_tensor_on_another_device_are_errors(two_steps, monkeypatch, method):
     monkeypatch.setitem(METHODS, "wrong", method)
     with pytest.raises(RuntimeError, match="meta"):
