@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -87,8 +88,15 @@ class FrameTransform:
 
 def normalise(frames: Tensor) -> Tensor:
     """(..., 3, H, W) in [0, 1], in place, to ImageNet's mean 0 and standard deviation 1."""
-    mean, std = (torch.tensor(values).view(3, 1, 1).to(frames.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = imagenet(frames.device)
     return frames.sub_(mean).div_(std)
+
+
+@cache
+def imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, (3, 1, 1) each: sent to a device once, since the host waits for that."""
+    mean, std = (torch.tensor(values).view(3, 1, 1).to(device) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def from_levels(pixels: Tensor) -> Tensor:

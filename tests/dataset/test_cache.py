@@ -14,11 +14,13 @@ import pytest
 import torch
 from helpers.acting import acting
 from helpers.cached import CPU, batches, load
+from helpers.meta import META, no_waits
 from helpers.runs import checkpoint, rows_of, train
 from PIL import Image
 
 from dataset.base import Batch
 from dataset.demo import Demo
+from dataset.loader import make_loader
 from dataset.recipes.frames import normalise, random_boxes
 from dataset.recipes.resample import crop, crops
 from dataset.storage import files, source, store
@@ -87,6 +89,18 @@ def test_every_mode_gives_the_same_samples_in_the_same_order(demo, tmp_path, mod
             for one, other in zip(batches(getattr(plain, part), **order), ours, strict=True):
                 assert torch.equal(one.index, other.index) and torch.equal(one.target, other.target)
                 assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in ("audio", "visual"))
+
+
+@pytest.mark.parametrize("mode", ["disk", "device"])
+def test_the_device_makes_the_inputs_without_a_wait(demo, tmp_path, mode):
+    """Once what lies there for the whole run is there: the clips, and the numbers that normalise pictures."""
+    batch = next(iter(make_loader(load(demo, mode, places=tmp_path).train, 10, workers=0)))
+    batch.to(META)
+    with no_waits():
+        made = batch.to(META)
+    for name, expected in batch.to(CPU).inputs.items():
+        assert made.inputs[name].is_meta and made.inputs[name].dtype == expected.dtype == torch.float32
+        assert made.inputs[name].shape == expected.shape and made.inputs[name].stride() == expected.stride()
 
 
 def test_a_second_run_decodes_nothing(demo, tmp_path, monkeypatch):
