@@ -106,11 +106,12 @@ class AUG(Method):
 
     def boosted(self, members: Tensor, target: Tensor) -> Tensor:
         """The loss of one modality from its members' logits (n, B, C)."""
+        members = full_precision(members)
         loss = F.cross_entropy(members.sum(dim=0), target)
         if len(members) == 1:
             return loss
         before = members[:-1].sum(dim=0)
-        known = full_precision(before.detach()).softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
+        known = before.detach().softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)
         last = F.cross_entropy(members[-1], target, reduction="none")
         return loss + F.cross_entropy(before, target) + ((1 - self.args.lam * known) * last).mean()
 

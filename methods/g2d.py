@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from inforeg.scores import confidence
+from inforeg.scores import confidence, full_precision
 from methods.modulation import Modulation
 from methods.teachers import Taught
 from utils.numbers import count, not_negative, positive_float
@@ -68,9 +68,9 @@ class G2D(Taught, Modulation):
 
     def losses(self, output) -> dict[str, Tensor]:
         losses = super().losses(output)
-        student = F.log_softmax(output.logits / self.args.temperature, dim=1)
+        student = F.log_softmax(full_precision(output.logits) / self.args.temperature, dim=1)
         for name, (feature, logits) in self._taught.items():
-            soft = F.log_softmax(logits / self.args.temperature, dim=1)
+            soft = F.log_softmax(full_precision(logits) / self.args.temperature, dim=1)
             divergence = F.kl_div(student, soft, reduction="batchmean", log_target=True) * self.args.temperature**2
             distance = F.mse_loss(output.features[name], feature)
             losses[f"loss_{name}"] = self.args.logit_weight * divergence + self.args.feature_weight * distance
