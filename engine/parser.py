@@ -198,7 +198,10 @@ def _add_training(group, chosen: type[Method]) -> None:
         help="end the run after so many epochs in a row that were not better on the validation split than the best "
         "before them; needs --val_fraction, or data with such a split; ours",
     )  # fmt: skip
-    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
+    group.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32",
+        help="bf16: autocast; not fp16, whose gradients would have to be scaled",
+    )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"
     )
