@@ -4,7 +4,7 @@ import argparse
 import difflib
 
 from dataset import DATASETS
-from methods import METHODS
+from methods import METHODS, PRETRAINING
 from utils.runs.setting import flags_added, options_of
 
 # What the flags here are called elsewhere (timm, DomainBed, mammoth, MMEngine, public codes of this field).
@@ -48,7 +48,7 @@ def explain(unknown: list[str], parser: argparse.ArgumentParser, dataset: str, m
     flag = unknown[0].split("=")[0]
     meant = suggestion(flag, parser)
     hint = f"; did you mean {meant}?" if meant else ""
-    for kind, table, chosen in (("method", METHODS, method), ("dataset", DATASETS, dataset)):
+    for kind, table, chosen in (("method", METHODS | PRETRAINING, method), ("dataset", DATASETS, dataset)):
         owners = [name for name, other in table.items() if flag in flags_added(other.add_args)]
         if owners:
             known = hint if flag.removeprefix("--") in MEANT else ""

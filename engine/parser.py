@@ -8,7 +8,7 @@ from dataset.base import MultimodalDataset
 from dataset.recipes.corrupt import kinds_of, read
 from engine.hints import explain
 from inforeg.window import DURING, WINDOWS
-from methods import METHODS, Method
+from methods import METHODS, PRETRAINING, Method, method_of
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
 from utils.runs.setting import folder_name, make_tag
@@ -32,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # What follows from the method's own flags (a variant's constants, say) is a default too: the user's flags win, then
     # what is published for the method on this data set.
     published = DATASETS[args.dataset].method_defaults.get(args.method, {})
-    defaults = {"window": "paper"} | METHODS[args.method].defaults(args) | published
+    defaults = {"window": "paper"} | method_of(args.method).defaults(args) | published
     parser.set_defaults(**window_defaults(args.window or defaults["window"]) | defaults)
     args = parser.parse_args(argv)
     args.freeze = sorted(set(args.freeze)) if args.freeze else None
@@ -81,7 +81,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         formatter_class=lambda prog: HelpFormatter(prog, max_help_position=32, width=110),
     )
     _add_choice(parser)
-    source, chosen = DATASETS[dataset], METHODS[method]
+    source, chosen = DATASETS[dataset], method_of(method)
     _add_data(parser.add_argument_group(f"data set {dataset} (defaults: {source.protocol})"), source)
     _add_model(parser.add_argument_group("model"), chosen)
     _add_training(parser.add_argument_group(f"training (defaults: {source.protocol})"), chosen)
@@ -258,4 +258,4 @@ def _add_run(group) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="CREMAD", help="what to train on")
-    parser.add_argument("--method", choices=METHODS, default="inforeg", help="how to train")
+    parser.add_argument("--method", choices=(*METHODS, *PRETRAINING), default="inforeg", help="how to train")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset import DATASETS
 from dataset.base import Splits, targets_of
-from methods import METHODS
+from methods import method_of
 from methods.base import Method
 from models.multimodal import MultimodalModel, build_model, place
 from models.weights import load_weights
@@ -29,7 +29,7 @@ def make_method(args, classes: int | None = None) -> Method:
     Raises:
         CombinationError: if the method, the fusion and the modalities do not go together.
     """
-    source, method = DATASETS[args.dataset], METHODS[args.method]
+    source, method = DATASETS[args.dataset], method_of(args.method)
     available = source.encoders(args)
     encoders = {name: available[name] for name in method.modalities(args, tuple(available))}
     classes = classes or len(source.class_names(args))
@@ -83,12 +83,12 @@ def remake_method(args, state: dict, path: Path, device: torch.device) -> Method
     Raises:
         RunError: if the weights are those of another model, or the method is not registered.
     """
-    if args.method not in METHODS:
+    if method_of(args.method) is None:
         raise RunError(f"{path} is of --method {args.method}, which is not registered (docs/EXTENDING.md)")
     args.weights = None  # the checkpoint has them all
     for flag in ("modality_lr", "train_list"):  # which runs from before there were these flags do not have
         vars(args).setdefault(flag, None)
-    method = make_method(METHODS[args.method].to_predict(args), len(state["classes"]))
+    method = make_method(method_of(args.method).to_predict(args), len(state["classes"]))
     load_model(method.model, state, path)
     place(method.model, device)
     return method

@@ -17,6 +17,7 @@ from methods.lfm import LFM
 from methods.mbsd import MBSD
 from methods.mla import MLA
 from methods.mmcosine import MMCosine
+from methods.mmcsal import MMCSAL
 from methods.mmpareto import MMPareto
 from methods.mslr import MSLR
 from methods.ogm import OGM, OGMGE
@@ -60,3 +61,11 @@ METHODS: dict[str, type[Method]] = {
     "aug": AUG,
     "tcmax": TCMax,
 }
+
+# What reads no label: encoders that others start from, and accuracies that mean nothing.
+PRETRAINING: dict[str, type[Method]] = {"mmcsal": MMCSAL}
+
+
+def method_of(name: str) -> type[Method] | None:
+    """The method that --method names; None if none is registered under the name."""
+    return METHODS.get(name) or PRETRAINING.get(name)

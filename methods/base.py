@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.base import Batch
+from inforeg.scores import full_precision
 from inforeg.window import FisherTrace, PrimeWindow
 from methods.run import Run
 from models.multimodal import MultimodalModel, Output
@@ -109,6 +110,10 @@ class Method:
     def modulate(self, features: Mapping[str, Tensor], batch: Batch) -> tuple[Mapping[str, Tensor], Tensor]:
         """The features that the fusion gets, (B, dim) each, and their targets (B,); called in training only."""
         return features, batch.target
+
+    def embed(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Unit vectors (B, dim) of each modality by which samples are compared with one another (selection/)."""
+        return {name: F.normalize(full_precision(feature)) for name, feature in features.items()}
 
     def losses(self, output: Output) -> dict[str, Tensor]:
         """Scalars: `loss` is trained, every other one is logged."""

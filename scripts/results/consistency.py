@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dataset import DATASETS
 from engine.parser import window_defaults
-from methods import METHODS
+from methods import method_of
 from utils.errors import list_names
 from utils.runs.setting import LIST, differing, flags_added, setting
 
@@ -89,7 +89,7 @@ def flags_of(origin: Origin) -> dict:
 
 def flags_of_method(args: Mapping) -> set[str]:
     """The flags that only the method has, whose default it sets, or that are published for it on this data set."""
-    method = METHODS.get(args.get("method"))
+    method = method_of(args.get("method"))
     if method is None:  # an ensemble
         return set()
     published = DATASETS[args["dataset"]].method_defaults.get(args["method"], {})

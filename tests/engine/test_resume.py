@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.runs import NARROW, SETTINGS, STEPS, checkpoint, differing, rows_of, train
 
-from methods import METHODS
+from methods import METHODS, PRETRAINING, method_of
 from utils.errors import RunError
 from utils.runs.files import read_metrics
 from utils.runs.predictions import read_predictions
@@ -51,7 +51,7 @@ def started(demo, tmp_path, monkeypatch):
 
 
 def interrupt(monkeypatch, method, step):
-    after_backward, steps = METHODS[method].after_backward, []
+    after_backward, steps = method_of(method).after_backward, []
 
     def stop(self, output):
         after_backward(self, output)
@@ -59,7 +59,7 @@ def interrupt(monkeypatch, method, step):
         if len(steps) == step:
             raise Interrupted
 
-    monkeypatch.setattr(METHODS[method], "after_backward", stop)
+    monkeypatch.setattr(method_of(method), "after_backward", stop)
 
 
 def without_checksums(folder):
@@ -101,7 +101,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(started, whole, sett
 
 
 def test_no_method_is_left_out():
-    assert {flags[1] for flags in SETTINGS.values()} == set(METHODS)
+    assert {flags[1] for flags in SETTINGS.values()} == METHODS.keys() | PRETRAINING.keys()
 
 
 def test_what_a_method_draws_at_random_goes_on(demo, tmp_path, monkeypatch):

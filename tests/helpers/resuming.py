@@ -9,7 +9,7 @@ from helpers.runs import train
 
 from engine.checkpoints import Begun, check_state
 from engine.train import train_epoch
-from methods import METHODS
+from methods import method_of
 from utils.errors import RunError
 from utils.runs.generators import random_states, restore_random_states
 
@@ -69,7 +69,7 @@ def assert_resumes_after_every_step(make, folder):
 def train_stopped(demo, out, *more, after, number=signal.SIGTERM):
     """A run that is sent the signal after so many steps; what it says."""
     method = more[1]
-    real, steps = METHODS[method].after_backward, []
+    real, steps = method_of(method).after_backward, []
 
     def send(self, output):
         real(self, output)
@@ -78,7 +78,7 @@ def train_stopped(demo, out, *more, after, number=signal.SIGTERM):
             signal.raise_signal(number)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError) as stopped:
-        patch.setattr(METHODS[method], "after_backward", send)
+        patch.setattr(method_of(method), "after_backward", send)
         train(demo, out, *more)
     assert len(steps) == after
     assert stopped.value.status == 128 + number and stopped.value.label == ""

@@ -116,6 +116,7 @@ SETTINGS = {name: acting(name) for name in METHODS} | {
     "amco batch": acting("amco", "--variant", "benchmark"),
     "cml epoch": acting("cml", "--variant", "benchmark"),
     "lfm": acting("lfm", "--alpha_lr", "1"),  # so that the weight moves
+    "mmcsal": ["--method", "mmcsal", "--prototypes", "3", "--prototype_start", "0"],
     "lfm fitted": ["--method", "lfm", "--variant", "official"],
     "aug random": acting("aug", "--variant", "official"),
     "mla recursive": acting("mla", "--projection", "recursive"),

@@ -6,7 +6,7 @@ from helpers.contract import BATCH, EPOCHS, FLAGS, TWO, WITHHELD, N
 from helpers.tiny import TinyData
 
 from engine.parser import parse
-from methods import METHODS
+from methods import method_of
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def begin(tiny_model, tiny_run, save_teachers):
         assert own.keys() - vars(args).keys() <= {"unimodal_loss", "modulate_during"}
         vars(args).update(own)
         model = tiny_model(modalities, args.fusion)
-        method = METHODS[name](args, model)
+        method = method_of(name)(args, model)
         run = tiny_run(model.double(), args, modalities, count=N)  # the heads are not double yet
         if method.held_out:
             run.plain, run.held_out = TinyData(modalities, N), TinyData(modalities, WITHHELD, seed=1)
