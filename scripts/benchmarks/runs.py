@@ -2,7 +2,7 @@
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.utils.data import Dataset, Subset
@@ -19,13 +19,16 @@ from utils.runs.generators import seed_everything
 
 BATCHES = 4  # that steps take in turn
 EPOCH = 7  # from 0; the defaults' longest warm-up, OPM's, is of six epochs
+Data = Callable[[argparse.Namespace, tuple[str, ...], float], Splits]  # of arguments, modalities and a share withheld
 
 
-def begin(argv: Sequence[str], synthetic: bool = False, plain: bool = False) -> tuple[Run, Method, Splits]:
-    """A run, its method and its data, set up as main.py does for the command line `argv`.
+def begin(
+    argv: Sequence[str], synthetic: bool = False, plain: bool = False, data: Data | None = None, epoch: int = EPOCH
+) -> tuple[Run, Method, Splits]:
+    """A run, its method and its data, set up as main.py does for the command line `argv`, before `epoch`.
 
-    `synthetic`: on BATCHES batches of random numbers in place of the data set's. `plain`: with weights in contiguous
-    memory, and an optimizer that takes one after another.
+    `synthetic`: on BATCHES batches of random numbers in place of the data set's; `data` makes others. `plain`: with
+    weights in contiguous memory, and an optimizer that takes one after another.
     """
     args = parse(list(argv))
     device = choose_device(args)
@@ -34,7 +37,9 @@ def begin(argv: Sequence[str], synthetic: bool = False, plain: bool = False) -> 
     make_ready(args, model, device)
     if plain:
         model.to(memory_format=torch.contiguous_format)
-    if synthetic:
+    if data:
+        splits = data(args, model.modalities, method.held_out)
+    elif synthetic:
         splits = random_splits(args, model.modalities, method.held_out, BATCHES * args.batch_size)
     else:
         splits = build(args, model.modalities, method.held_out)
@@ -42,16 +47,16 @@ def begin(argv: Sequence[str], synthetic: bool = False, plain: bool = False) -> 
     if plain:
         for group in optimizer.param_groups:
             group.update(foreach=False, fused=False)
-    run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, EPOCH, splits.plain)
+    run = Run(args, model, optimizer, splits.train, splits.held_out, splits.val, device, epoch, splits.plain)
     seed_everything(args.seed)
-    open_windows(method)
+    open_windows(method, epoch)
     method.on_fit_start(run)
     return run, method, splits
 
 
-def open_windows(method: Method) -> None:
+def open_windows(method: Method, epoch: int = EPOCH) -> None:
     """Traces that double from epoch to epoch open every window."""
-    traces = {name: [2.0**i for i in range(EPOCH)] for name in method.model.modalities}
+    traces = {name: [2.0**i for i in range(epoch)] for name in method.model.modalities}
     method.trace.load_state_dict({"history": traces})
 
 
