@@ -27,6 +27,10 @@ def test_the_hold_is_the_mean_of_the_regulated_epochs():
 def test_a_run_that_regulates_nothing_says_why_and_what_to_change():
     shut = describe_regulation(rows([0, 0], [1.0, 1.0]))
     assert "no prime window opened in 2 epochs" in shut and "--window accumulated" in shut
+    short = describe_regulation(rows([0, 0], [1.0, 1.0]), start_epoch=2)
+    assert "in the first 2 epochs" in short and "--epochs" in short and "Eq. 11" not in short
+    assert describe_regulation(rows([0, 0], [1.0, 1.0]), start_epoch=1) == shut
+    assert describe_regulation(rows([1.0], [0.1]), start_epoch=1).startswith("regulated: ")  # outside the windows
     behind = describe_regulation(rows([0, 0], [1.0, 1.0], opened=[True, False]))
     assert "nothing was regulated" in behind and "no prime window" not in behind
     loose = describe_regulation(rows([1.0, 1.0], [0.97, 0.99]))

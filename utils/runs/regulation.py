@@ -30,15 +30,20 @@ def regulated(rows: Sequence[Mapping], name: str) -> Regulated:
     return Regulated(len(acted), len(rows), share, sum(holds) / len(holds) if holds else None)
 
 
-def describe_regulation(rows: Sequence[Mapping]) -> str | None:
+def describe_regulation(rows: Sequence[Mapping], start_epoch: int = 0) -> str | None:
     """A line on which encoders were regulated and how much was held, with what to change where nothing was.
 
-    None for a method that does not regulate as InfoReg does.
+    `start_epoch` is that of the run. None for a method that does not regulate as InfoReg does.
     """
     if "regulated" not in rows[0]:
         return None
     records = {name: regulated(rows, name) for name in rows[0]["regulated"]}
     acted = {name: each for name, each in records.items() if each.epochs}
+    if not acted and len(rows) <= start_epoch:
+        return (
+            f"nothing was regulated: no window opens in the first {start_epoch} epochs; try more --epochs, or a lower "
+            "--start_epoch"
+        )
     if not acted and not any(row["prime_window"][name] for row in rows for name in records):
         return (
             f"nothing was regulated: no prime window opened in {len(rows)} epochs; Eq. 11 needs a trace that grows: "
