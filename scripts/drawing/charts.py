@@ -95,7 +95,7 @@ def svg_of(figure: Figure, height: float, description: str) -> Markup:
 
 
 def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
-    """Lines with bands from the lowest to the highest seed; open windows shaded, each curve's in its own strip.
+    """Lines with bands from the lowest to the highest seed; open windows shaded, a strip for each, the first below.
 
     `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to 100.
     """
@@ -108,7 +108,7 @@ def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
         colour = STAND_INS.get(curve.colour, curve.colour)
         for epoch, share in enumerate(curve.open, 1):
             if share:
-                strip = (1 - (place + 1) / len(curves), 1 - place / len(curves))
+                strip = place / len(curves), (place + 1) / len(curves)
                 axis.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=0.3 * share, linewidth=0)
         for part in stretches(mean[place]):
             x = np.arange(1, count + 1)[part]

@@ -36,7 +36,7 @@ def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
     ]
     assert [x for x, _, _ in shades] == [pytest.approx([LEFT + k * width, LEFT + (k + 1) * width]) for k in range(3)]
     middle = (TOP + BOTTOM) / 2
-    wanted = [pytest.approx([TOP, middle])] * 2 + [pytest.approx([middle, BOTTOM])]
+    wanted = [pytest.approx([middle, BOTTOM])] * 2 + [pytest.approx([TOP, middle])]
     assert [y for _, y, _ in shades] == wanted
     assert [style for *_, style in shades] == [
         "fill: #ff0000; opacity: 0.3", "fill: #ff0000; opacity: 0.15", "fill: #0000ff; opacity: 0.3",
