@@ -84,8 +84,11 @@ def main(argv: list[str] | None = None) -> dict:
     show(result, flags.eval_seeds)
     if flags.per_class or flags.confusion:
         result |= show_classes(tested, condition if drawn else Condition(), flags)
+    if flags.confusion:
+        print(f"written: {flags.confusion}.svg, .pdf and .png")
     if flags.out:
         write_atomically(flags.out, json.dumps(result, indent=2) + "\n")
+        print(f"written: {flags.out}")
     return result
 
 
@@ -94,7 +97,7 @@ def show(result: dict, seeds: int) -> None:
     if "mean" not in result:
         print("".join(f"{name:>24} {value:8.2%}\n" for name, value in result["clean"].items()), end="")
         return
-    print(f"{'':>24} {'clean':>8} {'drawn':>8} {'+-':>7} {'drop':>8}   {seeds} seed(s)")
+    print(f"{'':>24} {'clean':>8} {'drawn':>8} {'+-':>7} {'drop':>8}   {seeds} seed{'s' * (seeds > 1)}")
     for name, value in result["clean"].items():
         mean, deviation = result["mean"][name], result["deviation"][name]
         print(f"{name:>24} {value:8.2%} {mean:8.2%} {deviation:7.2%} {value - mean:8.2%}")

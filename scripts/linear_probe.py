@@ -37,7 +37,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     with Lock(flags.checkpoint.parent, PROBE_LOCK):
         scores = probe(flags)
-        write_atomically(flags.checkpoint.parent / "probe.json", json.dumps(scores) + "\n")
+        written = flags.checkpoint.parent / "probe.json"
+        write_atomically(written, json.dumps(scores) + "\n")
+    print(f"written: {written}")
     return scores
 
 

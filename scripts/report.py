@@ -140,7 +140,7 @@ def comparison(table: Table) -> list[dict]:
             marks.append(Mark(mean, *ends, colour, line.control))
         rows.append((line.label, marks))
     said = "; ".join(f"{line.label} {line.mean('accuracy'):.1f}" for line in table.lines)
-    seeds = f"{len(table.seeds)} seed{'s' * (len(table.seeds) > 1)}"
+    seeds = counted(table.seeds)
     bars = "Bars: fused, the 95% bootstrap interval; modalities, one standard deviation over seeds. Hollow: controls."
     charts = [
         {
@@ -177,7 +177,7 @@ def class_table(folders: Sequence[Path]) -> Markup | None:
     seeds = [ByClass.of_run(arrays, "last") for arrays in predictions]
     if None in seeds or any(not np.array_equal(arrays["target"], predictions[0]["target"]) for arrays in predictions):
         return None
-    caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {len(seeds)} seed(s)"
+    caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {counted(seeds)}"
     return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))
 
 
@@ -207,7 +207,7 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
     return [
         {
             "picture": chart(accuracy, "test accuracy (%)", f"{described}; at the end {ends}."),
-            "caption": f"Test accuracy; {len(seeds)} seed(s).",
+            "caption": f"Test accuracy; {counted(seeds)}.",
             "key": [(one.name, one.colour) for one in accuracy],
         },
         {
@@ -233,6 +233,11 @@ def curve(
 def open_share(rows: Sequence[dict], name: str) -> float:
     """The share of the seeds whose window was open in an epoch."""
     return statistics.fmean(row["prime_window"][name] for row in rows)
+
+
+def counted(seeds: Sequence) -> str:
+    """How many seeds, in words: "1 seed", "3 seeds"."""
+    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
 def epochs_of(shares: Sequence[float]) -> str:

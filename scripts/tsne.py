@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     silhouettes = {n: float(m.silhouettes.mean()) for n, m in write_maps(flags.checkpoint, flags).items()}
     for name, silhouette in silhouettes.items():
         print(f"{name:>8}: silhouette {silhouette:+.3f}")
+    print(f"written: {flags.checkpoint.parent / 'figures' / 'tsne_<modality>.svg'}, .pdf, .png and .csv")
     return silhouettes
 
 

@@ -34,9 +34,8 @@ def three(tmp_path, monkeypatch):
     return tmp_path / "three" / "joint" / "default" / "seed0"
 
 
-def printed_of(capsys):
+def parsed(said):
     """{metric: share in %} and the table of classes, as evaluate.py prints them."""
-    said = capsys.readouterr().out
     return dict(re.findall(r"^ *(\w+) +([\d.]+)%$", said, re.M)), table_of(said)
 
 
@@ -65,7 +64,9 @@ def test_evaluate_says_of_each_class_what_the_run_has_recorded(run, tmp_path, mo
     monkeypatch.setattr(Demo, "encoders", lambda args: SMALL)
     out = [f"--out={tmp_path / 'out.json'}", f"--confusion={tmp_path / 'pictures' / 'c'}"]
     result = evaluate.main([str(run / "last.pt"), "--workers", "0", "--per_class", *out])
-    check(*printed_of(capsys), run)
+    said = capsys.readouterr().out
+    check(*parsed(said), run)
+    assert f"written: {tmp_path / 'pictures' / 'c'}.svg, .pdf and .png\nwritten: {tmp_path / 'out.json'}\n" in said
     assert json.loads((tmp_path / "out.json").read_text()) == json.loads(json.dumps(result))
     assert list(result["classes"]) == list(Demo.classes)
     assert "<svg" in (tmp_path / "pictures" / "c.svg").read_text()
@@ -81,7 +82,7 @@ def test_evaluate_says_of_each_class_what_the_run_has_recorded(run, tmp_path, mo
 
 def test_three_modalities_have_a_column_each(three, capsys):
     evaluate.main([str(three / "last.pt"), "--workers", "0", "--device", "cpu", "--per_class"])
-    metrics, table = printed_of(capsys)
+    metrics, table = parsed(capsys.readouterr().out)
     assert list(table[0]) == ["class", "samples", "fused", *Three.modalities, "AP"]
     check(metrics, table, three)
 

@@ -27,7 +27,8 @@ def test_the_probe_of_a_checkpoint(demo, runs, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(runs["joint"], tmp_path / "run")
     scores = linear_probe.main([str(folder / "last.pt"), "--workers", "0"])
     assert scores.keys() == {"audio", "visual"} and all(0 <= score <= 1 for score in scores.values())
-    assert "audio" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "audio: " in said and said.endswith(f"written: {folder / 'probe.json'}\n")
     assert json.loads((folder / "probe.json").read_text()) == scores
     assert linear_probe.main([str(folder / "last.pt"), "--workers", "0"]) == scores
     with pytest.raises(RunError, match="nowhere.pt does not exist"):

@@ -63,9 +63,10 @@ def slow_silhouettes(features, classes):
     return found
 
 
-def test_the_maps_are_of_the_test_splits_features(demo, out):
+def test_the_maps_are_of_the_test_splits_features(demo, out, capsys):
     run = run_of(out)
     scores = tsne.main([str(run / "last.pt"), "--workers", "0", "--device", "cpu"])
+    assert f"written: {run / 'figures' / 'tsne_<modality>.svg'}" in capsys.readouterr().out
     args = parse(flags(demo, out, "--method", "joint", "--epochs", "1", "--lr", "0.05"))
     rows = Demo.read_splits(args)[1]
     model = make_method(args).model
