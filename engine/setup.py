@@ -119,7 +119,11 @@ def choose_device(args) -> torch.device:
     if args.device == "cuda" and device.type == "cpu":
         raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
     if args.precision == "bf16" and device.type == "cpu":
-        print("warning: --precision bf16 is slow on a CPU without bf16 instructions", file=sys.stderr)
+        print(
+            "warning: --precision bf16 is for GPUs; on a CPU it is slow without bf16 instructions, and gradients of "
+            "3-D convolutions (--encoder convnet on frames) may be NaN (docs/PERFORMANCE.md)",
+            file=sys.stderr,
+        )
     return device
 
 

@@ -29,8 +29,8 @@ class NotFinite(RunError):
         kind = found["what"][0].split()[0]
         what = ", ".join(name for name in found["what"] if name.split()[0] == kind)
         super().__init__(
-            f"{what} became NaN or infinite in epoch {found['epoch'] + 1}, step {found['step'] + 1}: lower --lr, or "
-            "check the data (not_finite.json has the batch); the last checkpoint is kept"
+            f"{what} became NaN or infinite in epoch {found['epoch'] + 1}, step {found['step'] + 1}: lower --lr, check "
+            "the data (not_finite.json in the run's folder has the batch), or leave --precision bf16 away, if it is set"
         )
 
     def write(self, folder: Path) -> None:
