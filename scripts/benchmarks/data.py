@@ -77,6 +77,8 @@ def measure(asked: argparse.Namespace, words: Sequence[str]) -> Report:
     Raises:
         RunError: if the data are not there, or no mode is for them.
     """
+    if asked.synthetic and asked.dataset == "demo":
+        raise RunError("demo generates its own clips: leave --synthetic away")
     argv = ["--dataset", asked.dataset, "--method", "joint", *words]
     with ExitStack() as stack:
         if asked.synthetic:

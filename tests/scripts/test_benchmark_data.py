@@ -137,6 +137,8 @@ def test_modes_that_a_data_set_does_not_have(call, demo, now, monkeypatch, tmp_p
     assert "No row `ram`: --cache ram is not for these." in text and "No row `public`" in text
     with pytest.raises(RunError, match="--synthetic is for CREMAD, .*, not MOSI"):
         benchmark.main(["data", "--dataset", "MOSI", "--synthetic"])
+    with pytest.raises(RunError, match="leave --synthetic away"):
+        benchmark.main(["data", "--dataset", "demo", "--synthetic"])
 
 
 def test_the_data_that_the_public_loader_reads(demo, tmp_path):
