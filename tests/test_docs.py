@@ -64,6 +64,16 @@ def test_every_method_has_its_row_and_its_entry():
     assert rows == entries and sorted(rows) == sorted(METHODS)
 
 
+def test_the_methods_beside_inforeg_are_counted_and_named():
+    """All but InfoReg and its baselines, in README's count and in RUNNING's list."""
+    from methods import METHODS
+
+    others = sorted(set(METHODS) - {"inforeg", "joint", "unimodal"})
+    assert re.findall(r"with (\d+) others", README.replace("\n", " ")) == [str(len(others))]
+    listed = (ROOT / "docs/RUNNING.md").read_text().partition("The other methods (`--method`): ")[2].partition(".\n")[0]
+    assert sorted(re.findall(r"`([a-z]\w+)`", listed)) == others
+
+
 def test_github_shows_the_equations():
     """GitHub refuses some macros and reads what lies between dollars as markdown first: `}_` begins an emphasis."""
     text = (ROOT / "docs/METHODS.md").read_text()
