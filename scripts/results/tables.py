@@ -22,7 +22,7 @@ MARKS = (
     "Bold: the best of the rows with all seeds that are no controls; underlined: the second best; each only where it "
     f"is ahead of the next by more than a tie. {TIE}"
 )
-UNMARKED = f"No row is marked as the best: none is ahead of the next by more than a tie. {TIE}"
+UNMARKED = f"No row is the best: of those with all seeds, controls aside, none leads the next by more than a tie. {TIE}"
 PAPER = "Paper: its value and, in brackets, ours minus it; its rule is oracle, the best test epoch."
 TESTS = (
     "p (seeds) of a paired t test over seeds, p (samples) of an exact sign test over test samples; not corrected for "
