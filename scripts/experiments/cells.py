@@ -24,7 +24,7 @@ class Row:
     """A line of a table, trained once a seed.
 
     `flags` are told to `program` beside the data set, the places and the seed, after EXTRA: what makes the row wins.
-    "{audio}" in them is the last.pt of the run of the same seed that trains audio alone.
+    "{audio}" in them is the last.pt of the run of the same seed that trains audio alone, "{seed}" the seed.
     """
 
     label: str  # as the paper prints it
@@ -148,7 +148,7 @@ def cell_of(row: Row, seed: int, words: Sequence[str], setting: Setting) -> Cell
         return [*words, *flags, "--seed", str(seed), "--resume"]
 
     try:
-        flags = shlex.split(row.flags)
+        flags = [word.replace("{seed}", str(seed)) for word in shlex.split(row.flags)]
         used = [name for name in setting.modalities if any(f"{{{name}}}" in word for word in flags)]
         alone = {name: parsed(run(ALONE.format(name).split())) for name in used}
         needs = {name: run_folder(args) / "last.pt" for name, args in alone.items()}

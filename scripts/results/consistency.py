@@ -42,9 +42,12 @@ def data(origins: list[Origin]) -> Iterable[str]:
         yield from told("checksums of the data", {origin.name: UNKNOWN for origin in origins})
     for file in files:
         sums = {o.name: o.over_processes(lambda entry, file=file: (entry.get("data") or {}).get(file)) for o in origins}
-        if file.startswith(LIST):  # a run has its own, but of one name there is one
-            sums = {name: value for name, value in sums.items() if value != UNKNOWN}
-        yield from told(f"data, {file}", sums)
+        if not file.startswith(LIST):
+            yield from told(f"data, {file}", sums)
+            continue
+        for seed in dict.fromkeys(origin.args["seed"] for origin in origins):  # each may have a list of its own
+            having = {o.name: sums[o.name] for o in origins if o.args["seed"] == seed and sums[o.name] != UNKNOWN}
+            yield from told(f"data, {file}", having)
 
 
 def code(origins: list[Origin]) -> Iterable[str]:

@@ -120,17 +120,18 @@ def test_a_setting_and_its_tag_name_the_list(listed):
 
 
 def origins(*lists):
-    """Runs of one row with such a (name, checksum)."""
-    for seed, (name, checksum) in enumerate(lists):
+    """Runs of seeds with such a (seed, name, checksum)."""
+    for number, (seed, name, checksum) in enumerate(lists):
         data = {"train.csv": "1" * 64} | ({f"--train_list {name}": checksum} if name else {})
         entry = {"commit": "a" * 40, "dirty": False, "versions": {}, "data": data}
         args = {"dataset": "demo", "method": "joint", "seed": seed, "train_list": name and f"x/{name}"}
-        yield Origin(f"seed {seed}", "row", args | {"provenance": [entry]}, ["train_list"])
+        yield Origin(f"run {number}", "row", args | {"provenance": [entry]}, ["train_list"])
 
 
-def test_tables_know_when_two_lists_have_one_name():
-    assert differences(list(origins(("a.seed0.txt", "3" * 64), ("a.seed1.txt", "4" * 64)))) == []
-    (said,) = differences(list(origins(("a.txt", "3" * 64), ("a.txt", "4" * 64))))
-    assert said == "data, --train_list a.txt: 33333333... in 1: seed 0; 44444444... in 1: seed 1"
-    (said,) = differences(list(origins((None, None), ("a.txt", "4" * 64))))  # of one row
-    assert said.startswith("recipe, --train_list: None in 1: seed 0; a.txt in")
+def test_tables_know_when_two_lists_of_a_seed_have_one_name():
+    one, other = "3" * 64, "4" * 64
+    assert differences(list(origins((0, "a.txt", one), (0, "a.txt", one), (1, "a.txt", other)))) == []
+    (said,) = differences(list(origins((0, "a.txt", one), (0, "a.txt", other), (1, "a.txt", other))))
+    assert said == "data, --train_list a.txt: 33333333... in 1: run 0; 44444444... in 1: run 1"
+    (said,) = differences(list(origins((0, None, None), (1, "a.txt", one))))  # of one row
+    assert said.startswith("recipe, --train_list: None in 1: run 0; a.txt in")

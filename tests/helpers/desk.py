@@ -14,7 +14,7 @@ from helpers.runs import SETTING, SMALL
 
 import main as program
 from dataset.demo import Demo
-from scripts import ensemble, linear_probe, reproduce
+from scripts import ensemble, linear_probe, pretrain, reproduce, select_subset
 from scripts.drawing import figures
 from scripts.experiments import jobs, request
 from scripts.experiments.cells import cells
@@ -24,6 +24,7 @@ from utils.errors import RunError, stop
 CONTEXT = multiprocessing.get_context("fork")
 POPEN = subprocess.Popen
 PROGRAMS = {"main.py": program, "scripts/ensemble.py": ensemble, "scripts/linear_probe.py": linear_probe}
+PROGRAMS |= {"scripts/pretrain.py": pretrain, "scripts/select_subset.py": select_subset}
 EXTRA = "--frames 1 --image_size 32 --batch_size 16 --workers 0 --device cpu --epochs 1 "
 EXTRA += " ".join(f"--{name} {value}" for name, value in SETTING.items())
 

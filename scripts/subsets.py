@@ -1,0 +1,99 @@
+"""Does it matter which samples are labelled? Strategies x budgets x seeds x methods, on one data set.
+
+    python scripts/subsets.py --dataset CREMAD --budgets 120 300 600 1200
+    bash scripts/reproduce.sh selection --dataset CREMAD --budgets 120 300 --strategies random kmeans mmcsal
+
+Pretrains without labels (scripts/pretrain.py), once a seed with and once without prototypes; chooses samples
+(scripts/select_subset.py); trains every method on each list, and on all samples. Further flags, as --lr 0.01, are for
+every run. Every strategy goes by the same features; `-no-prototypes` after its name takes those of matching alone, and
+`mmcsal-no-alignment` leaves out the alignment.
+
+Writes <out>/tables/selection_<dataset>.md with all accuracies, selection_subsets_<dataset>.md with the modality gap and
+what the subsets are like, a .csv with the share of each class in them, and <out>/figures/selection_<dataset>.svg, the
+accuracies over the budgets. What is done is kept: the same command goes on. JOBS in the environment says how many runs
+at a time.
+"""
+
+import argparse
+import shlex
+import signal
+import sys
+
+from dataset import DATASETS
+from methods import METHODS
+from scripts.experiments.jobs import work_off
+from scripts.experiments.request import carry_out, check_extra, jobs_at_a_time, plan, say_missing, show
+from scripts.experiments.subsets import NAMES, Study
+from scripts.results.subsets import write_subsets
+from scripts.results.tables import RULES
+from utils.errors import one_sentence
+from utils.numbers import count, positive
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make what is missing, and write it. Ends with status 1 if something has failed.
+
+    Raises:
+        RunError: for a strategy or flags that do not exist.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset", choices=DATASETS, required=True, help="the pool is its training split")
+    parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")
+    parser.add_argument("--budgets", type=positive, nargs="+", required=True, metavar="N", help="how many labels")
+    parser.add_argument(
+        "--strategies", nargs="+", default=list(NAMES), metavar="NAME", help=f"default: {' '.join(NAMES)}"
+    )
+    parser.add_argument(
+        "--methods", choices=METHODS, nargs="+", default=["joint", "inforeg"], metavar="NAME",
+        help="how to train on the lists (default: joint inforeg)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=count, nargs="+", default=[0, 1, 2], help="of all of it (default: 0 1 2)")
+    parser.add_argument(
+        "--pretraining", type=shlex.split, default=[], metavar="FLAGS",
+        help="more flags of the runs without labels, in one word: --pretraining='--epochs 20 --lr 0.1'",
+    )  # fmt: skip
+    parser.add_argument("--start", action="store_true", help="begin training with the pretrained encoders")
+    parser.add_argument("--rule", choices=RULES, default="last", help="of table and picture (default: last)")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="COLUMN", help="of the table, in this order")
+    parser.add_argument("--out", default="results", help="folder of all results (default: results)")
+    parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
+    flags, extra = parser.parse_known_args(argv)
+    check_extra([*extra, *flags.pretraining], "the flags of every run")
+    budgets, seeds = sorted(set(flags.budgets)), list(dict.fromkeys(flags.seeds))
+    study = Study(
+        flags.dataset, flags.data_root, flags.out, list(dict.fromkeys(flags.strategies)), budgets,
+        list(dict.fromkeys(flags.methods)), seeds, extra, flags.pretraining, flags.start, jobs_at_a_time(),
+    )  # fmt: skip
+    wanted = study.request()
+    stages = [study.pretraining_jobs(), study.choosing_jobs(), plan(wanted)]
+    if flags.list:
+        show([job for stage in stages for job in stage])
+    elif not made(study, stages, flags):
+        sys.exit(1)
+
+
+def made(study: Study, stages: list, flags: argparse.Namespace) -> bool:
+    """Do all stages, each when the one before is done, and write what came of it; whether nothing has failed."""
+    for stage in stages[:-1]:
+        failed = work_off(stage, study.jobs)
+        if any(not job.done for job in stage):
+            say_missing(stage, failed)
+            return False
+    good = carry_out(study.request(), stages[-1], flags.rule, flags.columns)
+    print(f"written: {write_subsets(study, study.request().experiment.name)}, and as .csv the share of each class")
+    from scripts.drawing.subsets import draw_subsets  # here, since tables need no matplotlib
+
+    if picture := draw_subsets(study, flags.rule):
+        print(f"written: {picture}")
+    return good
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the runs are ended, too
+    try:
+        with one_sentence():
+            main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,107 @@
+"""Strategies x budgets x seeds x methods: what is run after what, and what is written of it."""
+
+import csv
+import shlex
+from collections import defaultdict
+
+import pytest
+from helpers.desk import Desk, Forked, Inline
+from helpers.instances import make_features, save_features
+
+from engine.parser import parse
+from scripts import subsets
+from scripts.experiments import request
+from scripts.experiments.subsets import Subset
+from scripts.results.subsets import shares
+from utils.errors import RunError
+
+SMALL = "--hidden 8 --batch_size 12 --epochs 1 --workers 0 --device cpu".split()
+STRATEGIES = ["random", "mmcsal-no-prototypes"]
+
+
+@pytest.fixture
+def desk(monkeypatch, demo, tmp_path):
+    write = request.write_experiment
+    desk = Desk(monkeypatch, demo, tmp_path / "out", Inline)
+    monkeypatch.setattr(request, "write_experiment", write)
+    desk.root = save_features(tmp_path / "data", make_features())
+    desk.say(JOBS="1")
+    return desk
+
+
+def run(desk, *words, budgets=("9", "18")):
+    places = ["--dataset", "features", "--data_root", str(desk.root), "--out", str(desk.out), "--seeds", "0", "1"]
+    more = ["--strategies", *STRATEGIES, "--methods", "joint", "--budgets", *budgets, *SMALL, *words]
+    return desk.run(*places, *more, main=subsets.main)
+
+
+def programs(desk):
+    return [(words[1].rpartition("/")[2], words[2:]) for words in map(shlex.split, desk.commands)]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everything_is_run_once_in_its_order_and_written(desk):
+    assert run(desk) == 0
+    told = programs(desk)
+    names = [name for name, _ in told]
+    # With and without prototypes; two strategies and budgets; these and all labels. Each for two seeds.
+    assert names == 4 * ["pretrain.py"] + 8 * ["select_subset.py"] + 10 * ["main.py"]
+    for _, words in told[4:12]:
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        assert f"/seed{flags['--seed']}/last.pt" in flags["--features"]
+        assert ("prototypes=0" in flags["--features"]) == (flags["--strategy"] == "mmcsal")
+    for _, words in told[12:]:
+        args = parse(words)
+        assert not args.train_list or f"/seed{args.seed}/subsets/" in args.train_list
+    assert run(desk) == 0 and desk.commands == []
+    text = (desk.out / "tables/selection_features.md").read_text()
+    for row in (
+        "Joint training, all labels",
+        *(f"Joint training, {s}, {n} labels" for s in STRATEGIES for n in (9, 18)),
+    ):
+        assert f"| {row} |" in text
+    assert "Warning" not in text
+    by_list = defaultdict(list)
+    for row in rows_of(desk.out / "tables/selection_subsets_features.csv"):
+        by_list[row["strategy"], row["labels"], row["seed"]].append(float(row["share"]))
+    assert len(by_list) == 9 and all(sum(values) == pytest.approx(1) for values in by_list.values())
+    lines = (desk.out / "tables/selection_subsets_features.md").read_text().splitlines()
+    assert sum(line.startswith(("| random |", "| mmcsal-no-prototypes |")) for line in lines) == 4
+    drawn = rows_of(desk.out / "figures/selection_features.csv")
+    assert [(row["panel"], row["curve"], float(row["x"])) for row in drawn] == [
+        ("Joint training", name, n) for name in STRATEGIES for n in (9, 18)
+    ]
+
+
+def test_training_may_start_with_the_pretrained_encoders(desk, capsys):
+    assert run(desk, "--start", "--list") == 0
+    lines = [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines() if "main.py" in line]
+    found = [args for args in map(parse, lines) if args.train_list]
+    assert len(found) == 8
+    for args in found:
+        (folder,) = {word.partition("=")[2].removesuffix("last.pt") for word in args.weights}
+        assert [word.partition("=")[0] for word in args.weights] == ["image", "speech", "text"]
+        assert folder.endswith(f"/seed{args.seed}/") and args.train_list.startswith(folder)
+
+
+def test_where_choosing_fails_nothing_is_trained(desk, capsys):
+    desk.process = Forked
+    assert run(desk, budgets=["9", "37"]) == 1
+    assert "main.py" not in {name for name, _ in programs(desk)}
+    assert "a budget of 37 samples of a pool of 36" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["best", "kmeans-no-alignment", "mmcsal-no"])
+def test_strategies_that_do_not_exist(desk, name):
+    with pytest.raises(RunError, match=f"--strategies {name}: there are random, kmeans,"):
+        run(desk, "--strategies", name, "--list")
+    both = Subset.of("mmcsal-no-prototypes-no-alignment")
+    assert (both.strategy, both.pretraining, both.choice) == ("mmcsal", ("--prototypes", "0"), ("--lambda_align", "0"))
+
+
+def test_shares_of_classes():
+    assert shares([0, 2, 2, 2], 4).tolist() == [0.25, 0, 0.75, 0]
