@@ -57,8 +57,8 @@ def write_subsets(study: Study, name: str) -> Path:
 
 
 def spread(values: Sequence[float | None], digits: int) -> str:
-    """Mean and standard deviation to so many digits; - where there are none."""
+    """Mean and standard deviation to so many digits, the mean alone of one; - where there are none."""
     if None in values:
         return "-"
-    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.{digits}f} +- {deviation:.{digits}f}"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"

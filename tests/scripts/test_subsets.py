@@ -12,7 +12,7 @@ from engine.parser import parse
 from scripts import subsets
 from scripts.experiments import request
 from scripts.experiments.subsets import Subset
-from scripts.results.subsets import shares
+from scripts.results.subsets import shares, spread
 from utils.errors import RunError
 
 SMALL = "--hidden 8 --batch_size 12 --epochs 1 --workers 0 --device cpu".split()
@@ -105,3 +105,7 @@ def test_strategies_that_do_not_exist(desk, name):
 
 def test_shares_of_classes():
     assert shares([0, 2, 2, 2], 4).tolist() == [0.25, 0, 0.75, 0]
+
+
+def test_a_deviation_needs_two_seeds():
+    assert [spread(values, 2) for values in ([1.0, 2.0], [1.0], [None])] == ["1.50 +- 0.71", "1.00", "-"]
