@@ -200,7 +200,7 @@ def _add_training(group, chosen: type[Method]) -> None:
     )  # fmt: skip
     group.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32",
-        help="bf16: autocast; not fp16, whose gradients would have to be scaled",
+        help="bf16: autocast; no fp16, which needs scaled gradients",
     )  # fmt: skip
     group.add_argument(
         "--compile", action="store_true", help="compile the encoders (torch.compile): minutes before the first step"

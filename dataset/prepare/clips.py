@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dataset.prepare.manifest import read_json
@@ -82,6 +81,8 @@ def write_frames(folder: Path, images: Iterable[np.ndarray]) -> None:
 
 def jpeg(image: np.ndarray) -> bytes:
     """A picture as `write_frames` writes it."""
+    import cv2  # here, since training reads names of this room and needs no encoder of pictures
+
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
