@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from PIL import Image
 from tqdm import tqdm
 
@@ -100,6 +99,8 @@ def generate(root: Path, demo_clips: int, demo_detune: float, demo_picture_noise
     Raises:
         DataError: if `root` exists and is not empty, or there are too few clips for every class in both splits.
     """
+    import soundfile  # here, since it is read without
+
     count = len(Demo.classes)
     if demo_clips < 8 * count:
         raise DataError(f"--demo_clips {demo_clips}: at least {8 * count} are needed")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
@@ -133,6 +132,8 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None =
     Raises:
         RuntimeError: if the file is no sound, is damaged or too long, or its samples are not in the scale of 1.
     """
+    import soundfile  # here, since decoded clips do without
+
     with soundfile.SoundFile(path) as file:
         if file.frames * file.channels > MOST_SAMPLES:
             raise RuntimeError(f"its header claims {file.frames} samples of {file.channels} channels")
@@ -166,6 +167,8 @@ def check_scale(wave: np.ndarray) -> None:
 
 def wave_fault(path: Path) -> str | None:
     """The fault that makes a sound file unusable, judged by its header and size alone; None if there is none."""
+    import soundfile  # here, since decoded clips do without
+
     if not os.path.isfile(path):  # False, and no error, for a name that is too long
         return "missing"
     if path.stat().st_size == 0:

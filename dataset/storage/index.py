@@ -5,8 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from braceexpand import UnbalancedBracesError, braceexpand
-
 from utils.errors import DataError
 from utils.files import packed
 
@@ -34,6 +32,8 @@ def shards_of(pattern: str) -> list[Path]:
     Raises:
         DataError: if it is a URL or a command, its braces are not closed, or the files are in several folders.
     """
+    from braceexpand import UnbalancedBracesError, braceexpand  # here, since folders do without
+
     if "://" in pattern or pattern.startswith("pipe:"):
         raise DataError(f"--data_root {pattern}: shards are files, on a local or a mounted disk: copy or mount them")
     try:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
-import webdataset
 from torch.utils.data import Dataset, get_worker_info
 
 from dataset.storage.index import Place
@@ -38,6 +37,8 @@ class Plan:
     """
 
     def __init__(self, reader: Reader, at: Sequence[int], generator: torch.Generator):
+        import webdataset  # here, since folders do without
+
         self.reader, self.at = reader, at
         rank = torch.randperm(reader.shard_count, generator=generator).tolist()
         places = reader.places

@@ -30,7 +30,6 @@ from methods import Method
 from methods.run import Run
 from scripts.benchmarks import ddp
 from scripts.benchmarks.counts import Operations
-from scripts.benchmarks.data import one_pass
 from scripts.benchmarks.generated import KINDS, generated
 from scripts.benchmarks.runs import begin, prepare
 from scripts.benchmarks.step import flags_of
@@ -224,8 +223,8 @@ def caches(check: Check, found: Found) -> Iterator[str]:
         try:
             argv = check.argv("joint", "--cache", mode)
             run, _, _ = begin(argv, data=generated(min(check.train, SAMPLES), 1), epoch=0)
-            one_pass(run, host=False)  # which puts what stays there onto the device
-            seconds = list(islice(clock(run.device, partial(one_pass, run, host=False)), LEAST_ROUNDS))
+            one_pass(run)  # which puts what stays there onto the device
+            seconds = list(islice(clock(run.device, partial(one_pass, run)), LEAST_ROUNDS))
             batch = next(iter(run.loader(run.train)))
             if reason := waits(check.device, partial(batch.to, run.device)):
                 yield f"a batch of {mode} waits: {reason}"
@@ -235,6 +234,12 @@ def caches(check: Check, found: Found) -> Iterator[str]:
         rates = [len(run.train) / s for s in seconds]
         found[mode] = {"samples": len(run.train), "seconds": seconds}
         found["table"].append({"--cache": mode, "samples a second": median_of(rates, 0), "range": range_of(rates)})
+
+
+def one_pass(run: Run) -> None:
+    """Take every batch of an epoch to the device, as the training loop does."""
+    for batch in run.loader(run.train):
+        batch.to(run.device)
 
 
 def several(check: Check, found: Found) -> Iterator[str]:

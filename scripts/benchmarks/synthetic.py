@@ -4,7 +4,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -62,6 +61,8 @@ def write_clips(root: Path, args: Namespace, count: int) -> None:
     The pictures are a coarse random pattern, enlarged, under faint noise: jpg files of some 20 KB, as a face before a
     plain wall gives.
     """
+    import soundfile  # here, since random inputs do without
+
     random = np.random.default_rng(0)
     classes = clips_of(args.dataset).class_names(args)
     rows = [f"clip{i:05d},{classes[i % len(classes)]}\n" for i in range(count + 1)]
