@@ -97,10 +97,7 @@ class ARL(Modulation):
         factors = self.gated(1 + self.share(entropy, reliance), neutral=1, acts=self.raises)
         for column, values in (("coefficient", factors), ("entropy", entropy), ("dependence", reliance)):
             self.note(column, values)
-        for factor, encoder in zip(factors, self.model.encoders.values(), strict=True):
-            grads = [p.grad for p in encoder.parameters() if p.grad is not None]  # none in a frozen encoder
-            if grads:
-                torch._foreach_mul_(grads, factor)
+        self.scale_encoders(factors)
 
     def share(self, entropy: Tensor, reliance: Tensor) -> Tensor:
         """(M,) k by --coefficients."""

@@ -151,10 +151,7 @@ class CGGM(Modulation):
         self.note("coefficient", factors)
         if self._cosine is not None:
             self.note("cosine", self._cosine)
-        for factor, encoder in zip(factors, self.model.encoders.values(), strict=True):
-            grads = [p.grad for p in encoder.parameters() if p.grad is not None]  # none in a frozen encoder
-            if grads:
-                torch._foreach_mul_(grads, factor)
+        self.scale_encoders(factors)
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"accuracy": self.accuracy}

@@ -39,6 +39,14 @@ class Modulation(Method):
         pairs = zip(values, self.model.modalities, strict=True)
         return torch.stack([value if acts(name) else torch.full_like(value, neutral) for value, name in pairs])
 
+    @torch.no_grad()
+    def scale_encoders(self, factors: Tensor) -> None:
+        """Multiply all gradients of each encoder by its factor, of (M,)."""
+        for factor, encoder in zip(factors, self.model.encoders.values(), strict=True):
+            grads = [p.grad for p in encoder.parameters() if p.grad is not None]  # none in a frozen encoder
+            if grads:
+                torch._foreach_mul_(grads, factor)
+
 
 def need_two(method: Method, model: MultimodalModel) -> None:
     """Raise ValueError unless the model has two modalities or more."""

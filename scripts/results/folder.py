@@ -139,14 +139,15 @@ def summary(values: list[float | str]) -> str:
 def unlike(settings: dict[Setting, list[Path]]) -> list[str]:
     """A sentence for each difference among the runs of a data set, beside the flags that their tags name."""
     origins: dict[str, list[Origin]] = defaultdict(list)
-    flags = {flag for folders in settings.values() for folder in folders for flag in read_json(folder / "args.json")}
+    every = {folder: read_json(folder / "args.json") for folders in settings.values() for folder in folders}
+    flags = {flag for args in every.values() for flag in args}
     labels = {}
     for dataset in dict.fromkeys(dataset for dataset, *_ in settings):
         labels |= label_settings([setting for setting in settings if setting[0] == dataset], flags)[0]
     for setting, folders in settings.items():
         dataset, method, tag = setting
         for folder in folders:
-            args = read_json(folder / "args.json")
+            args = every[folder]
             named = [flag for flag in args if re.search(rf"(^|_){flag}=", tag)]
             name = f"{labels[setting]} ({folder.name.replace('seed', 'seed ')})"
             origins[dataset].append(Origin(name, f"{method}/{tag}", args, named))
