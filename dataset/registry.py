@@ -88,20 +88,28 @@ def listed(args, train: MultimodalDataset) -> Dataset:
     """The samples of the training split that --train_list names, in the split's order; without a list all of them.
 
     Raises:
-        DataError: if the list is empty, or names a sample twice or one that the split does not have.
+        DataError: as `places_of`.
     """
-    if not args.train_list:
-        return train
-    where = f"--train_list {args.train_list}"
-    names = [name for _, name in read_lines(Path(args.train_list))]
+    return Subset(train, sorted(places_of(args.train_list, train))) if args.train_list else train
+
+
+def places_of(path: str | Path, train: MultimodalDataset, flag: str = "--train_list") -> list[int]:
+    """The positions in the training split of the samples that the list at `path` names, in its order.
+
+    Raises:
+        DataError: if the list, which `flag` has given, is empty, or names a sample twice or one that the split does
+            not have.
+    """
+    where = f"{flag} {path}"
+    names = [name for _, name in read_lines(Path(path))]
     if not names:
         raise DataError(f"{where} names no sample: write the name of one in each line")
-    chosen = set(names)
     if repeated := [name for name, times in Counter(names).items() if times > 1]:
         raise DataError(f"{where} names samples more than once, {list_names(repeated)}: leave the others out")
-    if unknown := sorted(chosen.difference(train.names)):
+    place = {name: position for position, name in enumerate(train.names)}
+    if unknown := sorted(set(names).difference(place)):
         raise DataError(f"{where} names samples that the training split does not have, {list_names(unknown)}")
-    return Subset(train, [position for position, name in enumerate(train.names) if name in chosen])
+    return [place[name] for name in names]
 
 
 def checksums(args) -> dict[str, str | None]:

@@ -22,6 +22,7 @@ from models.multimodal import MultimodalModel, Output
 class Method:
     """Joint training: one cross entropy on the fused logits, and with `--unimodal_loss` one per modality beside it."""
 
+    classifies = True  # whether it trains the classifier; where it does not, a run has no accuracy
     held_out = 0.0  # the share of the training split that the method needs withheld for itself
     modulates = False  # whether --modulate_during means something to it (Table 4)
     takes_unimodal_loss = True  # whether it leaves the loss alone, so that --unimodal_loss may add to it

@@ -46,6 +46,7 @@ from utils.precision import autocast
 class MMCSAL(Method):
     """A cross-modal loss and one by prototypes of each modality, neither of which knows labels."""
 
+    classifies = False
     takes_unimodal_loss = False
 
     @classmethod

@@ -3,7 +3,7 @@
 No array grows with the pool's size times the budget: such products are made in blocks of at most BLOCK numbers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -19,21 +19,29 @@ class Chosen(NamedTuple):
     facts: dict[str, float] = {}
 
 
-def check(features: Mapping[str, np.ndarray], budget: int) -> dict[str, np.ndarray]:
+def check(features: Mapping[str, np.ndarray], budget: int, labelled: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """The features as float32 arrays whose rows have length 1; a row of zeros stays one.
 
     Raises:
-        ValueError: if they are of different lengths or not finite, or the budget is none of the pool's.
+        ValueError: as `check_pool`.
     """
     arrays = {name: np.asarray(array, dtype=np.float32) for name, array in features.items()}
-    if len({len(array) for array in arrays.values()}) != 1:
-        raise ValueError(f"features of {', '.join(f'{len(a)} samples of {name}' for name, a in arrays.items())}")
-    if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
-        raise ValueError(f"features of {broken[0]} are not finite")
-    pool = len(next(iter(arrays.values())))
-    if not 0 < budget <= pool:
-        raise ValueError(f"a budget of {budget} samples of a pool of {pool}")
+    check_pool(arrays, budget, labelled)
     return {name: directions(array) for name, array in arrays.items()}
+
+
+def check_pool(features: Mapping[str, np.ndarray], budget: int, labelled: Sequence[int] = ()) -> None:
+    """Raises ValueError if features are of different lengths or not finite, or the pool does not have so many samples
+    beside those that are labelled.
+    """
+    if len({len(array) for array in features.values()}) != 1:
+        raise ValueError(f"features of {', '.join(f'{len(a)} samples of {name}' for name, a in features.items())}")
+    if broken := [name for name, array in features.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"features of {broken[0]} are not finite")
+    pool, known = len(next(iter(features.values()))), len(labelled)
+    if not 0 < budget <= pool - known:
+        more, besides = (" more", f", {known} of which are labelled") if known else ("", "")
+        raise ValueError(f"a budget of {budget}{more} samples of a pool of {pool}{besides}")
 
 
 def directions(array: np.ndarray) -> np.ndarray:

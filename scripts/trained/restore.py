@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.loader import make_loader
+from dataset.registry import listed
 from engine.setup import choose_device, remake_method
 from methods import Method
 from utils.runs.checkpoint import class_numbers, load_checkpoint
@@ -69,6 +70,14 @@ class Trained:
         """
         plain = self.source(self.args, rows, modalities or self.method.model.modalities, train=False)
         return plain.renumbered(self.numbers)
+
+    def labelled(self, rows) -> Dataset:
+        """The training split's `rows` as `data` has them; of a run with --train_list the samples of its list alone.
+
+        Raises:
+            DataError: as `data`, and if the list cannot be read or is not of this split.
+        """
+        return listed(self.args, self.data(rows))
 
     def loader(self, data: Dataset) -> DataLoader:
         """Batches of `data` in their order."""

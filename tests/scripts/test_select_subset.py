@@ -1,16 +1,21 @@
 """From pretraining without labels over a chosen subset to training on it, by the programs."""
 
+import argparse
 import json
 import shutil
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
+import torch
 from helpers.instances import make_features, save_features
 from helpers.runs import checkpoint, differing, folder_of
 
 import main as program
 from scripts import pretrain, select_subset
-from selection import STRATEGIES
+from scripts.trained.pool import scored_by
+from scripts.trained.restore import restore
+from selection import ADDING, STRATEGIES, WARM
 from utils.errors import CombinationError, RunError
 
 SMALL = "--hidden 8 --batch_size 12 --epochs 2 --workers 0 --device cpu --tag test".split()
@@ -87,6 +92,78 @@ def test_the_pool_is_what_was_pretrained_on(pretrained, root, tmp_path):
     assert lists[0] == lists[1]
 
 
+@pytest.fixture(scope="module")
+def trained(pretrained, root, tmp_path_factory):
+    """The checkpoint of a run on twelve labels, and their list."""
+    out = tmp_path_factory.mktemp("trained")
+    choose(pretrained, out / "few.txt", "random", 12)
+    argv = flags(root, out, "--method", "joint", "--train_list", str(out / "few.txt"))
+    program.main(argv)
+    return folder_of(argv) / "last.pt", out / "few.txt"
+
+
+@pytest.mark.parametrize("strategy", [*WARM, *ADDING])
+def test_what_is_labelled_is_kept_and_no_other_label_is_read(trained, root, tmp_path, strategy):
+    checkpoint, few = trained
+    known = few.read_text().splitlines()
+    arrays = make_features()
+    others = [k for k, name in enumerate(f"train-{n}" for n in range(36)) if name not in known]
+    arrays["train"]["label"][others] = np.random.default_rng(0).permutation(arrays["train"]["label"][others])
+    lists = []
+    for place in (root, save_features(tmp_path / "other", arrays)):
+        told = choose(checkpoint, tmp_path / "more.txt", strategy, 20, "--from", str(few), "--data_root", str(place))
+        lists.append((tmp_path / "more.txt").read_text().splitlines())
+    assert lists[0] == lists[1] and lists[0][:12] == known
+    assert len(set(lists[0])) == 20 and set(lists[0]) <= {f"train-{n}" for n in range(36)}
+    assert {"strategy": strategy, "budget": 20, "pool": 36, "labelled": 12}.items() <= told.items()
+
+
+def test_what_a_model_says_of_the_pool(trained):
+    """Probabilities and Shapley values with features of zero, by the model itself, one subset at a time."""
+    checkpoint, _ = trained
+    restored = restore(checkpoint, argparse.Namespace(data_root=None, workers=0, device="cpu"))
+    data, model = restored.data(restored.splits()[0]), restored.method.model
+    scored = scored_by(restored, data)
+    inputs = {name: torch.stack([data[i][0][name] for i in range(36)]) for name in model.modalities}
+    with torch.no_grad():
+        features = model.eval().encode(inputs)
+
+        def share(*present):
+            zeroed = {name: x if name in present else torch.zeros_like(x) for name, x in features.items()}
+            return model.fuse(zeroed).softmax(dim=1)
+
+        whole = share(*features)
+        given = whole.argmax(dim=1)
+        worth = {
+            names: share(*names)[range(36), given] for k in range(4) for names in combinations(sorted(features), k)
+        }
+    np.testing.assert_allclose(scored.probabilities, whole, atol=1e-6)
+    for name, x in features.items():
+        np.testing.assert_allclose(scored.features[name], x, atol=1e-6)
+        expected = torch.zeros(36)
+        for order in permutations(features):
+            before = order[: order.index(name)]
+            expected += (worth[tuple(sorted([*before, name]))] - worth[tuple(sorted(before))]) / 6
+        np.testing.assert_allclose(scored.contributions[name], expected, atol=1e-6)
+
+
+def test_a_model_that_was_not_trained_on_labels_says_nothing_of_classes(pretrained, trained, tmp_path):
+    with pytest.raises(RunError, match="--method mmcsal trains no classifier, so nothing is known of the classes"):
+        choose(pretrained, tmp_path / "more.txt", "badge", 20, "--from", str(trained[1]))
+    assert choose(pretrained, tmp_path / "more.txt", "coreset", 20, "--from", str(trained[1]))["labelled"] == 12
+
+
+@pytest.mark.parametrize(
+    "names, words", [("train-1\n" * 2, "more than once"), ("train-99\n", "does not have"), ("", "no")]
+)
+def test_a_list_of_what_is_labelled_has_names_of_the_split(trained, tmp_path, names, words):
+    (tmp_path / "known.txt").write_text(names)
+    with pytest.raises(RunError, match=f"--from {tmp_path / 'known.txt'} names .*{words}"):
+        choose(trained[0], tmp_path / "more.txt", "badge", 20, "--from", str(tmp_path / "known.txt"))
+    with pytest.raises(RunError, match=f"--budget 12: {trained[1]} has 12 samples already"):
+        choose(trained[0], tmp_path / "more.txt", "badge", 12, "--from", str(trained[1]))
+
+
 def test_a_model_with_labels_is_compared_by_its_features(root, tmp_path):
     argv = flags(root, tmp_path, "--method", "unimodal", "--modality", "text")
     program.main(argv)
@@ -102,6 +179,12 @@ def test_a_model_with_labels_is_compared_by_its_features(root, tmp_path):
         (dict(budget=37), "a budget of 37 samples of a pool of 36"),
         (dict(out="few"), "does not end in .txt"),
         (dict(strategy="kmeans", budget=5, more=["--lambda_align", "1"]), "--lambda_align is of --strategy mmcsal"),
+        (
+            dict(strategy="badge"),
+            "badge adds to what is labelled: give the list on which .*last.pt was trained by --from",
+        ),
+        (dict(more=["--from", "few.txt"]), "--from is for random, coreset, entropy, badge, bmmal: mmcsal chooses all"),
+        (dict(strategy="coreset", more=["--from", "no.txt"]), "cannot read no.txt"),
     ],
 )
 def test_what_is_not_defined_is_refused_in_a_sentence(pretrained, tmp_path, more, words):
