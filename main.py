@@ -7,11 +7,11 @@ import torch
 
 from dataset import build, checksums
 from engine.parser import parse
-from engine.setup import check_longer, choose_device, make_method, make_optimizer, make_ready, suit
+from engine.setup import choose_device, in_folder, make_method, make_optimizer, make_ready, suit
 from engine.train import fit
 from methods import Method
 from methods.run import Run
-from utils.distributed.processes import barrier, processes
+from utils.distributed.processes import processes
 from utils.errors import one_sentence, refusals
 from utils.runs.folder import RunFolder
 from utils.runs.generators import seed_everything
@@ -32,16 +32,7 @@ def main(argv: list[str] | None = None) -> dict:
     with refusals(), processes(), signals():
         device = choose_device(args)
         method = make_method(args)
-        folder = RunFolder(args)
-        folder.check_data(checksums(args))
-        folder.check_weights(method.model.started_from)
-        check_longer(method, folder)
-        barrier()  # nobody has written yet
-        with folder.hold():
-            if folder.done:
-                print(f"already done: {folder.path}")
-                return folder.result
-            return train(argv, args, device, method, folder)
+        return in_folder(method, checksums(args), lambda folder: train(argv, args, device, method, folder))
 
 
 def train(argv: list[str], args: Namespace, device: torch.device, method: Method, folder: RunFolder) -> dict:

@@ -70,8 +70,10 @@ def metrics_of(predictions: Predictions) -> dict[str, float]:
 
 def evaluate_splits(
     run: Run, method: Method, splits: Mapping[str, Dataset | None]
-) -> tuple[dict[str, dict[str, float]], Predictions]:
+) -> tuple[dict[str, dict[str, float]], Predictions | None]:
     """The metrics of each split that there is, in the run's precision, and the predictions for the last one.
+
+    A method that learns no classes has metrics of its own (`Method.evaluate`) and no predictions.
 
     Raises:
         Stopped: if the run has been sent a signal.
@@ -79,7 +81,9 @@ def evaluate_splits(
     metrics, predictions = {}, None
     forward = autocast(run.device, run.args.precision)(method.forward)
     for name, data in splits.items():
-        if data is not None:
+        if data is not None and (measured := method.evaluate(run, data)) is not None:
+            metrics[name] = measured
+        elif data is not None:
             loader = make_loader(data, run.args.batch_size, run.args.workers, pin=run.device.type == "cuda")
             predictions = predict(run.model, forward, loader, run.device)
             metrics[name] = metrics_of(predictions)

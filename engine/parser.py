@@ -47,13 +47,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--window_every is for --window accumulated: the {args.window} one compares epochs")
     if args.window == "accumulated" and args.window_smoothing != 1:
         parser.error("--window_smoothing does not apply: the accumulated window is a sum over all epochs already")
+    name_folder(args, parser)
+    return args
+
+
+def name_folder(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """See that --out and --tag can name the run's folder; a tag that is not given tells what differs from the defaults.
+
+    Raises:
+        SystemExit: with a usage message, if they cannot.
+    """
     if not args.out.isprintable():  # TensorBoard takes no others
         parser.error(f"--out {args.out!r} has characters that cannot be printed")
     if args.tag is None:
         args.tag = make_tag(vars(args), {flag: parser.get_default(flag) for flag in vars(args)})
     elif not args.tag or args.tag != folder_name(args.tag).lstrip("."):
         parser.error(f'--tag {args.tag!r} is not a folder name: no more than 255 bytes, none of / \\ : * ? " < > |')
-    return args
 
 
 def window_defaults(rule: str) -> dict:
@@ -87,7 +96,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
     _add_training(parser.add_argument_group(f"training (defaults: {source.protocol})"), chosen)
     _add_window(parser.add_argument_group("prime learning window (recorded for every method)"), chosen)
     chosen.add_args(parser.add_argument_group(f"method {method}"))
-    _add_run(parser.add_argument_group("run"))
+    add_run(parser.add_argument_group("run"))
     parser.set_defaults(**source.defaults)
     return parser
 
@@ -232,7 +241,8 @@ def _add_window(group, chosen: type[Method]) -> None:
         group.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")
 
 
-def _add_run(group) -> None:
+def add_run(group) -> None:
+    """Add where a run is computed and written; nothing of it names a setting."""
     group.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA where there is one"
     )

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ from dataset import DATASETS
 from dataset.base import Splits, targets_of
 from methods import method_of
 from methods.base import Method
-from models.multimodal import MultimodalModel, build_model, place
+from models.multimodal import Encoders, build_model, place
 from models.weights import load_weights
 from utils.distributed.gradients import share_gradients
 from utils.distributed.norm import synchronise_batch_norm
+from utils.distributed.processes import barrier
 from utils.errors import CombinationError, RunError
 from utils.runs.checkpoint import load_model
 from utils.runs.folder import RunFolder
@@ -47,7 +48,7 @@ def make_method(args, classes: int | None = None) -> Method:
         raise CombinationError(str(error)) from None
 
 
-def start(args, model: MultimodalModel, available: tuple[str, ...]) -> None:
+def start(args, model: Encoders, available: tuple[str, ...]) -> None:
     """Give encoders the weights of --weights, and freeze those of --freeze, before the method looks at the model.
 
     What is named of `available`, the modalities of the data set, and not in the model, as that of a unimodal one, does
@@ -94,6 +95,26 @@ def remake_method(args, state: dict, path: Path, device: torch.device) -> Method
     return method
 
 
+def in_folder(method: Method, data: Mapping[str, str | None] | None, train: Callable[[RunFolder], dict]) -> dict:
+    """Hold the folder of the method's run while `train(folder)` works in it; what result.json of the run holds.
+
+    A run that is done is not trained again. `data` are the checksums of what it reads.
+
+    Raises:
+        RunError: if the folder holds a run that this one cannot go on with; InUseError if another process is at it.
+    """
+    folder = RunFolder(method.args)
+    folder.check_data(data)
+    folder.check_weights(method.model.started_from)
+    check_longer(method, folder)
+    barrier()  # nobody has written yet
+    with folder.hold():
+        if folder.done:
+            print(f"already done: {folder.path}")
+            return folder.result
+        return train(folder)
+
+
 def check_longer(method: Method, folder: RunFolder) -> None:
     """See that the folder's run is how a longer one begins, if it is to go on beyond its epochs.
 
@@ -127,7 +148,7 @@ def choose_device(args) -> torch.device:
     return device
 
 
-def make_ready(args, model: MultimodalModel, device: torch.device) -> None:
+def make_ready(args, model: Encoders, device: torch.device) -> None:
     """Make a model that has been built ready to train: on its device, over the processes, with --compile."""
     if args.sync_bn:
         synchronise_batch_norm(model)
@@ -173,7 +194,7 @@ def lr_factors(args) -> dict[str, float]:
     return factors
 
 
-def make_optimizer(args, model: MultimodalModel) -> torch.optim.Optimizer:
+def make_optimizer(args, model: Encoders) -> torch.optim.Optimizer:
     """The optimizer of all parameters that learn.
 
     An encoder's learning rate is --encoder_lr_factor and its factor of --modality_lr times --lr; encoders with the same

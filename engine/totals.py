@@ -24,9 +24,7 @@ class Totals:
     def add(self, losses: dict[str, Tensor], output: Output) -> None:
         """Add a step's losses (scalars, means over its samples) and its numbers of right predictions."""
         count = len(output.target)
-        values = {name: loss * count for name, loss in losses.items()}
-        for name, logits in ({"accuracy": output.logits} | output.unimodal).items():
-            values[name] = (logits.argmax(dim=1) == output.target).sum()
+        values = {name: loss * count for name, loss in losses.items()} | output.right()
         self.names = list(values)
         stacked = torch.stack([value.float() for value in values.values()])
         self.sums = stacked if self.sums is None else self.sums + stacked

@@ -30,8 +30,17 @@ from utils.stopping import Stopped
 AfterStep = Callable[[Totals, Watch, Movement], None]
 
 
-def fit(run: Run, method: Method, test: MultimodalDataset, classes: Sequence[str], folder: RunFolder) -> History:
+def fit(
+    run: Run,
+    method: Method,
+    test: MultimodalDataset,
+    classes: Sequence[str],
+    folder: RunFolder,
+    lines: Lines | None = None,
+) -> History:
     """Train from the last checkpoint on (or from the start) to the last epoch.
+
+    `lines` say of each epoch what a person wants to see of it; without, the accuracies.
 
     Raises:
         RunError: if the checkpoint is damaged or another model's; NotFinite if a number of a step is not finite;
@@ -41,7 +50,7 @@ def fit(run: Run, method: Method, test: MultimodalDataset, classes: Sequence[str
     history = History(folder, test.names, classes)
     checkpoints = Checkpoints(run, method, schedule, history, classes)
     begun = checkpoints.restore()
-    scalars, lines = Scalars(folder, run.epoch), Lines(run.args.epochs)
+    scalars, lines = Scalars(folder, run.epoch), lines or Lines(run.args.epochs)
     for number in range(run.epoch, run.args.epochs):
         if history.stalled(run.args.patience):
             tqdm.write(f"stopped after epoch {number}: {run.args.patience} epochs without a better one on validation")

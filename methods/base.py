@@ -146,6 +146,10 @@ class Method:
         self._notes = {}
         return record
 
+    def evaluate(self, run: Run, data: Dataset) -> dict[str, float] | None:
+        """The metrics of a split, for a method that learns no classes; None: those of a classifier."""
+        return None
+
     def state_dict(self) -> dict:
         """What a resumed run needs beyond the model and the optimizer, after any step: tensors and plain values."""
         return {"trace": self.trace.state_dict(), "notes": dict(self._notes)}

@@ -1,6 +1,6 @@
 """Encoders: from one modality's input to a feature vector. Each has `dim`, the length of its feature."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch.nn as nn
 from torch import Tensor
@@ -13,7 +13,7 @@ class Staged(nn.Module):
     batch, (B or B * T, channels, ...), and `pool` features (B, dim) of the last one's maps.
     """
 
-    stages: Iterable[nn.Module]
+    stages: Sequence[nn.Module] | nn.Sequential
     widths: tuple[int, ...]
     dim: int
 
@@ -25,12 +25,26 @@ class Staged(nn.Module):
         """Features (B, dim) from the last stage's maps (B or B * T, dim, ...): their mean over time and space."""
         return maps.flatten(2).mean(dim=2).unflatten(0, (batch, -1)).mean(dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, dim) of a batch (B, ...)."""
+    def maps(self, x: Tensor) -> Tensor:
+        """The last stage's maps (B or B * T, dim, ...) of a batch (B, ...)."""
         maps = self.fold(x)
         for stage in self.stages:
             maps = stage(maps)
-        return self.pool(maps, len(x))
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, dim) of a batch (B, ...)."""
+        return self.pool(self.maps(x), len(x))
+
+    def keep_size(self) -> "Staged":
+        """Let the last stage leave its maps as large as it gets them, for who looks where in a picture things are.
+
+        Its convolutions of pictures move by one pixel, with the weights that they have; returns the encoder.
+        """
+        for module in self.stages[-1].modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+        return self
 
 
 class ResNet(Staged):

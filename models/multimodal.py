@@ -24,24 +24,20 @@ class Output:
     features: dict[str, Tensor]
     target: Tensor
 
+    def right(self) -> dict[str, Tensor]:
+        """How many of the samples are classified right: `accuracy` by the fused logits, and by each modality's own."""
+        heads = {"accuracy": self.logits} | self.unimodal
+        return {name: (logits.argmax(dim=1) == self.target).sum() for name, logits in heads.items()}
 
-class MultimodalModel(nn.Module):
-    """One encoder per modality and a fusion head.
 
-    `heads`, a classifier per modality, exist only when a loss trains them, `exchange` between the encoders only when a
-    method wants it.
-    """
+class Encoders(nn.Module):
+    """One encoder per modality, some of them frozen maybe: what every model begins with."""
 
-    def __init__(self, encoders: Mapping[str, nn.Module], fusion: str, classes: int):
+    def __init__(self, encoders: Mapping[str, nn.Module]):
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.dims = {name: encoder.dim for name, encoder in encoders.items()}
-        self.fusion = FUSIONS[fusion](self.dims, classes)
-        self.classes = classes
-        self.dropout = has_dropout(self.encoders)
-        self.heads: nn.ModuleDict | None = None
         self.exchange: Exchange | None = None
-        self.parts = 1  # in which an encoder sees a batch that it learns from
         self.frozen: tuple[str, ...] = ()
         self.started_from: dict[str, str] = {}  # {modality: sha256 of the file that its first weights are from}
 
@@ -56,12 +52,28 @@ class MultimodalModel(nn.Module):
         for name in self.frozen:
             self.encoders[name].requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "MultimodalModel":
+    def train(self, mode: bool = True) -> "Encoders":
         """Put everything but the frozen encoders into training mode, or all into evaluation mode."""
         super().train(mode)
         for name in self.frozen:
             self.encoders[name].eval()
         return self
+
+
+class MultimodalModel(Encoders):
+    """One encoder per modality and a fusion head.
+
+    `heads`, a classifier per modality, exist only when a loss trains them, `exchange` between the encoders only when a
+    method wants it.
+    """
+
+    def __init__(self, encoders: Mapping[str, nn.Module], fusion: str, classes: int):
+        super().__init__(encoders)
+        self.fusion = FUSIONS[fusion](self.dims, classes)
+        self.classes = classes
+        self.dropout = has_dropout(self.encoders)
+        self.heads: nn.ModuleDict | None = None
+        self.parts = 1  # in which an encoder sees a batch that it learns from
 
     def add_heads(self) -> None:
         """Give every modality a classifier of its own, which then is its unimodal read-out."""
@@ -121,18 +133,26 @@ def place(model: nn.Module, where: torch.device | Tensor) -> None:
             module.to(memory_format=torch.channels_last)
 
 
-def build_model(
-    encoders: Mapping[str, Callable[[], nn.Module]], fusion: str, classes: int, seed: int
-) -> MultimodalModel:
+def build_encoders(makers: Mapping[str, Callable[[], nn.Module]], seed: int) -> dict[str, nn.Module]:
     """Build with one generator state per part, so that an encoder starts the same whatever stands beside it.
 
-    Raises:
-        ValueError: if the fusion is not defined for this number of modalities.
+    The global generator is then where it is for whatever else the model has.
     """
     built = {}
-    for name, make in encoders.items():
+    for name, make in makers.items():
         # The name, not the place, decides: an encoder trained alone starts as it does in the joint model.
         torch.manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         built[name] = make()
     torch.manual_seed(seed)
-    return MultimodalModel(built, fusion, classes)
+    return built
+
+
+def build_model(
+    encoders: Mapping[str, Callable[[], nn.Module]], fusion: str, classes: int, seed: int
+) -> MultimodalModel:
+    """The multimodal classifier of a seed, with `build_encoders`.
+
+    Raises:
+        ValueError: if the fusion is not defined for this number of modalities.
+    """
+    return MultimodalModel(build_encoders(encoders, seed), fusion, classes)

@@ -17,9 +17,12 @@ ITERATIONS = 100
 MOST, SMALL, NEIGHBOURS = 500, 5, 20
 
 
-def clustered(pool: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres (count, d) and clusters (N,) of `pool` (N, d); the same whatever the number of threads outside."""
-    options = dict(n_clusters=count, n_init=1, max_iter=ITERATIONS, random_state=seed % 2**32)
+def clustered(pool: np.ndarray, count: int, seed: int, starts: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (count, d) and clusters (N,) of `pool` (N, d); the same whatever the number of threads outside.
+
+    Of several `starts` the one counts whose clusters are tightest.
+    """
+    options = dict(n_clusters=count, n_init=starts, max_iter=ITERATIONS, random_state=seed % 2**32)
     if len(pool) * count > LARGE:
         fitted = MiniBatchKMeans(**options, batch_size=4096, init_size=max(3 * count, 12288))
     else:

@@ -18,6 +18,7 @@ FLOORS = {
     "selection": "which samples to label first: strategies as pure functions of feature arrays",
     "methods": "one method per file; `base.py` is the contract, `run.py` what a method may see",
     "engine": "how a method is trained: command line, set-up, loop, checkpoints, evaluation",
+    "localisation": "which visible objects sound, and where (CSOL): data, stages, dictionary, metrics",
     "main.py": "trains one method on one data set",
     "data": "the preparations, from public raw files to a data set; prepared data lands here",
     "scripts": "programs, each with `--help`: demo, tests, tables, figures, probes, benchmarks",

@@ -58,15 +58,17 @@ class History:
         self.seconds: list[float] = []
         self.predictions: dict[int | str, Any] = {}
 
-    def append(self, epoch: Epoch, predictions: Predictions, seconds: float) -> None:
+    def append(self, epoch: Epoch, predictions: Predictions | None, seconds: float) -> None:
         """Add an epoch, and write metrics.jsonl as a whole: a reader never sees half a line.
 
-        `predictions` are those for the test split, kept while a rule may choose the epoch.
+        `predictions` are those for the test split, if classes are what is learned, kept while a rule may choose the
+        epoch.
         """
         self.epochs.append(epoch)
         self.seconds.append(seconds)
-        self.predictions |= {"target": predictions.target.int(), "heads": list(predictions.classes)}
-        self.predictions[epoch.epoch] = predictions.stacked()
+        if predictions is not None:
+            self.predictions |= {"target": predictions.target.int(), "heads": list(predictions.classes)}
+            self.predictions[epoch.epoch] = predictions.stacked()
         kept = {"target", "heads", *self.chosen().values()}
         self.predictions = {key: value for key, value in self.predictions.items() if key in kept}
         if self.folder.writes:
@@ -76,9 +78,13 @@ class History:
     def chosen(self) -> dict[str, int]:
         """The epoch that each selection rule chooses so far: `last`, `oracle`, and `val` with a validation split.
 
-        `oracle` is the best test epoch: the rule behind the papers' numbers, and a look at the test set.
+        `oracle` is the best test epoch: the rule behind the papers' numbers, and a look at the test set. Without
+        accuracies the last epoch is all.
         """
-        chosen = {"last": len(self.epochs) - 1, "oracle": self._best("test")}
+        chosen = {"last": len(self.epochs) - 1}
+        if "accuracy" not in self.epochs[-1].evaluated["test"]:
+            return chosen
+        chosen["oracle"] = self._best("test")
         return chosen | ({"val": self._best("val")} if "val" in self.epochs[-1].evaluated else {})
 
     def stalled(self, patience: int | None) -> bool:
@@ -110,7 +116,8 @@ class History:
         if not folder.writes:
             return
         write_checked(folder.path / "result.json", json.dumps(result, indent=2) + "\n")
-        write_predictions(folder.path, self.arrays())
+        if self.predictions:
+            write_predictions(folder.path, self.arrays())
         for name in ("previous.pt", "not_finite.json"):
             (folder.path / name).unlink(missing_ok=True)
         timing = {"seconds": sum(self.seconds), "median_seconds_per_epoch": float(np.median(self.seconds))}
