@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from localisation.data import Object
 
-THRESHOLDS = np.linspace(0, 1, 21)  # 0, 0.05 ... 1: over which the share of successes is integrated
+THRESHOLDS = np.arange(21) / 20  # over which the share of successes is integrated
 QUIET = 0.2  # at most which a map says "nothing sounds here"
 BATCH = 64  # frames that are interpolated at once
 
