@@ -105,7 +105,7 @@ def match(labels: np.ndarray, clusters: np.ndarray, categories: int, count: int)
     table = np.zeros((categories, count))
     np.add.at(table, (labels, clusters), 1)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    matching = np.where(table.any(axis=0), table.argmax(axis=0), -1) if count > categories else np.full(count, -1)
+    matching = np.where(table.any(axis=0), table.argmax(axis=0), -1)
     rows, columns = linear_sum_assignment(shares, maximize=True)
     matching[columns] = rows
     return matching

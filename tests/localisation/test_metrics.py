@@ -121,8 +121,8 @@ def test_matching_is_the_best_of_all_assignments(draws, categories, count):
 
 
 def test_a_further_cluster_goes_to_its_majority_and_an_empty_one_to_none():
-    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 0])
-    clusters = np.array([0, 0, 0, 2, 1, 1, 1, 2, 2])  # cluster 2 has two of category 0 and one of 1; 3 is empty
+    labels = np.array([0] * 20 + [1] * 5)
+    clusters = np.array([0] * 17 + [2] * 3 + [1] * 3 + [2] * 2)  # cluster 2: 3 of 20 and 2 of 5; cluster 3 is empty
     assert metrics.match(labels, clusters, 2, 4).tolist() == [0, 1, 0, -1]
 
 
@@ -176,6 +176,8 @@ def test_evaluation_is_of_the_frames_with_a_box_that_sounds(draws, monkeypatch):
     assert found["AUROC"] == metrics.auroc(maps[kept], [objects[i] for i in kept])
     assert found["recall"] == metrics.recall(maps[kept].mean(axis=(2, 3)), [objects[i] for i in kept])
     assert (found["frames"], found["without_box"]) == (5, 2)
+    other = metrics.evaluate(maps, objects, SIZE, 0.5, quiet=0.6)
+    assert other["NSA"] == pytest.approx(np.mean([metrics.nsa(large[i], objects[i], 0.6) for i in kept]))
     monkeypatch.setattr(metrics, "BATCH", 2)
     assert metrics.evaluate(maps, objects, SIZE, 0.5) == found
     nothing = metrics.evaluate(maps[1:2], objects[1:2], SIZE, 0.5)
@@ -183,11 +185,12 @@ def test_evaluation_is_of_the_frames_with_a_box_that_sounds(draws, monkeypatch):
 
 
 def test_a_solo_frame_has_one_map_for_all_that_sounds():
-    maps = np.zeros((3, 4, 4), np.float32)
-    maps[0, :, :2] = 1  # two of the three quarters that sound
-    found = metrics.evaluate_solo(maps, [halves(), (), halves()[3:]], (8, 8), 0.6)
-    assert found == {"IoU@0.5": 1.0, "AUC": metrics.auc([2 / 3]), "frames": 3, "without_box": 2}
-    assert np.isnan(metrics.evaluate_solo(maps, [()] * 3, (8, 8), 0.5)["AUC"])
+    maps = np.zeros((4, 4, 4), np.float32)
+    maps[0, :, :2] = maps[0, 2:, 2:] = 1  # two of the three quarters that sound, and the fourth
+    maps[1, :2, :2] = 1  # one of the three
+    found = metrics.evaluate_solo(maps, [halves(), halves(), (), halves()[3:]], (8, 8), 0.6)
+    assert found == {"IoU@0.5": 0.5, "AUC": metrics.auc([0.5, 1 / 3]), "frames": 4, "without_box": 2}
+    assert np.isnan(metrics.evaluate_solo(maps, [()] * 4, (8, 8), 0.5)["AUC"])
 
 
 def test_the_reference_maps_know_no_sound(draws):
