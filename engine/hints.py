@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+from collections.abc import Callable, Collection
 
 from dataset import DATASETS
 from methods import METHODS, PRETRAINING
@@ -72,5 +73,25 @@ def suggestion(flag: str, parser: argparse.ArgumentParser) -> str | None:
         return f"--{word}"
     if MEANT.get(word) in names:
         return f"--{MEANT[word]}"
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.8)
-    return f"--{close[0]}" if close else None
+    close = closest(word, names, cutoff=0.8)
+    return f"--{close}" if close else None
+
+
+def closest(word: str, names: Collection[str], cutoff: float) -> str | None:
+    """The name that `word` is, but for capitals and slips of the hand; None if all names differ by more."""
+    lowered = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=cutoff)
+    return lowered[close[0]] if close else None
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    """An argument type: one of these names."""
+
+    def known(word: str) -> str:
+        if word in names:
+            return word
+        close = closest(word, names, cutoff=0.6)
+        meant = f"did you mean {close}? There are" if close else "there are"
+        raise argparse.ArgumentTypeError(f"no {word!r}; {meant} {', '.join(names)}")
+
+    return known

@@ -6,12 +6,14 @@ import sys
 from dataset import DATASETS
 from dataset.base import MultimodalDataset
 from dataset.recipes.corrupt import kinds_of, read
-from engine.hints import explain
+from engine.hints import explain, one_of
 from inforeg.window import DURING, WINDOWS
 from methods import METHODS, PRETRAINING, Method, method_of
 from models.fusion import FUSIONS
 from utils.numbers import count, fraction, not_negative, number, positive, positive_float, seed
 from utils.runs.setting import folder_name, make_tag
+
+USAGE = "python main.py --dataset NAME --method NAME [flags]"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -21,7 +23,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         SystemExit: with a usage message, for anything that is wrong with it.
     """
     argv = sys.argv[1:] if argv is None else argv
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(usage=USAGE, add_help=False, allow_abbrev=False)
     _add_choice(first)
     chosen, _ = first.parse_known_args(argv)
     parser = make_parser(chosen.dataset, chosen.method)
@@ -85,7 +87,7 @@ def make_parser(dataset: str, method: str) -> argparse.ArgumentParser:
         prog="main.py",
         description="Train one method on one data set and write results/<dataset>/<method>/<tag>/seed<k>/.",
         epilog=f"Defaults are those of --dataset {dataset} --method {method}; name others to see theirs.",
-        usage="python main.py --dataset NAME --method NAME [flags]",
+        usage=USAGE,
         allow_abbrev=False,
         formatter_class=lambda prog: HelpFormatter(prog, max_help_position=32, width=110),
     )
@@ -267,5 +269,8 @@ def add_run(group) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", choices=DATASETS, default="CREMAD", help="what to train on")
-    parser.add_argument("--method", choices=(*METHODS, *PRETRAINING), default="inforeg", help="how to train")
+    for flag, names, default, text in (
+        ("--dataset", DATASETS, "CREMAD", "what to train on"),
+        ("--method", (*METHODS, *PRETRAINING), "inforeg", "how to train"),
+    ):
+        parser.add_argument(flag, choices=names, type=one_of(names), default=default, help=text)

@@ -56,6 +56,21 @@ def test_what_the_program_says(capsys, argv, said):
     assert " error: " in err and err.rstrip("\n").endswith(said.rstrip("\n"))
 
 
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ("--method infreg", "--method: no 'infreg'; did you mean inforeg? There are unimodal, joint,"),
+        ("--dataset crema-d", "--dataset: no 'crema-d'; did you mean CREMAD? There are CREMAD,"),
+        ("--dataset imagenet", "--dataset: no 'imagenet'; there are CREMAD,"),
+    ],
+)
+def test_a_wrong_name_is_answered_by_the_names_once(capsys, argv, said):
+    with pytest.raises(SystemExit):
+        parse(argv.split())
+    err = capsys.readouterr().err
+    assert f"error: argument {said}" in err and err.count("Food101") == ("dataset" in argv)
+
+
 def test_no_flag_of_a_method_is_suggested_to_another():
     for name in METHODS:
         parser = make_parser("demo", name)
