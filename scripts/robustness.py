@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,11 +67,12 @@ def main(argv: list[str] | None = None) -> str:
     rows = []
     levels = sum(1 + sum(map(len, corruptions.values())) for _, corruptions in plan.values())
     with tqdm(total=levels, desc="evaluating", unit="level", disable=None) as bar:
-        for folder, (setting, corruptions) in plan.items():
+        for number, (folder, (setting, corruptions)) in enumerate(plan.items(), 1):
             bar.set_postfix_str(f"{setting[1]} {folder.name}")
             for row in evaluated(folder, setting, corruptions, flags):
                 rows.append(row)
                 bar.update()
+            bar.write(f"[{number}/{len(plan)}] {setting[1]} {folder.name}", file=sys.stderr)
     text = make_tables(rows, flags.eval_seeds)
     for why, folders in {"Not finished": unfinished, "Without last.pt": without}.items():
         if folders:

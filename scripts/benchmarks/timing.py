@@ -3,6 +3,7 @@
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,8 @@ def in_turn(clocks: Sequence[Iterator[float]], steps: int, rounds: int, label: s
     """
     seconds = []
     with tqdm(total=1 + rounds * steps, desc=label, leave=False, disable=None) as bar:
+        if bar.disable:  # no terminal: whoever reads the log sees what it is at
+            print(label, file=sys.stderr, flush=True)
         for one in clocks:
             next(one)
         bar.update()
