@@ -46,13 +46,13 @@ def sheet(solo: Shown, mixed: Shown, categories: Sequence[str], ratio: float):
     from matplotlib.figure import Figure  # here, since it takes seconds to load
 
     rows = -(-len(solo.frames) // SOLO)
-    heights = (HEAD + 2 * rows * (CELL + LINE), 1.5 * HEAD + len(mixed.frames) * (LARGE + 2 * LINE))
+    heights = (HEAD + 2 * rows * (CELL + LINE), 1.3 * HEAD + len(mixed.frames) * (LARGE + 2 * LINE))
     figure = Figure(figsize=(SOLO * CELL * 1.03, sum(heights)))
     upper, lower = figure.subfigures(2, 1, height_ratios=heights)
     # Places are given, since a layout engine takes seconds for so many of them.
     margins = {"left": 0.004, "right": 0.996, "bottom": 0.02 / sum(heights)}
     upper.subplots_adjust(**margins, top=1 - (HEAD + LINE) / heights[0], hspace=LINE / CELL, wspace=0.03)
-    top = 1 - (1.5 * HEAD + 2 * LINE) / heights[1]
+    top = 1 - (1.3 * HEAD + 2 * LINE) / heights[1]
     lower.subplots_adjust(**margins, top=top, hspace=2 * LINE / LARGE, wspace=0.05)
     upper.suptitle("Solo clips: the frame with its object, and where the map finds a source", **at_top(heights[0]))
     lower.suptitle(
@@ -60,8 +60,9 @@ def sheet(solo: Shown, mixed: Shown, categories: Sequence[str], ratio: float):
         "solid box, ♪: it sounds; dashed box: it is silent",
         **at_top(heights[1]),
     )
-    draw_solo(upper, solo, categories, ratio)
-    draw_mixed(lower, mixed, categories)
+    names = [name.replace("_", " ") for name in categories]
+    draw_solo(upper, solo, names, ratio)
+    draw_mixed(lower, mixed, names)
     return figure
 
 

@@ -20,7 +20,7 @@ N_FFT, HOP, MELS = 512, 170, 32
 FRAMES = 1 + SAMPLE_RATE // HOP  # 48
 DETAIL = 3  # a shape is drawn with this many times as many pixels a side, then averaged
 TESTED = 4  # a test part has a quarter as many clips as the training part
-WHOLE, QUARTER = (0.25, 0.6), (0.45, 0.85)  # an object's side in shares of its frame: of a solo scene's, of a mosaic's
+WHOLE, QUARTER = (0.4, 0.75), (0.55, 0.9)  # an object's side in shares of its frame: of a solo scene's, of a mosaic's
 
 
 class Category(NamedTuple):
@@ -49,8 +49,8 @@ class Scenes(Localisation):
     A frame has a smooth background of random colours under pixel noise; an object of random place, size and turn, its
     hue within 9 degrees of its category's. A mixed scene is a mosaic of two by two frames of half the size, each with
     an object of another category: two sound, two are silent, as in MUSIC-Synthetic. Neither where an object is nor how
-    it looks says whether it sounds: only the sound does. Objects of mosaics are a little smaller than those of solo
-    scenes (14 to 27 pixels of 64, and 16 to 38).
+    it looks says whether it sounds: only the sound does. Objects of solo scenes have sides of 26 to 48 pixels of 64,
+    about as large in the frame as MUSIC's instruments, those of mosaics 18 to 29.
 
     A sound has harmonics that are loudest around the category's formant, with a pitch that is off by up to half a
     semitone and wavers, a random loudness and noise 20 dB below it; a mixture is the sum of two, each up to 6 dB louder
