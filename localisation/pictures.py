@@ -38,10 +38,11 @@ def write_sheet(solo: Shown, mixed: Shown, categories: Sequence[str], ratio: flo
 def sheet(solo: Shown, mixed: Shown, categories: Sequence[str], ratio: float):
     """A figure of solo clips above mixed ones.
 
-    A solo clip: the frame, and below it its map, with the IoU of the map above `ratio` of its maximum. A mixed clip is
-    a row: the frame with all boxes; the greatest of the maps of as many categories as sound, those with the greatest
-    means, by name; then the map of each visible category (at most four), with its mean. Colours of a map begin at what
-    a map that knows nothing has, 0 in a solo frame and 1/C in a mixed one, and end at the greatest value in the frame.
+    A solo clip: the frame, and below it its map, with a line around where it is above `ratio` of its maximum, and the
+    IoU of that. A mixed clip is a row: the frame with all boxes; the greatest of the maps of as many categories as
+    sound, those with the greatest means, by name; then the map of each visible category (at most four), with its mean.
+    Colours of a map begin at what a map that knows nothing has, 0 in a solo frame and 1/C in a mixed one, and end at
+    the greatest value in the frame.
     """
     from matplotlib.figure import Figure  # here, since it takes seconds to load
 
@@ -54,7 +55,8 @@ def sheet(solo: Shown, mixed: Shown, categories: Sequence[str], ratio: float):
     upper.subplots_adjust(**margins, top=1 - (HEAD + LINE) / heights[0], hspace=LINE / CELL, wspace=0.03)
     top = 1 - (1.3 * HEAD + 2 * LINE) / heights[1]
     lower.subplots_adjust(**margins, top=top, hspace=2 * LINE / LARGE, wspace=0.05)
-    upper.suptitle("Solo clips: the frame with its object, and where the map finds a source", **at_top(heights[0]))
+    line = f"the IoU is of what the white line holds, where the map is above {ratio:g} of its maximum"
+    upper.suptitle(f"Solo clips: the frame with its object, and its map; {line}", **at_top(heights[0]))
     lower.suptitle(
         "Mixed clips: the frame, the categories that the maps say sound, and the map of each visible category\n"
         "solid box, ♪: it sounds; dashed box: it is silent",
@@ -81,6 +83,9 @@ def draw_solo(figure, shown: Shown, categories: Sequence[str], ratio: float) -> 
         show(above, pixels(frame), objects)
         above.set_title(", ".join(categories[number] for number in by_category(objects, sounding=True)), fontsize=8)
         lay_over(below, frame, large, 0.0, large.max(), objects)
+        above_ratio = large > ratio * large.max()
+        if 0 < above_ratio.mean() < 1:  # else there is no line to draw
+            below.contour(above_ratio, levels=[0.5], colors="white", linewidths=0.8)
         if objects:
             overlap = iou(large, mask([item for item in objects if item.sounding], large.shape), ratio)
             below.set_title(f"IoU {overlap:.2f}", fontsize=8)

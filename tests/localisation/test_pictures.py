@@ -51,6 +51,11 @@ def test_a_solo_clip_has_its_frame_and_below_it_its_map(axes, clips):
         assert np.allclose(shown, solo.frames[number].permute(1, 2, 0) / 255, atol=1e-6)
     assert upper[1, 0].get_title() == "IoU 1.00" and upper[1, 3].get_title() != "IoU 1.00"
     assert not upper[2, 1].images  # there are nine
+    (line,) = upper[1, 0].collections
+    (path,) = line.get_paths()
+    left, top, width, height = (32 * share for share in solo.objects(0)[0].box)
+    assert np.allclose(path.get_extents().bounds, (left - 0.5, top - 0.5, width, height))
+    assert not upper[1, 3].collections  # equal values have no line
 
 
 def test_a_map_is_clear_where_it_says_nothing(axes, clips):
