@@ -1,12 +1,13 @@
-"""What things cost on this machine: a training step, the loader, evaluation, several processes, an epoch.
+"""What things cost on this machine: a training step, the loader, evaluation, several processes, an epoch; memory.
 
     python scripts/benchmark.py step --dataset CREMAD --synthetic    # every method beside the bare step
     python scripts/benchmark.py data --dataset CREMAD --synthetic    # the loader beside one as the field writes it
     python scripts/benchmark.py eval --dataset CREMAD --synthetic    # evaluation beside a bare loop
     python scripts/benchmark.py ddp --dataset CREMAD                 # two processes beside one
     python scripts/benchmark.py epoch --dataset CREMAD               # an epoch of InfoReg beside one of joint training
+    python scripts/benchmark.py memory --dataset CREMAD              # bytes of a step, and what batch fits; untimed
 
-Whatever is compared runs in turn, for five rounds or more; shown are medians and ranges. --json keeps every round. Each
+What is timed runs in turn, for five rounds or more; shown are medians and ranges. --json keeps every round. Each
 command has a --help; flags that it does not know are main.py's.
 """
 
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 
 from dataset import DATASETS
-from scripts.benchmarks import data, ddp, epoch, evaluation, step
+from scripts.benchmarks import data, ddp, epoch, evaluation, memory, step
 from scripts.benchmarks.synthetic import clips_of
 from scripts.benchmarks.timing import LEAST_ROUNDS, machine
 from utils.errors import one_sentence
@@ -24,7 +25,7 @@ from utils.files import write_atomically
 from utils.numbers import positive
 from utils.runs.provenance import provenance
 
-COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch}
+COMMANDS = {"step": step, "data": data, "eval": evaluation, "ddp": ddp, "epoch": epoch, "memory": memory}
 
 
 def main(argv: list[str] | None = None) -> str:

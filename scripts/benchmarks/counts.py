@@ -120,7 +120,12 @@ def first_layer(encoder: nn.Module) -> nn.Module:
 
 def held_bytes(owner: object) -> int:
     """Bytes of all tensors that can be reached from `owner`, gradients included; shared memory counts once."""
-    storages: dict[int, int] = {}
+    storages = {storage._cdata: storage for storage in storages_of(owner)}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def storages_of(owner: object) -> Iterator[torch.UntypedStorage]:
+    """The memory of every tensor that can be reached from `owner`, gradients included; shared memory several times."""
     seen, queue = set(), [owner]
     while queue:
         item = queue.pop()
@@ -128,8 +133,7 @@ def held_bytes(owner: object) -> int:
             continue
         seen.add(id(item))
         if isinstance(item, Tensor):
-            storages[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+            yield item.untyped_storage()
             queue.append(item.grad if item.is_leaf else None)
         # Of a function only what it holds: through its globals everything can be reached.
         queue += (item.__closure__ or ()) if isinstance(item, FunctionType) else gc.get_referents(item)
-    return sum(storages.values())

@@ -37,12 +37,16 @@ def random_splits(args: Namespace, modalities: tuple[str, ...], held_out: float,
     Raises:
         RunError: if the data set of `args` has no sound and frames.
     """
-    source = clips_of(args.dataset)
-    shapes = {"audio": source.audio.shape, "visual": (args.frames, 3, args.image_size, args.image_size)}
-    classes = source.class_names(args)
+    shapes, classes = shapes_of(args), clips_of(args.dataset).class_names(args)
     data = RandomInputs({name: shapes[name] for name in modalities}, len(classes), count)
     withheld = data if held_out else None
     return Splits(data, withheld, withheld, None, data, classes)
+
+
+def shapes_of(args: Namespace) -> dict[str, tuple[int, ...]]:
+    """{modality: shape of a sample} of the data set and the recipe that `args` name. Raises RunError as `clips_of`."""
+    sound = clips_of(args.dataset).audio.shape
+    return {"audio": sound, "visual": (args.frames, 3, args.image_size, args.image_size)}
 
 
 def clips_of(name: str) -> type[AudioVisualClips]:
