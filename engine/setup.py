@@ -138,7 +138,7 @@ def choose_device(args) -> torch.device:
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if args.device == "cuda" and device.type == "cpu":
-        raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu or auto")
+        raise RunError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
     if args.precision == "bf16" and device.type == "cpu":
         print(
             "warning: --precision bf16 is for GPUs; on a CPU it is slow without bf16 instructions, and gradients of "

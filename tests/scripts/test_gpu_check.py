@@ -159,7 +159,7 @@ def test_within_float32_is_float32():
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RunError, match="--device cuda: PyTorch finds no CUDA device"):
+    with pytest.raises(RunError, match="--device cuda: PyTorch finds no CUDA device; use --device cpu$"):
         gpu_check.main([])
 
 
