@@ -22,12 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
-import torch
-
 from engine.parser import parse
 from engine.setup import choose_device
 from methods import METHODS
-from scripts.benchmarks.gpu import DATASET, PARTS, Check, said
+from scripts.benchmarks.gpu import DATASET, PARTS, Check, release, said
 from scripts.benchmarks.timing import machine
 from scripts.experiments.overview import size
 from scripts.experiments.paper import EXPERIMENTS
@@ -98,8 +96,7 @@ def run_part(name: str, check: Check) -> dict:
         wrong.append(f"not done after {limit} s")
     except (Exception, SystemExit) as error:
         wrong.append(said(error))
-    if check.device.type == "cuda":
-        torch.cuda.empty_cache()
+    release()
     return found | {"wrong": wrong, "seconds": perf_counter() - began}
 
 

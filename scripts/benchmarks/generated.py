@@ -2,7 +2,7 @@
 
 import math
 from argparse import Namespace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,13 +26,9 @@ class Random(Store):
         self.folder, self.dtype = Path("generated"), np.dtype(dtype)
         self.shapes = [[shape] * each] * clips
         self._resident = {}
-
-    @cached_property
-    def pool(self) -> np.ndarray:
-        """(POOL, each, ...) arrays in the host's memory."""
-        draws = np.random.default_rng(0)
-        size = (POOL, len(self.shapes[0]), *self.shapes[0][0])
-        return draws.integers(0, 256, size, np.uint8) if self.dtype == np.uint8 else draws.random(size, np.float32)
+        draws, size = np.random.default_rng(0), (POOL, each, *shape)
+        # (POOL, each, ...) in the host's memory: here, since every process of a loader would make its own.
+        self.pool = draws.integers(0, 256, size, np.uint8) if self.dtype == np.uint8 else draws.random(size, np.float32)
 
     def read(self, clip: int) -> list[np.ndarray]:
         return list(self.pool[clip % POOL])

@@ -195,8 +195,14 @@ class Stepping:
 
 def memory(device: torch.device) -> int:
     """Bytes of a GPU that are in use now."""
-    gc.collect()
+    release()
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def release() -> None:
+    """Give back to the GPU what nobody uses any more; PyTorch would keep it for itself."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
 def waits(device: torch.device, work: Callable[[], object]) -> str | None:
@@ -268,7 +274,7 @@ def epochs(check: Check, found: Found) -> Iterator[str]:
     found["table"] = []
     for precision, name in itertools.product(("fp32", "bf16"), COMPARED):
         kind = f"{name}, {precision}"
-        gc.collect()  # the clips of the run before
+        release()  # the clips of the run before, for which there may be no room beside the next
         argv = check.argv(name, "--precision", precision, "--cache", "device")
         run, method, splits = begin(argv, data=generated(check.train, check.test), epoch=0)
         wanted = run.args.epochs
