@@ -5,13 +5,14 @@
 
 Pretrains without labels (scripts/pretrain.py), once a seed with and once without prototypes; chooses samples
 (scripts/select_subset.py); trains every method on each list, and on all samples. Further flags, as --lr 0.01, are for
-every run. Every strategy goes by the same features; `-no-prototypes` after its name takes those of matching alone, and
-`mmcsal-no-alignment` leaves out the alignment.
+every run. Strategies without labels go by the same features; `-no-prototypes` after their name takes those of matching
+alone, and `mmcsal-no-alignment` leaves out the alignment. entropy, badge, bmmal and coreset-rounds go by rounds: from
+the smallest budget on, which --first chooses, the run on one budget says which samples are added for the next.
 
-Writes <out>/tables/selection_<dataset>.md with all accuracies, selection_subsets_<dataset>.md with the modality gap and
-what the subsets are like, a .csv with the share of each class in them, and <out>/figures/selection_<dataset>.svg, the
-accuracies over the budgets. What is done is kept: the same command goes on. JOBS in the environment says how many runs
-at a time.
+Writes <out>/tables/selection_<dataset>.md with all accuracies and the modality that dominates, selection_compared with
+the differences between strategies and between methods, selection_subsets with the modality gap and what the subsets are
+like, a .csv with the share of each class in them, and <out>/figures/selection_<dataset>.svg, all of it over the
+budgets. What is done is kept: the same command goes on. JOBS in the environment says how many runs at a time.
 """
 
 import argparse
@@ -21,9 +22,10 @@ import sys
 
 from dataset import DATASETS
 from methods import METHODS
-from scripts.experiments.jobs import work_off
-from scripts.experiments.request import carry_out, check_extra, jobs_at_a_time, plan, say_missing, show
+from scripts.experiments.jobs import Job
+from scripts.experiments.request import carry_out, check_extra, jobs_at_a_time, show
 from scripts.experiments.subsets import NAMES, Study
+from scripts.results.compared import write_compared
 from scripts.results.subsets import write_subsets
 from scripts.results.tables import RULES
 from utils.errors import one_sentence
@@ -49,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         "--methods", choices=METHODS, nargs="+", default=["joint", "inforeg"], metavar="NAME",
         help="how to train on the lists (default: joint inforeg)",
     )  # fmt: skip
+    parser.add_argument("--first", default="random", metavar="NAME", help="strategy of round 0 (default: random)")
     parser.add_argument("--seeds", type=count, nargs="+", default=[0, 1, 2], help="of all of it (default: 0 1 2)")
     parser.add_argument(
         "--pretraining", type=shlex.split, default=[], metavar="FLAGS",
@@ -64,28 +67,25 @@ def main(argv: list[str] | None = None) -> None:
     budgets, seeds = sorted(set(flags.budgets)), list(dict.fromkeys(flags.seeds))
     study = Study(
         flags.dataset, flags.data_root, flags.out, list(dict.fromkeys(flags.strategies)), budgets,
-        list(dict.fromkeys(flags.methods)), seeds, extra, flags.pretraining, flags.start, jobs_at_a_time(),
+        list(dict.fromkeys(flags.methods)), seeds, extra, flags.pretraining, flags.start, flags.first,
+        jobs_at_a_time(),
     )  # fmt: skip
-    wanted = study.request()
-    stages = [study.pretraining_jobs(), study.choosing_jobs(), plan(wanted)]
+    jobs = study.all_jobs()
     if flags.list:
-        show([job for stage in stages for job in stage])
-    elif not made(study, stages, flags):
+        show(jobs)
+    elif not made(study, jobs, flags):
         sys.exit(1)
 
 
-def made(study: Study, stages: list, flags: argparse.Namespace) -> bool:
-    """Do all stages, each when the one before is done, and write what came of it; whether nothing has failed."""
-    for stage in stages[:-1]:
-        failed = work_off(stage, study.jobs)
-        if any(not job.done for job in stage):
-            say_missing(stage, failed)
-            return False
-    good = carry_out(study.request(), stages[-1], flags.rule, flags.columns)
-    print(f"written: {write_subsets(study, study.request().experiment.name)}, and as .csv the share of each class")
+def made(study: Study, jobs: list[Job], flags: argparse.Namespace) -> bool:
+    """Do all jobs, and write what came of them; whether none has failed."""
+    wanted = study.request()
+    good = carry_out(wanted, jobs, flags.rule, flags.columns)
+    print(f"written: {write_compared(study, wanted, flags.rule)}")
+    print(f"written: {write_subsets(study, wanted.experiment.name)}, and as .csv the share of each class")
     from scripts.drawing.subsets import draw_subsets  # here, since tables need no matplotlib
 
-    if picture := draw_subsets(study, flags.rule):
+    if picture := draw_subsets(study, wanted, flags.rule):
         print(f"written: {picture}")
     return good
 

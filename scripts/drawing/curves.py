@@ -1,5 +1,6 @@
 """The figures made of curves over the epochs: 1, 3, 5 and 10; those over a flag are in sweeps.py."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -123,12 +124,21 @@ def over_epochs(
     }
 
 
-def lines(rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool = False) -> Picture:
-    """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value."""
-    figure = Figure(figsize=(1 + 4.3 * len(panels), 4), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=sharey, squeeze=False)
+def lines(
+    rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool | str = False, beside: int | None = None
+) -> Picture:
+    """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value.
+
+    `beside`: how many stand in a line; by default all.
+    """
+    across = beside or len(panels)
+    down = math.ceil(len(panels) / across)
+    figure = Figure(figsize=(1 + 4.3 * across, 4 * down), layout="constrained")
+    axes = figure.subplots(down, across, sharey=sharey, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.remove()
     numbers: list[Sequence] = []
-    for axis, panel in zip(axes[0], panels, strict=True):
+    for axis, panel in zip(axes, panels, strict=False):
         for name, (x, values, look) in panel.curves.items():
             low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
             axis.plot(x, mean, label=name, markersize=4, **look)

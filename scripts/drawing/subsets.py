@@ -1,44 +1,101 @@
-"""Accuracy against the number of labels, a curve for each strategy."""
+"""Training on chosen samples: accuracy and the lead of a modality over the labels, the modality gap over the epochs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from scripts.drawing.curves import Curve, Panel, lines
 from scripts.drawing.figures import by_row
-from scripts.drawing.pictures import save
-from scripts.drawing.sweeps import by_rule, number_axis
-from scripts.experiments.subsets import Study, label
-from utils.runs.plots import COLOURS, style
+from scripts.drawing.pictures import Runs, save
+from scripts.drawing.sweeps import Read, by_rule, number_axis
+from scripts.experiments.request import Request
+from scripts.experiments.subsets import Study, Subset, label, row_label
+from utils.runs.files import read_json, read_metrics
+from utils.runs.plots import COLOURS, FUSED, style
+
+GAP = "modality gap\n(distance of the modalities' centres)"
 
 
-def draw_subsets(study: Study, rule: str) -> Path | None:
-    """Write <out>/figures/<name>_<dataset>.svg, .pdf, .png and .csv, a panel for each method; returns the first.
+def draw_subsets(study: Study, wanted: Request, rule: str) -> Path | None:
+    """Write <out>/figures/<name>_<dataset>.svg, .pdf, .png and .csv; returns the first.
 
-    A strategy whose runs are not all there is left out; None if none is.
+    For each method a panel of its accuracy, with a curve for each strategy, and below it one of the lead of the
+    modality that dominates once all samples are labelled; then the modality gap of the pretraining with and without
+    prototypes, epoch by epoch. A strategy whose runs are not all there is left out; None if none is.
     """
-    wanted = study.request()
     rows = {runs.label: runs for runs in by_row(wanted.cells(study.dataset))}
     read, y = by_rule(rule)
-    panels = []
-    for method in study.methods:
-        curves: dict[str, Curve] = {}
-        for place, name in enumerate(study.names):
-            of_name = [rows.get(f"{label(method)}, {name}, {budget} labels") for budget in study.budgets]
-            if all(of_name):
-                values = np.array([[read(folder) for folder in runs.folders] for runs in of_name]).T
-                curves[name] = Curve(study.budgets, values, look(place))
-        if curves:
-            panels.append(Panel(label(method), "labels", y, curves))
+    panels = [panel for m in study.methods if (panel := over_budgets(study, rows, m, read, y)).curves]
     if not panels:
         return None
-    picture = lines(list(rows.values()), panels, sharey=True)
-    for axis in picture.figure.axes:
+    name = leading(study, rows, rule)
+    if name:
+        y = f"{name} ahead of the best other read-out (points)"
+        panels += [over_budgets(study, rows, m, ahead(name, rule), y) for m in study.methods]
+        panels = [panel for panel in panels if panel.curves]
+    picture = lines(list(rows.values()), [*panels, gaps(study)], "row", len(study.methods))
+    *axes, last = picture.figure.axes
+    for axis, panel in zip(axes, panels, strict=True):
         number_axis(axis, {budget: float(budget) for budget in study.budgets})
+        axis.get_legend().remove()
+        if panel.y == y:
+            axis.axhline(0, color="grey", linestyle=":", linewidth=1)
+    picture.figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     experiment = wanted.experiment
     stem = Path(study.out) / "figures" / f"{experiment.name}_{study.dataset}"
     return save(picture, stem, f"{experiment.title}; {study.dataset}, {picture.note}")
+
+
+def over_budgets(study: Study, rows: Mapping[str, Runs], method: str, read: Read, y: str) -> Panel:
+    """A number of a method's runs over the budgets, a curve for each strategy."""
+    curves: dict[str, Curve] = {}
+    for place, name in enumerate(study.names):
+        of_name = [rows.get(row_label(method, name, budget)) for budget in study.budgets]
+        if all(of_name):
+            values = np.array([[read(folder) for folder in runs.folders] for runs in of_name]).T
+            curves[name] = Curve(study.budgets, values, look(place))
+    return Panel(label(method), "labels", y, curves)
+
+
+def leading(study: Study, rows: Mapping[str, Runs], rule: str) -> str | None:
+    """The modality whose read-out is right most often after training on all labels, in the mean of methods and seeds.
+
+    None where these runs are missing, or there is one modality only.
+    """
+    every = [rows.get(f"{label(method)}, all labels") for method in study.methods]
+    found = [read_json(folder / "result.json")[rule] for runs in every if runs for folder in runs.folders]
+    names = [name for name in study.modalities if all(name in result for result in found)]
+    if not found or len(names) < 2:
+        return None
+    return max(names, key=lambda name: sum(result[name] for result in found))
+
+
+def ahead(name: str, rule: str) -> Callable[[Path], float]:
+    """What reads from a run's folder by how many points the read-out of `name` is ahead of the best other one."""
+
+    def read(folder: Path) -> float:
+        result = read_json(folder / "result.json")[rule]
+        names = read_metrics(folder / "metrics.jsonl")[0]["fisher_trace"]
+        return 100 * (result[name] - max(result[other] for other in names if other != name))
+
+    return read
+
+
+def gaps(study: Study) -> Panel:
+    """The modality gap, in the mean of the modalities, after every epoch of the pretraining."""
+    curves = {}
+    for name, subset, look in (
+        ("with prototypes", Subset.of("random"), FUSED),
+        ("without", Subset.of("random-no-prototypes"), FUSED | {"linestyle": "--", "marker": "s"}),
+    ):
+        files = [study.folder(subset, seed) / "metrics.jsonl" for seed in study.seeds]
+        if all(file.exists() for file in files):
+            seeds = [[np.mean(list(row["modality_gap"].values())) for row in read_metrics(file)] for file in files]
+            epochs = min(map(len, seeds))
+            values = np.array([rows[:epochs] for rows in seeds])
+            curves[name] = Curve(range(1, epochs + 1), values, look)
+    return Panel("pretraining without labels", "epoch", GAP, curves)
 
 
 def look(place: int) -> Mapping[str, object]:

@@ -39,8 +39,8 @@ class Job:
 
     @property
     def ready(self) -> bool:
-        """Whether the runs whose files it needs are done."""
-        return all((path.parent / "done").exists() for path in self.needs)
+        """Whether the files that it needs are there."""
+        return all(map(there, self.needs))
 
     @property
     def command(self) -> list[str]:
@@ -57,9 +57,14 @@ class Job:
         """Why it is missing without having failed."""
         if who := owner(self.folder, self.lock):
             return f"{who} is at it"
-        if needed := [path for path in self.needs if not (path.parent / "done").exists()]:
+        if needed := [path for path in self.needs if not there(path)]:
             return f"it needs {needed[0]}"
         return last_words(self.folder / LOG)
+
+
+def there(path: Path) -> bool:
+    """Whether a file that a job needs is there: a list of samples, or a checkpoint whose run is done."""
+    return path.exists() if path.suffix == ".txt" else (path.parent / "done").exists()
 
 
 class Started(NamedTuple):

@@ -1,5 +1,6 @@
 """What a table can show of a finished run. A column is defined here once, for every table and for the tidy CSV."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from utils.runs.files import read_json, read_metrics
 from utils.runs.predictions import read_predictions
 from utils.runs.regulation import regulated
 
+WANTED = ("dominant", "lead")  # columns that a folder's table shows only if they are asked for
 LAST = ("balanced_accuracy", "mAP", "ece", "majority")
 Columns = dict[str, float | str]  # numbers, shares in %, or words
 
@@ -21,7 +23,8 @@ def read_columns(folder: Path, rule: str) -> Columns:
         RunError: if the run has no such rule.
     """
     rows = epochs_of(folder)
-    return metrics(folder, rule) | probes(folder) | windows(rows) | holds(rows)
+    found = metrics(folder, rule)
+    return found | probes(folder) | windows(rows) | holds(rows) | dominance(found, names_in(rows))
 
 
 def metrics(folder: Path, rule: str) -> Columns:
@@ -53,9 +56,17 @@ def holds(rows: list[dict]) -> Columns:
     return {f"hold {name}": 100 * hold for name, hold in found.items() if hold is not None}
 
 
+def dominance(found: Columns, names: Sequence[str]) -> Columns:
+    """`dominant`, the modality whose read-out is right most often, and `lead`, its points ahead of the next."""
+    if len(names) < 2:
+        return {}
+    second, first = sorted(names, key=lambda name: found[name])[-2:]
+    return {"dominant": first, "lead": found[first] - found[second]}
+
+
 def higher_is_better(column: str) -> bool:
     """Whether a run with a higher value is the better one: of two numbers of such a column the best can be marked."""
-    return column not in ("majority", "ece") and not column.startswith(("window ", "hold "))
+    return column not in ("majority", "ece", "lead") and not column.startswith(("window ", "hold "))
 
 
 def epochs_of(folder: Path) -> list[dict]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from methods import METHODS
 from scripts.experiments.cells import Row
 from scripts.experiments.ensembles import ENSEMBLE
-from scripts.results.columns import Samples, read_columns
+from scripts.results.columns import WANTED, Samples, read_columns
 from scripts.results.consistency import Origin, differences
 from scripts.results.experiment import joint_for
 from scripts.results.labels import STAR, Setting, flags_of_tag, label_settings
@@ -88,7 +88,8 @@ def table_of(dataset: str, runs: dict[Setting, list[Path]], rule: str, chosen: S
     seeds = tuple(sorted({seed for line in lines for seed in line.metrics}))
     of_runs = [metrics for line in lines for metrics in line.metrics.values()]
     # The order is that of the run that has most: one of a single modality lacks the others.
-    columns = dict.fromkeys(name for metrics in sorted(of_runs, key=len, reverse=True) for name in metrics)
+    names = dict.fromkeys(name for metrics in sorted(of_runs, key=len, reverse=True) for name in metrics)
+    columns = [name for name in names if name not in WANTED]
     notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
     notes += [STAR] if any("*" in text for text in labels.values()) else []
     title = "Every setting"

@@ -9,7 +9,8 @@ DRAWS = 10_000
 def interval(correct: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> tuple[float, float]:
     """Bootstrap percentile interval of the mean accuracy, (S, N) bool: whether seed s is right about test sample i.
 
-    Or of the difference of two models' accuracies: (S, N) of -1, 0 and 1, the one's less the other's.
+    Or of the difference of two models' accuracies: (S, N) of -1, 0 and 1, the one's less the other's; or of the sum of
+    several such.
 
     Seeds and samples are drawn anew with replacement, independently of each other: the pigeonhole bootstrap (Owen,
     Annals of Applied Statistics 2007). In simulations with 300 samples, 3 or 5 seeds and a standard deviation of 0 to 4
@@ -21,7 +22,9 @@ def interval(correct: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> tu
     """
     seeds, samples = correct.shape
     random = np.random.default_rng(0)
-    _, first, counts = np.unique(3 ** np.arange(seeds) @ (correct + 1), return_index=True, return_counts=True)
+    most = max(1, int(np.abs(correct).max()))
+    kinds = (2 * most + 1) ** np.arange(seeds) @ (correct + most)
+    _, first, counts = np.unique(kinds, return_index=True, return_counts=True)
     drawn = random.multinomial(samples, counts / samples, size=draws)  # (draws, kinds)
     by_seed = drawn @ correct[:, first].T / samples  # (draws, S)
     chosen = random.integers(seeds, size=(draws, seeds))

@@ -3,6 +3,7 @@
 import csv
 import shlex
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from helpers.desk import Desk, Forked, Inline
@@ -14,9 +15,10 @@ from scripts.experiments import request
 from scripts.experiments.subsets import Subset
 from scripts.results.subsets import shares, spread
 from utils.errors import RunError
+from utils.runs.setting import run_folder
 
 SMALL = "--hidden 8 --batch_size 12 --epochs 1 --workers 0 --device cpu".split()
-STRATEGIES = ["random", "mmcsal-no-prototypes"]
+STRATEGIES = ["random", "mmcsal-no-prototypes", "badge"]
 
 
 @pytest.fixture
@@ -48,15 +50,24 @@ def test_everything_is_run_once_in_its_order_and_written(desk):
     assert run(desk) == 0
     told = programs(desk)
     names = [name for name, _ in told]
-    # With and without prototypes; two strategies and budgets; these and all labels. Each for two seeds.
-    assert names == 4 * ["pretrain.py"] + 8 * ["select_subset.py"] + 10 * ["main.py"]
-    for _, words in told[4:12]:
+    # With and without prototypes; two strategies and budgets; these, all labels, and the second round of badge.
+    assert names[:12] == 4 * ["pretrain.py"] + 8 * ["select_subset.py"]
+    assert sorted(names[12:]) == 12 * ["main.py"] + 2 * ["select_subset.py"]
+    trained = {}
+    for name, words in told[4:]:
+        if name == "main.py":
+            args = parse(words)
+            assert not args.train_list or f"/seed{args.seed}/subsets/" in args.train_list
+            trained[str(run_folder(args))] = args.train_list
+            continue
         flags = dict(zip(words[::2], words[1::2], strict=True))
-        assert f"/seed{flags['--seed']}/last.pt" in flags["--features"]
-        assert ("prototypes=0" in flags["--features"]) == (flags["--strategy"] == "mmcsal")
-    for _, words in told[12:]:
-        args = parse(words)
-        assert not args.train_list or f"/seed{args.seed}/subsets/" in args.train_list
+        place = flags["--features"].removesuffix("/last.pt")
+        assert place.endswith(f"/seed{flags['--seed']}") and flags["--out"].startswith(f"{place}/subsets/")
+        assert ("prototypes=0" in place) == (flags["--strategy"] == "mmcsal")
+        if flags["--strategy"] == "badge":  # by the model that was trained on the list to which it adds
+            assert trained[place] == flags["--from"] and flags["--from"].endswith("/random.9.txt")
+            lists = [Path(flags[flag]).read_text().splitlines() for flag in ("--from", "--out")]
+            assert [len(names) for names in lists] == [9, 18] and lists[1][:9] == lists[0]
     assert run(desk) == 0 and desk.commands == []
     text = (desk.out / "tables/selection_features.md").read_text()
     for row in (
@@ -68,31 +79,52 @@ def test_everything_is_run_once_in_its_order_and_written(desk):
     by_list = defaultdict(list)
     for row in rows_of(desk.out / "tables/selection_subsets_features.csv"):
         by_list[row["strategy"], row["labels"], row["seed"]].append(float(row["share"]))
-    assert len(by_list) == 9 and all(sum(values) == pytest.approx(1) for values in by_list.values())
+    assert len(by_list) == 11 and all(sum(values) == pytest.approx(1) for values in by_list.values())
     lines = (desk.out / "tables/selection_subsets_features.md").read_text().splitlines()
-    assert sum(line.startswith(("| random |", "| mmcsal-no-prototypes |")) for line in lines) == 4
+    assert sum(line.startswith(("| random |", "| mmcsal-no-prototypes |", "| badge (joint) |")) for line in lines) == 5
+    compared = (desk.out / "tables/selection_compared_features.md").read_text()
+    assert "| Joint training, badge | - | " in compared and "Joint training, random" not in compared
     drawn = rows_of(desk.out / "figures/selection_features.csv")
-    assert [(row["panel"], row["curve"], float(row["x"])) for row in drawn] == [
-        ("Joint training", name, n) for name in STRATEGIES for n in (9, 18)
-    ]
+    accuracy, lead = ([("Joint training", name, n) for name in STRATEGIES for n in (9, 18)] for _ in range(2))
+    gap = [("pretraining without labels", name, 1) for name in ("with prototypes", "without")]
+    assert [(row["panel"], row["curve"], float(row["x"])) for row in drawn] == accuracy + lead + gap
 
 
 def test_training_may_start_with_the_pretrained_encoders(desk, capsys):
     assert run(desk, "--start", "--list") == 0
     lines = [shlex.split(line)[2:] for line in capsys.readouterr().out.splitlines() if "main.py" in line]
     found = [args for args in map(parse, lines) if args.train_list]
-    assert len(found) == 8
+    assert len(found) == 10
     for args in found:
         (folder,) = {word.partition("=")[2].removesuffix("last.pt") for word in args.weights}
         assert [word.partition("=")[0] for word in args.weights] == ["image", "speech", "text"]
-        assert folder.endswith(f"/seed{args.seed}/") and args.train_list.startswith(folder)
+        assert folder.endswith(f"/seed{args.seed}/")
+        assert args.train_list.startswith(folder) or "/badge.joint.random.9-18.txt" in args.train_list
 
 
-def test_where_choosing_fails_nothing_is_trained(desk, capsys):
+def test_where_choosing_fails_what_needs_no_such_list_is_done(desk, capsys):
     desk.process = Forked
-    assert run(desk, budgets=["9", "37"]) == 1
-    assert "main.py" not in {name for name, _ in programs(desk)}
-    assert "a budget of 37 samples of a pool of 36" in capsys.readouterr().out
+    assert run(desk, "--seeds", "0", budgets=["9", "37"]) == 1
+    lists = [parse(words).train_list for name, words in programs(desk) if name == "main.py"]
+    assert sorted(str(path).rpartition("/")[2] for path in lists) == [
+        "None",
+        "mmcsal-no-prototypes.9.txt",
+        "random.9.txt",
+    ]
+    said = capsys.readouterr().out
+    assert "a budget of 37 samples of a pool of 36" in said and "a budget of 28 more samples of a pool of 36, 9" in said
+    assert "not run: Joint training, random, 37 labels on features, seed 0: it needs " in said
+    table = (desk.out / "tables/selection_subsets_features.md").read_text()
+    assert "| random | 37 | - | - |" in table and "| badge (joint) | 37 | - | - |" in table
+
+
+def test_rounds_begin_with_a_strategy_that_needs_no_label(desk, capsys):
+    assert run(desk, "--strategies", "entropy", "--first", "kmeans", "--list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("--strategy kmeans --budget 9 " in line for line in lines) == 2  # for two seeds, and at no other budget
+    assert not any("--strategy kmeans --budget 18 " in line for line in lines)
+    with pytest.raises(RunError, match="--first badge goes by rounds: name one that needs no label"):
+        run(desk, "--first", "badge", "--list")
 
 
 @pytest.mark.parametrize("name", ["best", "kmeans-no-alignment", "mmcsal-no"])
