@@ -11,6 +11,7 @@ from torch import Tensor
 from methods.base import Method
 from models.multimodal import MultimodalModel, place
 from utils.errors import RunError
+from utils.runs.setting import setting
 
 
 class Taught(Method):
@@ -75,8 +76,8 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
     """The unimodal model of a checkpoint, frozen.
 
     Raises:
-        RunError: if the checkpoint is missing or damaged, not one of modality `name` on this data set, or if its
-            classes have other names or numbers.
+        RunError: if the checkpoint is missing or damaged, not one of modality `name` on this data set and list, or if
+            its classes have other names or numbers.
     """
     # Here, since utils.record knows the command line, and the command line every method.
     from dataset import DATASETS
@@ -89,6 +90,11 @@ def load_teacher(args, model: MultimodalModel, name: str, path: Path) -> Multimo
         described = " ".join(f"--{key} {value}" for key, value in held.items() if value is not None)
         raise RunError(f"--teachers {name}={path} is a run of {described}: it must be one of --method unimodal "
                        f"--modality {name} on {args.dataset}")  # fmt: skip
+    known, now = (setting(flags).get("train_list") for flags in (state["args"], vars(args)))
+    if known != now:
+        lists = (f"--train_list {words}" if words else "all of the training split" for words in (known, now))
+        raise RunError(f"--teachers {name}={path} was trained on {next(lists)}, this run is on {next(lists)}: the "
+                       "labels of a teacher count, too; train it on the same list")  # fmt: skip
     names = DATASETS[args.dataset].class_names(args)
     numbers = class_numbers(state, path, names, args.data_root)
     if numbers != sorted(numbers):

@@ -38,6 +38,7 @@ from utils.runs.files import read_json
 from utils.runs.predictions import arrays_of, read_predictions, write_predictions
 from utils.runs.provenance import provenance
 from utils.runs.setting import MACHINE_FLAGS, differing, flags_added, run_folder
+from utils.runs.setting import setting as setting_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -172,6 +173,8 @@ def check_together(runs: list[dict], moved: bool) -> None:
         ]
         shared += ["train_noise", "val_fraction", "seed", *([] if moved else ["data_root"])]
     settings = {name: {flag: args.get(flag) for flag in shared} for name, args in zip(names, runs, strict=True)}
+    for name, args in zip(names, runs, strict=True):
+        settings[name]["train_list"] = setting_of(args).get("train_list")  # by its name, wherever it lies
     differences = [
         f"--{flag} is " + ", ".join(f"{value} for {name}" for name, value in values.items())
         for flag, values in differing(settings).items()

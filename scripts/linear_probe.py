@@ -3,8 +3,9 @@
     python scripts/linear_probe.py results/GRID/joint/default/seed0/last.pt
 
 For each modality a logistic regression (L2, C = 1, standardised features) is fitted on the training split's features,
-without augmentation, and scored on the test split's. Prints one line per modality and writes probe.json beside the
-checkpoint.
+without augmentation, and scored on the test split's. Of a run with --train_list it is fitted on the samples of the
+list, the ones that have labels. Prints one line per modality and writes probe.json beside the checkpoint; with
+--all_labels, which fits on the whole training split whatever the list, probe_all_labels.json.
 """
 
 import argparse
@@ -15,9 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dataset.base import targets_of
 from methods.run import collect
 from scripts.trained.restore import add_flags, restore
-from utils.errors import one_sentence
+from utils.errors import RunError, one_sentence
 from utils.files import write_atomically
 from utils.lock import Lock
 
@@ -28,16 +30,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Probe one checkpoint; returns {modality: test accuracy}.
 
     Raises:
-        RunError: if the checkpoint or its data cannot be read; InUseError if another process probes it.
+        RunError: if the checkpoint, its data or its list cannot be read, or there is one class only; InUseError if
+            another process probes it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("--all_labels", action="store_true", help="fit on the whole training split")
     add_flags(parser)
     flags = parser.parse_args(argv)
 
     with Lock(flags.checkpoint.parent, PROBE_LOCK):
         scores = probe(flags)
-        written = flags.checkpoint.parent / "probe.json"
+        written = flags.checkpoint.parent / ("probe_all_labels.json" if flags.all_labels else "probe.json")
         write_atomically(written, json.dumps(scores) + "\n")
     print(f"written: {written}")
     return scores
@@ -48,13 +52,16 @@ def probe(flags: argparse.Namespace) -> dict[str, float]:
     trained = restore(flags.checkpoint, flags)
     model = trained.method.model
 
-    features = []
-    for rows in trained.splits()[:2]:
-        loader = trained.loader(trained.data(rows))
-        features.append(
-            collect(model, loader, trained.device, lambda batch: model.encode(batch.inputs) | {"": batch.target})
+    train_rows, test_rows, *_ = trained.splits()
+    known = trained.data(train_rows) if flags.all_labels else trained.labelled(train_rows)
+    if len(set(targets_of(known))) < 2:
+        raise RunError(f"{flags.checkpoint}: the samples that it was trained on are of one class, so nothing is fitted")
+    train, test = (
+        collect(
+            model, trained.loader(data), trained.device, lambda batch: model.encode(batch.inputs) | {"": batch.target}
         )
-    train, test = features
+        for data in (known, trained.data(test_rows))
+    )
     scores = {}
     for name in model.modalities:
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))

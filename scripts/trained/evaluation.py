@@ -95,10 +95,10 @@ class Evaluation:
         return Conflicting(data, condition.conflict, self.modalities, seed) if condition.conflict else data
 
     def means(self) -> dict[str, Tensor]:
-        """{modality: (dim,)}: the mean feature of the training split, without augmentation."""
+        """{modality: (dim,)}: the mean feature of the samples that the model was trained on, without augmentation."""
         if self.mean is None:
             model = self.method.model
-            loader = self.trained.loader(self.trained.data(self.train_rows))
+            loader = self.trained.loader(self.trained.labelled(self.train_rows))
             with self.precision():
                 features = collect(model, loader, self.device, lambda batch: model.encode(batch.inputs))
             self.mean = {name: feature.float().mean(dim=0) for name, feature in features.items()}

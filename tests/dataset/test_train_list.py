@@ -1,5 +1,6 @@
 """--train_list: the samples that are trained on, what is refused, and how runs and tables know the list."""
 
+import argparse
 import json
 
 import pytest
@@ -10,7 +11,10 @@ import main as program
 from dataset import build, checksums
 from dataset.base import below, targets_of
 from engine.parser import parse
+from scripts import ensemble, linear_probe
 from scripts.results.consistency import Origin, differences
+from scripts.trained.evaluation import Evaluation
+from scripts.trained.restore import restore
 from utils.errors import DataError, RunError
 from utils.runs.setting import setting
 
@@ -83,7 +87,7 @@ def test_a_list_that_is_missing(root, tmp_path):
         program.main(flags(root, tmp_path, "--train_list", str(tmp_path / "no.txt")))
 
 
-def test_a_run_trains_on_its_list_and_goes_on_with_that_one_alone(root, listed, tmp_path):
+def test_a_run_trains_on_its_list_and_goes_on_with_that_one_alone(root, listed, tmp_path, monkeypatch):
     argv = flags(root, tmp_path / "out", "--train_list", listed())
     program.main(argv)
     folder = folder_of(argv)
@@ -103,6 +107,16 @@ def test_a_run_trains_on_its_list_and_goes_on_with_that_one_alone(root, listed, 
         program.main(words)
     one, two = map(folder_of, runs)
     assert not differing(checkpoint(one)["model"], checkpoint(two)["model"]) and rows_of(one) == rows_of(two)
+    # Whoever looks at the run later goes by the list, too.
+    probes = [linear_probe.main([f"{run}/last.pt", "--workers", "0"]) for run in (one, two)]
+    assert probes[0] == probes[1] == json.loads((one / "probe.json").read_text())
+    collect, sizes = linear_probe.collect, []
+    monkeypatch.setattr(linear_probe, "collect", lambda *told: sizes.append(len(told[1].dataset)) or collect(*told))
+    linear_probe.main([f"{one}/last.pt", "--workers", "0", "--all_labels"])
+    assert sizes == [36, 12] and (one / "probe_all_labels.json").exists()
+    place = argparse.Namespace(data_root=None, workers=0, device="cpu")
+    means = [Evaluation(restore(run / "last.pt", place)).means() for run in (one, two)]
+    assert not differing(*means)
     # It goes on with the list where it was or elsewhere, and with no other.
     (folder / "done").unlink()
     elsewhere = listed(name="there/few.txt")
@@ -111,6 +125,32 @@ def test_a_run_trains_on_its_list_and_goes_on_with_that_one_alone(root, listed, 
         program.main([*argv, "--train_list", listed(name="many.txt"), "--resume"])
     with pytest.raises(RunError, match="holds a run on other data: --train_list few.txt of "):
         program.main([*argv, "--train_list", listed(CHOSEN[1:], "there/few.txt"), "--resume"])
+
+
+def test_models_of_other_lists_are_no_company(root, listed, tmp_path):
+    """Neither in an average, nor as teachers: their labels would count."""
+    alone = []
+    for name, more in (("image", ["--train_list", listed()]), ("text", [])):
+        words = ["--method", "unimodal", "--modality", name, "--epochs", "1", "--tag", name, *more]
+        argv = flags(root, tmp_path / "out", *words)
+        program.main(argv)
+        alone.append(str(folder_of(argv) / "last.pt"))
+    with pytest.raises(RunError, match="--train_list is few.txt for image, None for text: an ensemble is of models of"):
+        ensemble.main([*alone, "--out", str(tmp_path), "--workers", "0"])
+    teachers = [f"{name}={path}" for name, path in zip(("image", "text"), alone, strict=True)]
+    two = ["--modalities", "image,text", "--method", "umt", "--teachers", *teachers]
+    with pytest.raises(RunError, match="text=.* was trained on all of the training split, this run is on --train"):
+        program.main(flags(root, tmp_path, *two, "--train_list", listed()))
+    with pytest.raises(RunError, match="image=.*was trained on --train_list few.txt, this run is on all of"):
+        program.main(flags(root, tmp_path, *two))
+
+
+def test_the_probe_of_one_class_says_so(root, listed, tmp_path):
+    alike = [f"train-{n}" for n, label in enumerate(make_features()["train"]["label"]) if label == 0]
+    argv = flags(root, tmp_path, "--epochs", "1", "--train_list", listed(alike))
+    program.main(argv)
+    with pytest.raises(RunError, match="last.pt: the samples that it was trained on are of one class"):
+        linear_probe.main([f"{folder_of(argv)}/last.pt", "--workers", "0"])
 
 
 def test_a_setting_and_its_tag_name_the_list(listed):
