@@ -102,10 +102,10 @@ def test_a_box_holds_the_pixels_that_are_covered_by_half_or_more(monkeypatch):
     assert np.multiply(box, 32) == pytest.approx([6, 4, 4, 15])
 
 
-AREAS = [np.pi, 1.6**2, 0.9 * 1.6, 2 * 1.9 * 0.66 - 0.66**2, 0.75 * np.pi]
+AREAS = [np.pi, 1.6**2, 0.9 * 1.6, 2 * 1.9 * 0.66 - 0.66**2, 0.75 * np.pi, np.pi * (0.68**2 + 0.32**2 / 2)]
 
 
-@pytest.mark.parametrize("category", range(5))
+@pytest.mark.parametrize("category", range(6))
 def test_shapes_have_their_area_at_any_turn(category):
     for turn in (0.0, 0.4):
         mask = scenes.drawn(category, 64, (30.0, 34.0), 20.0, turn)
@@ -158,7 +158,15 @@ def test_pitch_loudness_and_noise_of_a_tone():
     assert 10 * np.log10(share.mean()) == pytest.approx(-20, abs=1)
 
 
-@pytest.mark.parametrize(("size", "refused"), [(64, False), (63, True), (30, True), (32, False)])
+def test_the_loudness_beats_as_often_as_the_category_says():
+    for category, (_, _, _, _, beat) in enumerate(CATEGORIES):
+        power = scenes.tone(category, np.random.default_rng(0)).reshape(100, 80).astype(float) ** 2
+        loudness = np.abs(np.fft.rfft(power.mean(axis=1)))
+        share = loudness[1:13] / loudness[0]  # of 1 to 12 Hz, of the mean
+        assert (1 + share.argmax() == beat and share.max() > 0.3) if beat else share.max() < 0.3
+
+
+@pytest.mark.parametrize(("size", "refused"), [(64, False), (63, True), (30, True), (32, False), (34, False)])
 def test_a_size_that_gives_no_mosaic_is_refused(size, refused):
     said = Scenes.refusal(flags(image_size=size))
     assert (said is not None and f"--image_size {size}" in said) == refused
