@@ -44,6 +44,7 @@ class Clips(Dataset):
 
     draws: ClassVar[bool] = True  # these three are what the loader asks of a data set
     finish: ClassVar[None] = None
+    names: ClassVar[Sequence[str]] = ()  # by which predictions are kept of data sets with classes
 
     def __init__(self, videos: Sequence[int], labels: Sequence[int] | None, ratio: float, train: bool):
         self.videos, self.ratio, self.train = np.asarray(videos), ratio, train
@@ -119,11 +120,13 @@ class Pairs(Clips):
 class Localisation:
     """A data set of localisation; the class is the data set, and this one the contract. No instance is made.
 
-    defaults: the flags' defaults: `data_root`, `image_size`, `encoder`, `clusters` (K) and the data set's own.
+    defaults: the flags' defaults: `data_root`, `image_size`, `encoder`, `clusters` (K) and the data set's own; recipes:
+    those of the flags of a stage (localisation.STAGES), where they are not the public code's.
     """
 
     protocol: ClassVar[str]  # whose recipe the defaults are, for --help
     defaults: ClassVar[Mapping[str, Any]]
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @classmethod
     def add_args(cls, group) -> None:

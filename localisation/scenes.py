@@ -60,7 +60,8 @@ class Scenes(Localisation):
     """
 
     protocol = "ours"
-    defaults = dict(data_root=None, image_size=64, encoder="convnet", clusters=len(CATEGORIES))
+    defaults = dict(data_root=None, image_size=48, encoder="convnet", clusters=len(CATEGORIES))
+    recipes = {"solo": dict(rounds=6, passes=2, lr=1e-3), "mixture": dict(epochs=5, lr=3e-4)}
 
     @classmethod
     def add_args(cls, group) -> None:

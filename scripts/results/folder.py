@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from localisation import STAGES
 from methods import METHODS
 from scripts.experiments.cells import Row
 from scripts.experiments.ensembles import ENSEMBLE
@@ -24,11 +25,16 @@ ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))
 
 
 def find_runs(root: Path) -> tuple[dict[Setting, list[Path]], list[Path]]:
-    """{(dataset, method, tag): folders of its finished seeds} in the order of ROWS, and the unfinished folders."""
+    """{(dataset, method, tag): folders of its finished seeds} in the order of ROWS, and the unfinished folders.
+
+    Runs of localisation, which have no accuracies, are left out: localise.py makes their tables.
+    """
     runs: dict[Setting, list[Path]] = defaultdict(list)
     unfinished = []
     for file in sorted(root.rglob("args.json")):
         folder = file.parent
+        if folder.parent.parent.name in STAGES:
+            continue
         if (folder / "done").exists():
             runs[tuple(folder.parts[-4:-1])].append(folder)
         else:

@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,21 @@ class Started:
         status = self.programs.ask(wait=self.pid, timeout=timeout)
         out, err = ((self.said / name).read_text() for name in ("out", "err"))
         return subprocess.CompletedProcess(["forked"], status, out, err)
+
+
+def together(forked, count, text):
+    """As torchrun: `count` processes of a program's text that know of one another."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [forked.start(text, **place, RANK=str(number)) for number in range(count)]
+
+
+def finish(processes):
+    """Wait for processes that should all end well."""
+    ended = [process.wait() for process in processes]
+    assert [process.returncode for process in ended] == [0] * len(ended), "\n".join(p.stdout + p.stderr for p in ended)
 
 
 def file(path, *words):

@@ -6,6 +6,7 @@ python tests/helpers/two.py JOBS [--stop-after EPOCHS] [--die RANK] [--term RANK
 import argparse
 import contextlib
 import json
+import math
 import os
 import signal
 from functools import partial
@@ -21,6 +22,7 @@ from engine.checkpoints import Checkpoints
 from methods import METHODS
 
 torch.set_num_threads(1)
+TOLERANCE = 1e-6  # of numbers in float64, after six steps
 
 
 class Encoder(SmallEncoder):
@@ -33,6 +35,18 @@ ENCODERS = {"audio": partial(Encoder, channels=1), "visual": partial(Encoder, ch
 
 class Stopped(Exception):
     pass
+
+
+def same(one, two):
+    """Rows of metrics are the same but for how sums are rounded."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name in one:
+            same(one[name], two[name])
+    elif isinstance(one, float) and not math.isnan(one):
+        assert two == pytest.approx(one, rel=TOLERANCE, abs=TOLERANCE)
+    else:
+        assert one == two
 
 
 def main(argv: list[str] | None = None) -> None:

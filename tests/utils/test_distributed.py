@@ -1,7 +1,6 @@
 """Several processes are one: with synchronised batch norm the weights, traces and figures of a run are the same."""
 
 import json
-import math
 import socket
 import subprocess
 import sys
@@ -10,31 +9,19 @@ import pack_shards
 import pytest
 import torch
 from helpers.acting import TAUGHT, acting
+from helpers.forked import finish, together
 from helpers.places import ROOT
 from helpers.runs import checkpoint, flags, folder_of, rows_of, save_teachers, train
-from helpers.two import ENCODERS
+from helpers.two import ENCODERS, TOLERANCE, same
 
 from methods import METHODS
 from utils.distributed import gather as distributed
 from utils.distributed.processes import processes as joined
 from utils.errors import RunError
 
-TOLERANCE = 1e-6  # of numbers in float64, after six steps
-
 
 def start(forked, count, jobs, *more):
-    """As torchrun: `count` processes that know of one another."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    text = f"from helpers.two import main; main({[json.dumps(jobs), *more]!r})"
-    return [forked.start(text, **place, RANK=str(number)) for number in range(count)]
-
-
-def finish(processes):
-    ended = [process.wait() for process in processes]
-    assert [process.returncode for process in ended] == [0] * len(ended), "\n".join(p.stdout + p.stderr for p in ended)
+    return together(forked, count, f"from helpers.two import main; main({[json.dumps(jobs), *more]!r})")
 
 
 def test_how_a_forked_program_ends_is_told(forked):
@@ -113,17 +100,6 @@ def test_parts_of_the_shares_are_parts_of_the_batch(forked, demo, tmp_path):
     finish(start(forked, 2, [two]))
     for alone, shared in zip(*(rows_of(folder_of(argv)) for argv in (one, two)), strict=True):
         same(*({name: values for name, values in row.items() if name != "test"} for row in (alone, shared)))
-
-
-def same(one, two):
-    if isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for name in one:
-            same(one[name], two[name])
-    elif isinstance(one, float) and not math.isnan(one):
-        assert two == pytest.approx(one, rel=TOLERANCE, abs=TOLERANCE)
-    else:
-        assert one == two
 
 
 def test_another_number_of_processes_goes_on(forked, runs, demo, tmp_path):

@@ -30,14 +30,16 @@ def plain_args(args: Namespace) -> dict:
 def setting(args: Mapping) -> dict:
     """The flags of `args` (a run's arguments, by flag) that name its setting, seed included.
 
-    Weights to start from and the --train_list are named without their folders: their checksums say which they are
-    (utils/runs/folder.py).
+    Weights to start from, the --train_list and the run of --solo (by its tag) are named without their folders: their
+    checksums say which they are (utils/runs/folder.py).
     """
     flags = {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
     if files := flags.get("weights"):
         flags["weights"] = sorted(f"{name}={Path(path).name}" for name, path in (word.split("=", 1) for word in files))
     if path := flags.get("train_list"):
         flags["train_list"] = Path(path).name
+    if path := flags.get("solo"):
+        flags["solo"] = Path(path).parent.name
     return flags
 
 

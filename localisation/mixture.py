@@ -1,0 +1,128 @@
+"""The second stage: clips in which some of the visible objects sound. Which, by the first stage's dictionary."""
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from localisation import metrics
+from localisation.model import suppressed
+from localisation.stage import Located, Stage, by_category, defined, objects_of, probabilities, told_apart
+from models.multimodal import place
+from utils.distributed.gather import whole
+from utils.errors import CombinationError, DamageError, RunError
+from utils.numbers import not_negative, positive, positive_float
+from utils.runs.checkpoint import is_checkpoint, load_model, read_tensors
+
+SIDES = 2  # of the parts by which a foreign frame is compared: a mosaic has two by two
+
+
+class Mixture(Stage):
+    """From the weights of a run of the first stage, whose frozen audio encoder F and classifier say what is heard.
+
+        p^v     = softmax_k( mean_xy s_k )                  s_k of the model, or o_k without suppression
+        p^a     = softmax_k( F.head_a(a) / T )
+        L_cat   = 1/K KL( p^a || p^v )                      the category-level consistency
+        L_loc   = 1/2 [ BCE(max l, 1) + mean over the 2 x 2 parts BCE(max l', 0) ]
+        L       = category_weight L_cat + location_weight L_loc
+
+    with l of a clip's own frame and l' of that of another video. The mean over classes in L_cat is that of the public
+    code's KLDivLoss, which so has 1/K of the divergence that the paper writes; lambda is its location_weight of 0.5.
+    """
+
+    name = "mixture"
+
+    @classmethod
+    def add_args(cls, group) -> None:
+        group.add_argument(
+            "--solo", metavar="RUN", help="folder of a finished train-solo; by default that of the same --out and seed"
+        )
+        group.add_argument("--epochs", type=positive, default=5, help="passes over the mixed clips")
+        group.add_argument("--temperature", type=positive_float, default=1.0, help="T")
+        group.add_argument("--category_weight", type=not_negative, default=1.0, help="of L_cat; 0: an ablation")
+        group.add_argument("--location_weight", type=not_negative, default=0.5, help="of L_loc, lambda")
+        group.add_argument("--no_suppression", action="store_true", help="o in the place of s: an ablation")
+
+    @staticmethod
+    def epochs(args) -> int:
+        """How many passes there are."""
+        return args.epochs
+
+    def __init__(self, args, model, categories):
+        super().__init__(args, model, categories)
+        state, model.started_from["solo"] = read_solo(args)
+        load_model(model, state, Path(args.solo) / "last.pt")
+        self.matching = state["method"]["matching"]
+        if not model.dictionary.any():
+            raise CombinationError(f"--solo {args.solo} has one round and so no dictionary: train it for --rounds 2")
+        self.encoder, self.head = copy.deepcopy((model.encoders["audio"], model.heads["audio"]))
+        for part in (self.encoder, self.head):
+            part.requires_grad_(False).eval()
+        self._heard = torch.zeros(0)  # log p^a (B, K) of this step
+
+    def on_fit_start(self, run) -> None:
+        for part in (self.encoder, self.head):
+            place(part, next(self.model.parameters()))
+
+    @torch.no_grad()
+    def hear(self, inputs) -> Tensor:
+        """p^a (B, K) of the whole batch."""
+        logits = self.head(self.encoder.maps(inputs["audio"]).amax(dim=(2, 3)))
+        return (whole({"audio": logits}, inputs)["audio"] / self.args.temperature).softmax(dim=1)
+
+    def forward(self, batch) -> Located:
+        features = self.model.encode(batch.inputs)
+        self._heard = self.hear(batch.inputs)
+        return Located(features, batch.target, self.locate(features))
+
+    def losses(self, output) -> dict[str, Tensor]:
+        objects = self.model.class_maps(output.features["visual"])
+        if not self.args.no_suppression:
+            objects = suppressed(objects, output.location["visual"])
+        seen = objects.mean(dim=(2, 3)).log_softmax(dim=1)
+        category = F.kl_div(seen, self._heard, reduction="batchmean") / self.model.clusters
+        parts = F.adaptive_max_pool2d(output.location["other"], SIDES)[..., None, None]
+        location = told_apart(output.location["visual"], parts.flatten(1, 2))
+        total = self.args.category_weight * category + self.args.location_weight * location
+        return {"loss": total, "loss_category": category, "loss_location": location}
+
+    def evaluate(self, run, data) -> dict[str, float]:
+        """The metrics of P on mixed clips, and `teacher_recall`, that of p^a; {} where no category is known."""
+        if self.matching is None:
+            return {}
+        seen = self.look(run, data, self._maps)
+        objects, size = objects_of(data), (self.args.image_size,) * 2
+        maps = metrics.class_maps(seen["maps"], self.matching, self.categories)
+        heard = by_category(seen["heard"], self.matching, self.categories)
+        found = metrics.evaluate(maps, objects, size, data.ratio)
+        return defined(found | {"teacher_recall": metrics.recall(heard, objects)})
+
+    def _maps(self, features, inputs) -> dict[str, Tensor]:
+        maps = probabilities(self.model, features, suppression=not self.args.no_suppression)
+        return {"maps": maps, "heard": self.hear(inputs)}
+
+
+def read_solo(args) -> tuple[dict, str]:
+    """The last checkpoint of the run of --solo, and the sha256 of its file.
+
+    Raises:
+        RunError: if it is missing, damaged, not finished, or another stage's or data set's.
+    """
+    path = Path(args.solo) / "last.pt"
+    what = f"--solo {args.solo}"
+    try:
+        state, sha256 = read_tensors(path, "")
+    except DamageError as error:
+        raise RunError(f"{what} cannot be used: its last.pt is damaged ({error.reason}); train it again") from None
+    if not is_checkpoint(state):
+        raise RunError(f"{what}: its last.pt is no checkpoint of this repository")
+    held = {key: state["args"].get(key) for key in ("dataset", "method")}
+    if held != {"dataset": args.dataset, "method": "solo"}:
+        raise RunError(
+            f"{what} holds a run of {held['method']} on {held['dataset']}: give one of train-solo on {args.dataset}"
+        )
+    if not (path.parent / "done").exists():
+        raise RunError(f"{what} is not finished: go on with it by train-solo --resume")
+    return state, sha256

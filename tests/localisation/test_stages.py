@@ -1,0 +1,297 @@
+"""The two stages: losses against slow versions, what learns when, blindness for labels, and going on where one was."""
+
+import copy
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.forked import finish, together
+from helpers.localised import folder_of, localised, words
+from helpers.runs import checkpoint, differing, rows_of
+from helpers.two import TOLERANCE, same
+
+from dataset.base import Batch
+from localisation import dictionary
+from localisation.mixture import Mixture
+from localisation.parser import parse
+from localisation.scenes import Generated, Scenes
+from localisation.solo import Solo
+from localisation.stage import Located, told_apart
+from localisation.training import make_stage
+from scripts import localise
+from utils.errors import RunError
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Both stages, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    localised("train-solo", folder)
+    localised("train-mix", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def solo(out):
+    return folder_of(*words("train-solo", out))
+
+
+@pytest.fixture(scope="module")
+def mixture(out):
+    return folder_of(*words("train-mix", out))
+
+
+def test_the_loss_of_location_is_bce_of_the_largest_place():
+    torch.manual_seed(0)
+    own, other = torch.randn(5, 3, 4).double(), torch.randn(5, 3, 4).double()
+    largest = torch.stack([x.sigmoid().flatten(1).max(dim=1).values for x in (own, other)]).flatten()
+    expected = F.binary_cross_entropy(largest, torch.tensor([1.0] * 5 + [0.0] * 5).double())
+    torch.testing.assert_close(told_apart(own, other), expected)
+
+
+def test_pairs_are_counted_by_halves():
+    own, other = torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1), torch.tensor([-3.0, 5.0, -1.0]).view(3, 1, 1)
+    found = Located({}, torch.zeros(3), {"visual": own, "other": other}).right()
+    assert found["pairs"].item() == (2 + 2) / 2
+
+
+def test_the_loss_of_mixtures(mixture, solo, out):
+    """The mean of the KL's terms over samples and classes, 1/K of `batchmean`'s; foreign frames by quarters."""
+    stage = make_stage(parse("train-mix", words("train-mix", out, "--temperature", "0.5")[1:]))
+    state = checkpoint(solo)["model"]
+    for name, value in stage.model.state_dict().items():
+        assert torch.equal(value, state[name])
+    torch.manual_seed(1)
+    shapes = {"audio": (3, 1, 48, 32), "visual": (3, 3, 32, 32), "other": (3, 3, 32, 32)}
+    inputs = {name: torch.randn(shape) for name, shape in shapes.items()}
+    stage.model.eval()
+    output = stage.forward(Batch(inputs, torch.zeros(3, dtype=torch.long), torch.arange(3)))
+    losses = stage.losses(output)
+    model, v = stage.model, output.features["visual"]
+    own = model.location(output.features["audio"], v).sigmoid()
+    s = model.gain * torch.einsum("kc,bchw->bkhw", model.dictionary, v) * own[:, None]
+    q = s.flatten(2).mean(dim=2).softmax(dim=1)
+    p = (model.classify(output.features)["audio"] / 0.5).softmax(dim=1)  # no step has been made: F is the model
+    category = sum(p[i, k] * (p[i, k] / q[i, k]).log() for i in range(3) for k in range(4)) / 12
+    torch.testing.assert_close(losses["loss_category"], category)
+    torch.testing.assert_close(category, F.kl_div(q.log(), p, reduction="batchmean") / 4)
+    foreign = model.location(output.features["audio"], output.features["other"]).sigmoid()
+    h = foreign.shape[1] // 2
+    quarters = [foreign[:, y : y + h, x : x + h].flatten(1).max(dim=1).values for y in (0, h) for x in (0, h)]
+    other = -torch.stack([(1 - quarter).log().mean() for quarter in quarters]).mean()
+    location = (other - own.flatten(1).max(dim=1).values.log().mean()) / 2
+    torch.testing.assert_close(losses["loss_location"], location)
+    torch.testing.assert_close(losses["loss"], category + 0.5 * location)
+    stage.args.no_suppression, stage.args.category_weight = True, 0.0
+    other = stage.losses(output)
+    assert other["loss_category"] != losses["loss_category"]
+    torch.testing.assert_close(other["loss"], 0.5 * location)
+
+
+def test_rounds_are_passes_of_the_loop(solo):
+    args = parse("train-solo", ["--rounds", "4"])
+    assert args.epochs == 10 and args.tag == "rounds=4"
+    stage = make_stage(args)
+    assert [stage.place_of(epoch) for epoch in range(10)] == [0, 0, 1, 2, 0, 1, 2, 0, 1, 2]
+    assert [epoch for epoch in range(10) if stage.ends_round(epoch)] == [0, 3, 6, 9]
+    rows = rows_of(solo)
+    assert ["pairs" in row["train"] for row in rows] == [True, True, False, True, False]
+    assert ["clusters" in row for row in rows] == [False, True, False, True, False]
+    assert ["IoU@0.5" in row["test"] for row in rows] == [True, False, True, False, True]
+
+
+def weights_after(out, monkeypatch, command="train-solo"):
+    """The model after every epoch."""
+    from engine.checkpoints import Checkpoints
+
+    kept, save = [], Checkpoints.after_epoch
+
+    def keep(checkpoints):
+        kept.append(copy.deepcopy(checkpoints.run.model.state_dict()))
+        save(checkpoints)
+
+    monkeypatch.setattr(Checkpoints, "after_epoch", keep)
+    localised(command, out)
+    return kept
+
+
+def test_what_learns_in_which_pass(tmp_path, monkeypatch):
+    """Location leaves the classifiers alone, classification the map's heads; both teach the encoders."""
+    kept = weights_after(tmp_path, monkeypatch)
+    for before, after, idle in ((0, 1, "heads."), (1, 2, "embed_"), (2, 3, "heads."), (3, 4, "embed_")):
+        other = {name for name in differing(kept[before], kept[after]) if not name.startswith("dictionary")}
+        assert not [name for name in other if name.startswith(idle)]
+        assert any(name.startswith("encoders.audio") for name in other)
+        assert any(name.startswith("encoders.visual") for name in other)
+        assert any(name.startswith("embed_" if idle == "heads." else "heads.") for name in other)
+    assert not kept[0]["dictionary"].any() and kept[1]["dictionary"].any()
+    gain = 1 / kept[4]["dictionary"].square().sum(dim=1).mean()
+    torch.testing.assert_close(kept[4]["gain"], gain)
+
+
+def test_classifiers_begin_each_round_anew(tmp_path, monkeypatch):
+    """With deviations of 0.01, no bias, and an optimizer that remembers nothing of them."""
+    begun, renew = [], Solo._renew_heads
+
+    def look(stage, run):
+        renew(stage, run)
+        heads = stage.model.heads.values()
+        assert all(parameter not in run.optimizer.state for head in heads for parameter in head.parameters())
+        assert all(parameter in run.optimizer.state for parameter in stage.model.embed_audio.parameters())
+        begun.append(torch.cat([head.weight.flatten() for head in heads]))
+        assert not any(head.bias.any() for head in heads)
+
+    monkeypatch.setattr(Solo, "_renew_heads", look)
+    localised("train-solo", tmp_path)
+    assert len(begun) == 2 and not torch.equal(*begun)
+    assert all(abs(weights.std() - 0.01) < 0.001 for weights in begun)
+
+
+def test_the_dictionary_is_of_the_encoders_as_they_are_at_the_end(out, solo):
+    """Made anew after the last pass, from the clips in evaluation mode, with the clusters of the round."""
+    state = checkpoint(solo)
+    args = parse("train-solo", words("train-solo", out)[1:])
+    model = make_stage(args).model
+    model.load_state_dict(state["model"])
+    model.eval()
+    clips = Scenes.solo(args, "train")
+    with torch.no_grad():
+        items = [clips[i][0] for i in range(24)]
+        features = model.encode({name: torch.stack([item[name] for item in items]) for name in ("audio", "visual")})
+        location = model.location(features["audio"], features["visual"]).sigmoid()
+        objects = dictionary.object_features(features["visual"], location)
+    expected = dictionary.entries(objects, state["method"]["assigned"], 4)
+    torch.testing.assert_close(model.dictionary, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_is_blind_for_labels_and_boxes(out, solo, mixture, tmp_path, monkeypatch):
+    """With other labels and without any object the weights are the same; what is said of the clusters is not."""
+    read = Scenes.solo.__func__
+
+    def shuffled(cls, args, part):
+        clips = read(cls, args, part)
+        clips.labels = np.random.default_rng(0).permutation(clips.labels)
+        return clips
+
+    monkeypatch.setattr(Scenes, "solo", classmethod(shuffled))
+    monkeypatch.setattr(Generated, "objects", lambda clips, position: ())
+    blind = localised("train-solo", tmp_path)
+    assert differing(checkpoint(blind)["model"], checkpoint(solo)["model"]) == []
+    nmi = [[row["clusters"]["NMI"] for row in rows_of(folder) if "clusters" in row] for folder in (blind, solo)]
+    assert nmi[0] != nmi[1]
+    blind = localised("train-mix", tmp_path)
+    assert differing(checkpoint(blind)["model"], checkpoint(mixture)["model"]) == []
+
+
+def stopped(command, out, after, monkeypatch):
+    """A run that is sent SIGTERM after so many steps."""
+    steps = []
+    stage = Solo if command == "train-solo" else Mixture
+    real = stage.after_backward
+
+    def send(self, output):
+        real(self, output)
+        steps.append(output)
+        if len(steps) == after:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="stopped by SIGTERM"):
+        patch.setattr(stage, "after_backward", send)
+        localised(command, out)
+
+
+@pytest.mark.parametrize("after", [2, 5, 8, 9])  # of three steps a pass: in one of location, one of classification ...
+def test_the_first_stage_goes_on_where_it_was(solo, tmp_path, monkeypatch, after):
+    stopped("train-solo", tmp_path, after, monkeypatch)
+    again = localised("train-solo", tmp_path, "--resume")
+    assert rows_of(again) == rows_of(solo)
+    assert differing(checkpoint(again)["model"], checkpoint(solo)["model"]) == []
+
+
+def test_the_second_stage_goes_on_where_it_was(out, solo, mixture, tmp_path, monkeypatch):
+    shutil.copytree(solo, tmp_path / solo.relative_to(out))
+    stopped("train-mix", tmp_path, 3, monkeypatch)
+    again = localised("train-mix", tmp_path, "--resume")
+    assert rows_of(again) == rows_of(mixture)
+    assert differing(checkpoint(again)["model"], checkpoint(mixture)["model"]) == []
+
+
+def test_a_run_that_is_done_is_left_alone(out, solo, capsys):
+    before = (solo / "last.pt").stat().st_mtime_ns
+    localised("train-solo", out, "--resume")
+    assert "already done" in capsys.readouterr().out and (solo / "last.pt").stat().st_mtime_ns == before
+    with pytest.raises(RunError, match="holds a finished run: add --resume"):
+        localised("train-solo", out)
+    with pytest.raises(RunError, match="--lr was 0.001, is 0.5"):
+        localised("train-solo", out, "--resume", "--lr", "0.5")
+
+
+def test_a_second_stage_that_is_done_goes_on_for_longer(out, mixture, tmp_path):
+    shutil.copytree(out, tmp_path / "copy")
+    longer = localised("train-mix", tmp_path / "copy", "--resume", "--epochs", "3")
+    rows = rows_of(longer)
+    assert len(rows) == 3 and rows[:2] == rows_of(mixture)
+
+
+def test_the_run_of_the_first_stage_is_checked(out, solo, tmp_path):
+    def refusal(*more):
+        with pytest.raises(RunError) as error:
+            localised("train-mix", tmp_path, *more)
+        return str(error.value)
+
+    assert refusal() == f"{tmp_path}/scenes/solo/default/seed0/last.pt does not exist"
+    held = tmp_path / "held"
+    shutil.copytree(solo, held)
+    (held / "done").unlink()
+    assert refusal("--solo", str(held)) == f"--solo {held} is not finished: go on with it by train-solo --resume"
+    assert "last.pt is a checkpoint of another model: " in refusal("--solo", str(solo), "--clusters", "3")
+    state = checkpoint(held) | {"args": checkpoint(held)["args"] | {"dataset": "MUSIC"}}
+    (held / "checksums.txt").unlink()
+    torch.save(state, held / "last.pt")
+    assert refusal("--solo", str(held)) == (
+        f"--solo {held} holds a run of solo on MUSIC: give one of train-solo on scenes"
+    )
+    (held / "last.pt").write_bytes(b"nothing")
+    assert refusal("--solo", str(held)).startswith(f"--solo {held} cannot be used: its last.pt is damaged (")
+    mixture = folder_of(*words("train-mix", out))
+    assert "holds a run of mixture on scenes" in refusal("--solo", str(mixture))
+
+
+def test_a_second_stage_goes_on_from_the_same_first_stage_alone(out, solo, tmp_path, monkeypatch):
+    shutil.copytree(solo, tmp_path / solo.relative_to(out))
+    stopped("train-mix", tmp_path, 1, monkeypatch)
+    other = tmp_path / solo.relative_to(out)
+    shutil.rmtree(other)
+    localised("train-solo", tmp_path, "--rounds", "2", "--tag", "default")
+    with pytest.raises(RunError, match="began with other weights of solo"):
+        localised("train-mix", tmp_path, "--resume")
+
+
+def test_two_processes_are_one(forked, tmp_path):
+    """With synchronised batch norm: 24 clips in batches of 10, 10 and 4, 16 in batches of 10 and 6."""
+    folders = {}
+    for count in (1, 2):
+        jobs = [words(command, tmp_path / str(count), "--sync_bn") for command in ("train-solo", "train-mix")]
+        finish(together(forked, count, f"from helpers.localised import main; main({jobs!r})"))
+        folders[count] = [folder_of(*argv) for argv in jobs]
+    for one, two in zip(folders[1], folders[2], strict=True):
+        for alone, shared in zip(rows_of(one), rows_of(two), strict=True):
+            same(alone, shared)
+        alone, shared = checkpoint(one)["model"], checkpoint(two)["model"]
+        for name, value in alone.items():
+            torch.testing.assert_close(shared[name], value, rtol=TOLERANCE, atol=TOLERANCE)
+        assert json.loads((one / "result.json").read_text()).keys() == {"last"}
+
+
+def test_a_stage_says_what_it_is_for(capsys):
+    for command in ("train-solo", "train-mix"):
+        with pytest.raises(SystemExit) as end:
+            localise.main([command, "--help"])
+        assert end.value.code == 0 and "data set scenes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        localise.main(["train-mix", "--rounds", "2"])  # the other stage's
+    assert "unrecognized arguments: --rounds 2" in capsys.readouterr().err
