@@ -79,7 +79,6 @@ class Mosaics(Clips):
             for number in range(size)
         ]
         super().__init__(np.arange(size), None, solos.ratio, part == "train")
-        self.shown = part == "test"
 
     def sound(self, position: int) -> Tensor:
         parts, sounding, gains = self.mosaics[position]
@@ -94,7 +93,7 @@ class Mosaics(Clips):
         parts, sounding, _ = self.mosaics[position]
         return tuple(
             Object(item.category, in_quarter(item.box, place), place in sounding)
-            for place, part in enumerate(parts if self.shown else ())
+            for place, part in enumerate(parts)
             for item in self.solos.objects(part)
         )
 

@@ -100,6 +100,14 @@ def test_training_has_every_whole_second(root):
     assert len(duet) == SECONDS and duet.labels is None and duet.objects(0) == () and duet.ratio == 0.2
 
 
+def test_a_second_needs_both_sound_and_four_frames(tmp_path):
+    root = make(tmp_path / "data")
+    soundfile.write(root / "AudioWAV" / "train0.wav", np.full(31999, 0.1), 16000)
+    for frame in range(8, 10):
+        (root / "Image-04-FPS" / "train1" / f"{frame:05d}.jpg").unlink()
+    assert load(root, "solo", "train").videos.tolist() == [0, 1, *(v for v in range(2, 6) for _ in range(SECONDS))]
+
+
 def test_the_spectrogram_is_the_public_codes():
     wave = 0.3 * np.random.default_rng(0).standard_normal(16000).astype(np.float32)
     wave[8000:] *= 1e-6
@@ -218,14 +226,15 @@ def test_mosaics_depend_on_seed_part_and_number_alone(root):
 
     one = make()
     assert one.mosaics == make(mosaics=6).mosaics[:4] and one.mosaics != make(mosaic_seed=1).mosaics
+    assert make("test").mosaics[0].gains != one.mosaics[0].gains
     assert one.objects(0) == () and len(make("test")) == 1 and len(set(one.mosaics)) == 4
     assert torch.equal(one[2][0]["visual"], one[2][0]["visual"])
 
 
-@pytest.mark.parametrize("size", [15, 16])
+@pytest.mark.parametrize("size", [15, 16, 18])
 def test_a_mosaic_needs_an_even_size(size):
     said = LOCALISATION["MUSIC-Synthetic"].refusal(Namespace(image_size=size))
-    assert (said is None) == (size == 16) and (size == 16 or "--image_size 15" in said)
+    assert (said is None) == (size > 15) and (size > 15 or "--image_size 15" in said)
 
 
 def remove(path):
