@@ -2,13 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from helpers.faults import FAULTS
 from helpers.namespaces import allowed
-from helpers.places import ROOT
 from helpers.runs import make_demo
 
 SECONDS = 45  # the limits of PyTorch and of ours are at most 5; leaving Python takes seconds on a busy machine
@@ -22,9 +19,8 @@ SENTENCES = {
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    code = f"from helpers.faults import play; play({str(tmp_path_factory.mktemp('faults'))!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+def seen(forked, tmp_path_factory):
+    done = forked.run(f"from helpers.faults import play; play({str(tmp_path_factory.mktemp('faults'))!r})")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -18,9 +18,11 @@ from helpers.runs import flags, train
 from dataset import DATASETS, checksums
 from engine.parser import parse
 from utils.errors import RunError
-from utils.runs.provenance import checksum, code, provenance
+from utils.runs.provenance import checksum, provenance
+from utils.runs.provenance import code as cached
 
 CPU = torch.device("cpu")
+code = cached.__wrapped__
 
 
 def sha256(data):

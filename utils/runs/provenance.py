@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def provenance(
         "command": shlex.join(["python", program, *map(str, argv)]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **code(root),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "versions": dict(versions()),
         "machine": {
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
@@ -44,7 +45,14 @@ def provenance(
     }
 
 
-def code(root: Path) -> dict[str, str | bool | None]:
+@cache
+def versions() -> Mapping[str, str]:
+    """Those of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+@cache  # a process goes on with the code that it began with
+def code(root: Path) -> Mapping[str, str | bool | None]:
     """The commit that `root` is at, whether its files differ from it, and the sha256 of the difference.
 
     Modules that git does not know are part of the difference; other unknown files are not.
