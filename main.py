@@ -54,7 +54,7 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
             title = f"{args.method} on {args.dataset}, seed {args.seed}"
             draw(lines, folder.path / "figures", title, history.arrays())
         history.finish()
-    for rule, metrics in history.result().items():
+    for rule, metrics in history.result().items() if method.classifies else ():
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
         shown = "  ".join(f"{name} {metrics[name]:.2%}" for name in names)
         print(f"{rule:>6} (epoch {metrics['epoch'] + 1}): {shown}")

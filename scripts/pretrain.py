@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     folder = run_folder(parse(argv))
     gap = read_metrics(folder / "metrics.jsonl")[-1]["modality_gap"]
     told = ", ".join(f"{name} {value:.3f}" for name, value in gap.items())
-    print(f"no label was read: the accuracies above are those of a classifier that nothing has trained\ngap: {told}")
+    print(f"no label was read and no classifier trained: accuracies mean nothing\nmodality gap: {told}")
     return gap
 
 

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from scripts.drawing.charts import TEXT, Curve, Mark, chart, compare
 from scripts.experiments.ensembles import ENSEMBLE
 from scripts.results.classes import ByClass
+from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs, tables_of, unlike
 from scripts.results.page import KINDS, WIDTHS, experiment_tables, image, table_of
 from scripts.results.render import render
@@ -139,7 +140,10 @@ def comparison(table: Table) -> list[dict]:
             ends = line.interval if name == "accuracy" and line.interval else (mean - spread, mean + spread)
             marks.append(Mark(mean, *ends, colour, line.control))
         rows.append((line.label, marks))
-    said = "; ".join(f"{line.label} {line.mean('accuracy'):.1f}" for line in table.lines)
+    rows = [(label, marks) for label, marks in rows if marks]
+    if not rows:
+        return []
+    said = "; ".join(f"{line.label} {line.mean('accuracy'):.1f}" for line in table.lines if line.values("accuracy"))
     seeds = counted(table.seeds)
     bars = "Bars: fused, the 95% bootstrap interval; modalities, one standard deviation over seeds. Hollow: controls."
     charts = [
@@ -154,6 +158,7 @@ def comparison(table: Table) -> list[dict]:
         rows = [
             (line.label, [Mark(*line.difference, TEXT, line.control)] if line.difference else [])
             for line in table.lines
+            if line.values("accuracy")
         ]
         said = "; ".join(f"{line.label} {line.difference[0]:+.1f}" for line in apart)
         against = " or ".join(dict.fromkeys(line.against.label for line in apart))
@@ -172,7 +177,11 @@ def comparison(table: Table) -> list[dict]:
 
 
 def class_table(folders: Sequence[Path]) -> Markup | None:
-    """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities."""
+    """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities, or
+    train no classifier.
+    """
+    if not classifies(folders[0]):
+        return None
     predictions = [read_predictions(folder) for folder in folders]
     seeds = [ByClass.of_run(arrays, "last") for arrays in predictions]
     if None in seeds or any(not np.array_equal(arrays["target"], predictions[0]["target"]) for arrays in predictions):
@@ -182,7 +191,8 @@ def class_table(folders: Sequence[Path]) -> Markup | None:
 
 
 def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dict]:
-    """The pictures of a setting: accuracies, Fisher traces, t-SNE, confusion matrix.
+    """The pictures of a setting: accuracies, or the modality gap where no classifier is trained, Fisher traces, t-SNE,
+    confusion matrix.
 
     `modalities`: those of the data set, so that each has one colour on the page; by default the setting's own.
     """
@@ -192,24 +202,14 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
     names = list(seeds[0][0]["fisher_trace"])
     by_modality = dict(zip(modalities or names, cycle(COLOURS), strict=False))
     colours = {name: by_modality[name] for name in names}
-    accuracy = [
-        curve("fused" if name == "accuracy" else name, colour, seeds, lambda row, name=name: 100 * row["test"][name])
-        for name, colour in ({"accuracy": TEXT} | colours).items()
-    ]
     opened = {name: [open_share(rows, name) for rows in zip(*seeds, strict=True)] for name in names}
     traces = [
         curve(name, colour, seeds, lambda row, name=name: row["fisher_trace"][name], opened[name])
         for name, colour in colours.items()
     ]
-    described = f"Test accuracy in % over {len(seeds[0])} epochs, mean of {len(seeds)} seeds"
-    ends = ", ".join(f"{one.name} {one.mean[-1]:.1f}" for one in accuracy)
     windows = "; ".join(f"{name}: {epochs_of(opened[name])}" for name in names)
     return [
-        {
-            "picture": chart(accuracy, "test accuracy (%)", f"{described}; at the end {ends}."),
-            "caption": f"Test accuracy; {counted(seeds)}.",
-            "key": [(one.name, one.colour) for one in accuracy],
-        },
+        accuracies(seeds, colours) if classifies(folders[0]) else gaps(seeds, colours),
         {
             "picture": chart(
                 traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True
@@ -219,6 +219,36 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
         },
         *pictures(folders),
     ]
+
+
+def accuracies(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict:
+    """The test accuracy of each epoch, fused and by modality."""
+    curves = [
+        curve("fused" if name == "accuracy" else name, colour, seeds, lambda row, name=name: 100 * row["test"][name])
+        for name, colour in ({"accuracy": TEXT} | colours).items()
+    ]
+    described = f"Test accuracy in % over {len(seeds[0])} epochs, mean of {len(seeds)} seeds"
+    ends = ", ".join(f"{one.name} {one.mean[-1]:.1f}" for one in curves)
+    return {
+        "picture": chart(curves, "test accuracy (%)", f"{described}; at the end {ends}."),
+        "caption": f"Test accuracy; {counted(seeds)}.",
+        "key": [(one.name, one.colour) for one in curves],
+    }
+
+
+def gaps(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict:
+    """The modality gap of each epoch: how far the features of a modality are from those of the others."""
+    curves = [
+        curve(name, colour, seeds, lambda row, name=name: row["modality_gap"][name]) for name, colour in colours.items()
+    ]
+    described = f"Modality gap over {len(seeds[0])} epochs, mean of {len(seeds)} seeds"
+    ends = ", ".join(f"{one.name} {one.mean[-1]:.3f}" for one in curves)
+    top = 1.1 * max(value for one in curves for value in one.high)
+    return {
+        "picture": chart(curves, "modality gap", f"{described}; at the end {ends}.", top=top or 1),
+        "caption": f"Modality gap, the distance between the centres of the modalities' features; {counted(seeds)}.",
+        "key": [(one.name, one.colour) for one in curves],
+    }
 
 
 def curve(
@@ -250,7 +280,10 @@ def epochs_of(shares: Sequence[float]) -> str:
 def pictures(folders: Sequence[Path]) -> list[dict]:
     """The t-SNE pictures and the confusion matrix of the first seed that has some, in the page itself."""
     drawn = []
-    for pattern, what in (("tsne*", "t-SNE: {}"), ("confusion*", "Confusion matrix, last epoch")):
+    kinds = [("tsne*", "t-SNE: {}")]
+    if classifies(folders[0]):
+        kinds.append(("confusion*", "Confusion matrix, last epoch"))
+    for pattern, what in kinds:
         # Of a picture in several forms the last by name, .svg.
         found = ({p.stem: p for p in sorted((f / "figures").glob(pattern)) if p.suffix in KINDS} for f in folders)
         for path in next(filter(None, found), {}).values():

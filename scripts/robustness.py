@@ -23,6 +23,7 @@ from tqdm import tqdm
 from dataset import DATASETS
 from dataset.recipes.corrupt import KINDS
 from scripts.drawing.robustness import draw
+from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs
 from scripts.results.robustness import CLEAN, Row, make_csv, make_tables
 from scripts.trained.evaluation import Condition, Evaluation
@@ -55,10 +56,12 @@ def main(argv: list[str] | None = None) -> str:
     if len(asked) < len(flags.corruptions or ()):
         raise RunError("--corruptions: one of them stands there twice; give all its levels at once")
     runs, unfinished = find_runs(flags.results.resolve())
-    plan, without = {}, []
+    plan, without, untrained = {}, [], []
     for setting, folders in runs.items():
         for folder in folders:
-            if (folder / "last.pt").exists():
+            if not classifies(folder):
+                untrained.append(folder)
+            elif (folder / "last.pt").exists():
                 plan[folder] = setting, asked or every_corruption(folder, flags)
             else:
                 without.append(folder)
@@ -74,7 +77,8 @@ def main(argv: list[str] | None = None) -> str:
                 bar.update()
             bar.write(f"[{number}/{len(plan)}] {setting[1]} {folder.name}", file=sys.stderr)
     text = make_tables(rows, flags.eval_seeds)
-    for why, folders in {"Not finished": unfinished, "Without last.pt": without}.items():
+    left_out = {"Not finished": unfinished, "Without last.pt": without, "Without a trained classifier": untrained}
+    for why, folders in left_out.items():
         if folders:
             text += f"\n{why}, so not in the tables: " + ", ".join(map(str, folders)) + "\n"
     write(rows, text, flags.out or flags.results)

@@ -34,11 +34,11 @@ class Curve:
     open: Sequence[float] = ()  # the share of seeds whose prime learning window was open
 
 
-def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = False) -> Markup:
+def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = False, top: float = 100) -> Markup:
     """The picture of `plot`; `description` is what a screen reader says."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
     with rc_context({"svg.fonttype": "none", "font.size": 13}):
-        plot(figure.add_axes(AREA), curves, y_label, log)
+        plot(figure.add_axes(AREA), curves, y_label, log, top)
         return svg_of(figure, HEIGHT, description)
 
 
@@ -94,10 +94,10 @@ def svg_of(figure: Figure, height: float, description: str) -> Markup:
     return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(description)}">{body}')
 
 
-def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
+def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool, top: float = 100) -> None:
     """Lines with bands from the lowest to the highest seed; open windows shaded, a strip for each, the first below.
 
-    `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to 100.
+    `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to `top`.
     """
     count = len(curves[0].mean)
     low, mean, high = (
@@ -118,7 +118,7 @@ def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool) -> None:
             if (low[place, part] < high[place, part]).any():
                 axis.fill([*x, *x[::-1]], [*low[place, part], *high[place, part][::-1]], color=colour, alpha=0.18, lw=0)
             axis.plot(x, mean[place, part], color=colour, linewidth=2)
-    axis.set(xlim=(0.5, count + 0.5), ylim=(0, 100), xlabel="epoch", ylabel=y_label)
+    axis.set(xlim=(0.5, count + 0.5), ylim=(0, top), xlabel="epoch", ylabel=y_label)
     axis.yaxis.set_label_coords(12 / WIDTH, AREA[1] + AREA[3] / 2, transform=axis.figure.transFigure)  # at the edge
     axis.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
     if log:

@@ -1,10 +1,12 @@
 """What a table can show of a finished run. A column is defined here once, for every table and for the tidy CSV."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from methods import method_of
 from scripts.experiments.ensembles import ENSEMBLE
 from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics
@@ -23,6 +25,8 @@ def read_columns(folder: Path, rule: str) -> Columns:
         RunError: if the run has no such rule.
     """
     rows = epochs_of(folder)
+    if not classifies(folder):
+        return (gap(rows) if rule == "last" else {}) | probes(folder) | windows(rows) | holds(rows)
     found = metrics(folder, rule)
     return found | probes(folder) | windows(rows) | holds(rows) | dominance(found, names_in(rows))
 
@@ -36,6 +40,18 @@ def metrics(folder: Path, rule: str) -> Columns:
     first = {name: found.pop(name) for name in ("accuracy", "macro_f1")}
     last = {name: found.pop(name) for name in LAST if name in found}
     return first | found | last
+
+
+def classifies(folder: Path) -> bool:
+    """Whether the method of a run trains a classifier; where it does not, what the run predicts means nothing."""
+    method = method_of(folder.parts[-3])
+    return method is None or method.classifies
+
+
+def gap(rows: list[dict]) -> Columns:
+    """`modality gap`, in the mean of the modalities after the last epoch: in words, since it is no share."""
+    gaps = rows[-1].get("modality_gap") if rows else None
+    return {"modality gap": f"{statistics.fmean(gaps.values()):.3f}"} if gaps else {}
 
 
 def probes(folder: Path) -> Columns:
@@ -86,9 +102,11 @@ class Samples:
         self._target: np.ndarray | None = None
 
     def right(self, folder: Path, rule: str) -> np.ndarray | None:
-        """(N,) bool; None for a run that has not kept its predictions by the rule, or was tested on other samples."""
+        """(N,) bool; None for a run that has not kept its predictions by the rule, or was tested on other samples, or
+        trains no classifier.
+        """
         predictions = read_predictions(folder)
-        if rule not in predictions:
+        if rule not in predictions or not classifies(folder):
             return None
         if self._target is None:
             self._target = predictions["target"]

@@ -11,7 +11,7 @@ from localisation import STAGES
 from methods import METHODS
 from scripts.experiments.cells import Row
 from scripts.experiments.ensembles import ENSEMBLE
-from scripts.results.columns import WANTED, Samples, read_columns
+from scripts.results.columns import WANTED, Samples, classifies, read_columns
 from scripts.results.consistency import Origin, differences
 from scripts.results.experiment import joint_for
 from scripts.results.labels import STAR, Setting, flags_of_tag, label_settings
@@ -22,6 +22,8 @@ from utils.runs.setting import PATH_FLAGS, differing
 from utils.runs.setting import setting as named
 
 ROWS = ("unimodal", ENSEMBLE, *(name for name in METHODS if name != "unimodal"))  # the controls first
+
+UNTRAINED = "{}: no label is read and no classifier trained, so there is no accuracy (docs/METHODS.md)."
 
 
 def find_runs(root: Path) -> tuple[dict[Setting, list[Path]], list[Path]]:
@@ -98,6 +100,7 @@ def table_of(dataset: str, runs: dict[Setting, list[Path]], rule: str, chosen: S
     columns = [name for name in names if name not in WANTED]
     notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
     notes += [STAR] if any("*" in text for text in labels.values()) else []
+    notes += [UNTRAINED.format(labels[setting]) for setting, folders in runs.items() if not classifies(folders[0])]
     title = "Every setting"
     return Table("", title, dataset, rule, seeds, tuple(columns), tuple(lines), (), tuple(chosen), tuple(notes))
 
@@ -116,7 +119,8 @@ def tidy(runs: dict[Setting, list[Path]], rules: Sequence[str]) -> tuple[list[st
             flags[folder] = {flag: value for flag, value in named(args).items() if flag not in (*PATH_FLAGS, "runs")}
             for rule, result in read_json(folder / "result.json").items():
                 if rule in rules:
-                    found = {"loss": result.get("loss")} | read_columns(folder, rule)
+                    loss = {"loss": result.get("loss")} if classifies(folder) else {}
+                    found = loss | read_columns(folder, rule)
                     epoch = result["epoch"] + 1 if "epoch" in result else None
                     rows.append((folder, [*setting, folder.name.removeprefix("seed"), rule, epoch], found))
     differ = list(differing({str(folder): values for folder, values in flags.items()}))

@@ -33,9 +33,15 @@ class Condition:
 
 
 class Evaluation:
-    """A trained method with its test split, and its metrics under a condition."""
+    """A trained method with its test split, and its metrics under a condition.
+
+    Raises:
+        RunError: if the method trains no classifier.
+    """
 
     def __init__(self, trained: Trained):
+        if not trained.method.classifies:
+            raise RunError(f"--method {trained.args.method} trains no classifier: it predicts nothing to be evaluated")
         self.trained, self.method, self.device = trained, trained.method, trained.device
         self.train_rows, test_rows, *_ = trained.splits()
         self.data = trained.data(test_rows)

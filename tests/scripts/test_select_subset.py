@@ -1,6 +1,8 @@
 """From pretraining without labels over a chosen subset to training on it, by the programs."""
 
 import argparse
+import csv
+import io
 import json
 import shutil
 from itertools import combinations, permutations
@@ -9,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.instances import make_features, save_features
+from helpers.results import rows_of
 from helpers.runs import checkpoint, differing, folder_of
 
 import main as program
-from scripts import pretrain, select_subset
+from scripts import collect, evaluate, pretrain, report, robustness, select_subset
 from scripts.trained.pool import scored_by
 from scripts.trained.restore import restore
 from selection import ADDING, STRATEGIES, WARM
@@ -162,6 +165,33 @@ def test_a_list_of_what_is_labelled_has_names_of_the_split(trained, tmp_path, na
         choose(trained[0], tmp_path / "more.txt", "badge", 20, "--from", str(tmp_path / "known.txt"))
     with pytest.raises(RunError, match=f"--budget 12: {trained[1]} has 12 samples already"):
         choose(trained[0], tmp_path / "more.txt", "badge", 12, "--from", str(trained[1]))
+
+
+def test_what_no_classifier_predicts_is_shown_nowhere(pretrained, trained, tmp_path, capsys):
+    """The gap stands in its place, and a sentence says why."""
+    runs = [pretrained.parent, trained[0].parent]
+    for run in runs:
+        place = tmp_path.joinpath(*run.parts[-4:])
+        shutil.copytree(run, place)
+        (place / "figures/confusion.svg").write_text("<svg/>")
+    table = rows_of(collect.of_folder(tmp_path, None))
+    gap = json.loads((runs[0] / "metrics.jsonl").read_text().splitlines()[-1])["modality_gap"]
+    shown = table["mmcsal, test"]
+    assert shown["modality gap"] == f"{np.mean(list(gap.values())):.3f}"
+    assert {shown[name] for name in ("accuracy", "image", "95% interval")} == {"-"}
+    assert "-" not in {table["Joint training, test"][name] for name in ("accuracy", "image", "95% interval")}
+    assert "mmcsal, test: no label is read and no classifier trained, so there is no acc" in capsys.readouterr().out
+    of_csv = list(csv.DictReader(io.StringIO(collect.of_folder(tmp_path, None, form="csv"))))
+    assert all((row["loss"] == row["accuracy"] == "") == (row["method"] == "mmcsal") for row in of_csv)
+    words = report.page(tmp_path)
+    assert "Modality gap, the distance" in words and words.count("Test accuracy; 1 seed") == 1
+    assert words.count("Confusion matrix, last epoch, seed0.") == 1  # of two
+    levels = ["--corruptions", "missing:image:1", *READ]
+    assert f"Without a trained classifier, so not in the tables: {tmp_path}" in robustness.main(
+        [str(tmp_path), *levels]
+    )
+    with pytest.raises(RunError, match="--method mmcsal trains no classifier: it predicts nothing to be evaluated"):
+        evaluate.main([str(pretrained), *READ])
 
 
 def test_a_model_with_labels_is_compared_by_its_features(root, tmp_path):
