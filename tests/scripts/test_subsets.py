@@ -118,6 +118,22 @@ def test_where_choosing_fails_what_needs_no_such_list_is_done(desk, capsys):
     assert "| random | 37 | - | - |" in table and "| badge (joint) | 37 | - | - |" in table
 
 
+def test_every_round_goes_by_the_run_on_the_list_that_it_adds_to(desk, capsys):
+    words = ["--strategies", "badge", "coreset-rounds", "--methods", "joint", "inforeg", "--seeds", "3", "--list"]
+    assert run(desk, *words, budgets=["18", "9", "30"]) == 0
+    told = [(line[1].rpartition("/")[2], line[2:]) for line in map(shlex.split, capsys.readouterr().out.splitlines())]
+    trained = {f"{run_folder(args)}/last.pt": args for args in (parse(w) for name, w in told if name == "main.py")}
+    chosen = [dict(zip(w[::2], w[1::2], strict=True)) for name, w in told if name == "select_subset.py"]
+    rounds = [flags for flags in chosen if "--from" in flags]
+    assert len(chosen) == 9 and len(rounds) == 8  # two strategies, methods and rounds; and the first list of all
+    for flags in rounds:
+        args = trained[flags["--features"]]
+        assert args.train_list == flags["--from"] and f".{args.method}.random.9-18" in flags["--out"]
+        assert flags["--out"] in {other.train_list for other in trained.values()}
+    lists = [args.train_list for args in trained.values() if args.train_list]
+    assert len(lists) == 10 and sum(path.endswith("/random.9.txt") for path in lists) == 2
+
+
 def test_rounds_begin_with_a_strategy_that_needs_no_label(desk, capsys):
     assert run(desk, "--strategies", "entropy", "--first", "kmeans", "--list") == 0
     lines = capsys.readouterr().out.splitlines()
