@@ -1,8 +1,7 @@
-"""MUSIC-Synthetic: mosaics of four solos of MUSIC, of which two sound (Hu et al., NeurIPS 2020)."""
+"""Mosaics of four solos of MUSIC, of which two sound, as in MUSIC-Synthetic (Hu et al., NeurIPS 2020)."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,42 +11,10 @@ from torch import Tensor
 from dataset.classes import INSTRUMENTS
 from dataset.recipes.frames import FrameTransform
 from localisation.data import PARTS, Clips, Object
-from localisation.music import MUSIC, Seconds, log_mel
+from localisation.seconds import Seconds, log_mel
 from utils.errors import DataError, list_names
-from utils.numbers import count, positive
 
-RATIO = 0.5  # of a map's maximum, in the published evaluation
 TESTED = 4  # there are a quarter as many mosaics to test on as to train on
-
-
-class MUSICSynthetic(MUSIC):
-    """The same solos; a mixed clip is a mosaic of four, of which two sound, as in MUSIC-Synthetic.
-
-    Four seconds of solos of different instruments: their middle frames (to test on, frames with a box) as two by two
-    quarters, and the mean of the sounds of two of them, each up to 6 dB louder or softer. The mosaics to train on are
-    of the second stage's videos, those to test on of the test's. Which these are depends on --mosaic_seed and the
-    mosaic's number alone, so they are not the published mosaics.
-    """
-
-    @classmethod
-    def add_args(cls, group) -> None:
-        group.add_argument("--mosaics", type=positive, default=2000, help="to train on; a quarter as many: test")
-        group.add_argument("--mosaic_seed", type=count, default=0, help="of what they are made of")
-
-    @classmethod
-    def refusal(cls, args: Namespace) -> str | None:
-        return (
-            f"--image_size {args.image_size}: a mosaic needs an even number of pixels" if args.image_size % 2 else None
-        )
-
-    @classmethod
-    def mixed(cls, args: Namespace, part: str) -> Clips:
-        return Mosaics(args, Seconds(args, "synthetic", part, RATIO), part)
-
-    @classmethod
-    def files(cls, args: Namespace) -> list[Path]:
-        root = Path(args.data_root)
-        return [*(root / f"{part}_{kind}.csv" for kind in ("solo", "synthetic") for part in PARTS), root / "boxes.json"]
 
 
 class Mosaic(NamedTuple):
@@ -59,7 +26,11 @@ class Mosaic(NamedTuple):
 
 
 class Mosaics(Clips):
-    """Mosaics of two by two seconds of solos; each is a video of its own."""
+    """Mosaics of two by two seconds of solos of different instruments; each is a video of its own.
+
+    Their middle frames (to test on, frames with a box) are the quarters; the sound is the mean of two of theirs, each
+    up to 6 dB louder or softer.
+    """
 
     def __init__(self, args: Namespace, solos: Seconds, part: str):
         """Draw them. Raises DataError if there are not four instruments."""

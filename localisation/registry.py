@@ -1,8 +1,7 @@
 """The localisation data sets by name."""
 
 from localisation.data import Localisation
-from localisation.mosaics import MUSICSynthetic
 from localisation.music import MUSIC
 from localisation.scenes import Scenes
 
-LOCALISATION: dict[str, type[Localisation]] = {"scenes": Scenes, "MUSIC": MUSIC, "MUSIC-Synthetic": MUSICSynthetic}
+LOCALISATION: dict[str, type[Localisation]] = {"scenes": Scenes, "MUSIC": MUSIC}

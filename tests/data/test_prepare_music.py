@@ -1,6 +1,7 @@
 """MUSIC by its published lists: which videos there are, the lists of each stage, and the boxes at their frames."""
 
 import json
+import math
 import shutil
 from argparse import Namespace
 
@@ -116,8 +117,16 @@ def test_boxes_stand_at_the_frames_that_are_there(prepared):
     }
 
 
+def test_frames_are_those_of_a_quarter_of_a_second(tmp_path):
+    numbers = [60, 67, 74, 81, 89, 90]
+    keys = [f"ccccccccc_0_0_1000/frame_{number // 30:03d}/{number:05d}.jpg" for number in numbers]
+    for key, place in zip(keys, [9, 10, 11, 12, 12, 13], strict=True):
+        (tmp_path / "boxes.json").write_text(json.dumps({key: entry()}))
+        assert prepare_music.read_boxes(tmp_path / "boxes.json") == {"ccccccccc_0": {place: []}}
+
+
 def test_what_is_prepared_is_read(prepared):
-    args = Namespace(data_root=str(prepared), image_size=16)
+    args = Namespace(data_root=str(prepared), image_size=16, mixed="duet")
     solo, duet = (getattr(LOCALISATION["MUSIC"], kind)(args, "test") for kind in ("solo", "mixed"))
     assert [item.frame for item in solo.items] == [4, 5, 7] and len(duet) == 1
     assert [item.category for item in duet.objects(0)] == [5, 9]
@@ -180,6 +189,8 @@ FAULTS = {
     "a number": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((2, [0, 0, 1, 1]))}), "`category_id` of 1, 3, 8"),
     "a box": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((1, [0.5, 0, 0.6, 1]))}), "in [0, 1]"),
     "no box": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((1, [0.5, 0, 0.1]))}), "in [0, 1]"),
+    "outside": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((1, [-0.1, 0, 0.5, 1]))}), "in [0, 1]"),
+    "not a number": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((1, [0, 0, 0.1, math.nan]))}), "in [0, 1]"),
     "flat": ("lists/solotest.json", json.dumps({SOLO_KEY: entry((1, [0.5, 0, 0.1, 0]))}), "in [0, 1]"),
     "no list": ("lists/solotest.json", json.dumps({SOLO_KEY: {}}), "must have a `bbox`"),
 }
@@ -209,7 +220,8 @@ def test_a_listed_video_of_no_instrument_is_left_out_and_said(public, capfd, vid
     fill(public, video)
     with (public / "lists" / "deep" / "solo_training_1.txt").open("a") as file:
         file.write("\nnobodyknows_0_1000.flac nobodyknows_0_1000.mp4\n")
+        file.write("aaaaaaaaaa1_0_1000.flac aaaaaaaaaa1_0_1000.mp4\n")  # again
     status, said, _ = prepare(public, capfd, allow_missing=True)
-    assert (
-        status == 0 and "left out: 1: nobodyknows" in said and "nobodyknows" not in manifest(public / "out")["failed"]
-    )
+    assert status == 0 and "left out: 1: nobodyknows" in said
+    assert "nobodyknows" not in manifest(public / "out")["failed"]
+    assert [name for name, _ in rows(public / "out" / "train_solo.csv")] == ["aaaaaaaaaa1", "aaaaaaaaaa2"]

@@ -13,7 +13,7 @@ from PIL import Image
 from dataset.classes import INSTRUMENTS
 from dataset.loader import make_loader
 from dataset.recipes.frames import imagenet
-from localisation import music
+from localisation import seconds
 from localisation.data import Pairs
 from localisation.registry import LOCALISATION
 from utils.errors import DataError
@@ -68,14 +68,17 @@ def root(tmp_path_factory):
     return make(tmp_path_factory.mktemp("data") / "music")
 
 
-def flags(root, name="MUSIC-Synthetic", **changes):
+def flags(root, **changes):
     parser = ArgumentParser()
-    LOCALISATION[name].add_args(parser)
+    LOCALISATION["MUSIC"].add_args(parser)
     return Namespace(**vars(parser.parse_args([])) | {"data_root": str(root), "image_size": 16} | changes)
 
 
-def load(root, kind, part, name="MUSIC", **changes):
-    return getattr(LOCALISATION[name], kind)(flags(root, name, **changes), part)
+def load(root, kind, part, **changes):
+    """kind: solo, or that of mixed clips."""
+    if kind == "solo":
+        return LOCALISATION["MUSIC"].solo(flags(root, **changes), part)
+    return LOCALISATION["MUSIC"].mixed(flags(root, mixed=kind, **changes), part)
 
 
 def grey(frame):
@@ -96,7 +99,7 @@ def test_training_has_every_whole_second(root):
     inputs, label, position = solo[3]
     assert inputs["audio"].shape == (1, 201, 64) and inputs["visual"].shape == (3, 16, 16)
     assert (label, position) == (0, 3) and solo.objects(3) == () and solo.ratio == 0.1
-    duet = load(root, "mixed", "train")
+    duet = load(root, "duet", "train")
     assert len(duet) == SECONDS and duet.labels is None and duet.objects(0) == () and duet.ratio == 0.2
 
 
@@ -117,8 +120,8 @@ def test_the_spectrogram_is_the_public_codes():
     assert (bands.max(axis=1) == 0).sum() == 2
     expected = librosa.power_to_db(bands @ magnitude, ref=1.0, amin=1e-10, top_db=80)
     assert np.ptp(expected) == pytest.approx(80, abs=1e-3)
-    assert np.allclose(music.log_mel(wave)[0].T, expected, atol=1e-4)
-    assert music.log_mel(np.zeros(16000, np.float32)).unique().tolist() == pytest.approx([-100])
+    assert np.allclose(seconds.log_mel(wave)[0].T, expected, atol=1e-4)
+    assert seconds.log_mel(np.zeros(16000, np.float32)).unique().tolist() == pytest.approx([-100])
 
 
 def test_a_second_has_its_own_sound_and_frames(root):
@@ -134,7 +137,7 @@ def test_a_second_has_its_own_sound_and_frames(root):
 
 
 def test_training_draws_any_frame_of_the_second_and_changes_it(root):
-    solo, duet = load(root, "solo", "train"), load(root, "mixed", "train")
+    solo, duet = load(root, "solo", "train"), load(root, "duet", "train")
     torch.manual_seed(0)
     found = {round(grey(duet.frame(1))) for _ in range(40)}
     assert all(min(abs(value - level(0, frame)) for frame in range(5, 9)) < 1.5 for value in found) and len(found) == 4
@@ -157,7 +160,7 @@ def test_a_training_frame_is_a_crop_of_a_larger_one_mirrored_or_not(monkeypatch)
         larger = np.asarray(larger.resize((16, 16), Image.Resampling.BILINEAR))
         left, top = place
         mean, std = imagenet(torch.device("cpu"))
-        found = (music.augment(image, 14) * std + mean).permute(1, 2, 0) * 255
+        found = (seconds.augment(image, 14) * std + mean).permute(1, 2, 0) * 255
         assert np.abs(found.numpy() - larger[top : top + 14, left : left + 14]).max() < 1.5  # factors of 1
 
 
@@ -167,7 +170,7 @@ def test_brightness_and_colour_are_changed_each_for_itself(monkeypatch):
     mean, std = imagenet(torch.device("cpu"))
     for brightness, colour in ((0.0, 0.5), (0.5, 1.0)):
         monkeypatch.setattr(torch, "rand", lambda *_, b=brightness, c=colour: torch.tensor([0.9, b, c, 0.0, 0.0]))
-        found = ((music.augment(image, 7) * std + mean) * 255)[:, 3, 3]
+        found = ((seconds.augment(image, 7) * std + mean) * 255)[:, 3, 3]
         factors = [0.7 + 0.6 * drawn for drawn in (brightness, colour)]
         expected = [factors[0] * (grey_of + factors[1] * (value - grey_of)) for value in (100, 60, 20)]
         assert np.allclose(found, expected, atol=2)
@@ -182,7 +185,7 @@ def test_tests_have_the_frames_with_boxes_that_are_there(root):
     assert np.array_equal(
         solo.wave(5), soundfile.read(root / "AudioWAV" / "test8.wav", dtype="float32")[0][16000:32000]
     )
-    duet = load(root, "mixed", "test")
+    duet = load(root, "duet", "test")
     assert [(o.category, o.sounding) for o in duet.objects(0)] == [(9, True), (2, True)] and len(duet) == 1
 
 
@@ -194,7 +197,7 @@ def test_pairs_of_seconds_take_the_frame_of_another_video(root):
 
 
 def test_a_mosaic_has_four_instruments_of_which_two_sound(root):
-    mosaics = load(root, "mixed", "test", "MUSIC-Synthetic", mosaics=160)
+    mosaics = load(root, "synthetic", "test", mosaics=160)
     assert len(mosaics) == 40 and mosaics.labels is None and mosaics.ratio == 0.5
     frequency, places = np.fft.rfftfreq(16000, 1 / 16000), np.zeros(4)
     for position, (parts, sounding, gains) in enumerate(mosaics.mosaics):
@@ -211,7 +214,7 @@ def test_a_mosaic_has_four_instruments_of_which_two_sound(root):
             assert item.box == ((column + 0.25) / 2, (row + 0.5) / 2, 0.25, 0.125)
             assert mosaics.solos.items[part].frame == 4  # the frames without boxes show nothing to measure
         heard = [gain * mosaics.solos.wave(parts[place]) for place, gain in zip(sounding, gains, strict=True)]
-        expected = music.log_mel(np.float32(heard[0] + heard[1]) / 2)
+        expected = seconds.log_mel(np.float32(heard[0] + heard[1]) / 2)
         assert (mosaics.sound(position) - expected).abs().mean() < 0.05  # in silence it is all rounding
         peaks = frequency[np.argsort(np.abs(np.fft.rfft(heard[0] + heard[1])))[-2:]]
         assert sorted(peaks) == sorted(500.0 * (1 + items[place].category) for place in sounding)
@@ -222,7 +225,7 @@ def test_a_mosaic_has_four_instruments_of_which_two_sound(root):
 
 def test_mosaics_depend_on_seed_part_and_number_alone(root):
     def make(part="train", **changes):
-        return load(root, "mixed", part, "MUSIC-Synthetic", **{"mosaics": 4} | changes)
+        return load(root, "synthetic", part, **{"mosaics": 4} | changes)
 
     one = make()
     assert one.mosaics == make(mosaics=6).mosaics[:4] and one.mosaics != make(mosaic_seed=1).mosaics
@@ -233,8 +236,16 @@ def test_mosaics_depend_on_seed_part_and_number_alone(root):
 
 @pytest.mark.parametrize("size", [15, 16, 18])
 def test_a_mosaic_needs_an_even_size(size):
-    said = LOCALISATION["MUSIC-Synthetic"].refusal(Namespace(image_size=size))
+    said = LOCALISATION["MUSIC"].refusal(Namespace(image_size=size, mixed="synthetic"))
     assert (said is None) == (size > 15) and (size > 15 or "--image_size 15" in said)
+    assert LOCALISATION["MUSIC"].refusal(Namespace(image_size=size, mixed="duet")) is None
+
+
+@pytest.mark.parametrize("mixed", ["synthetic", "duet"])
+def test_the_files_that_say_which_clips_there_are(root, mixed):
+    files = LOCALISATION["MUSIC"].files(flags(root, mixed=mixed))
+    names = [f"{part}_{kind}.csv" for kind in ("solo", mixed) for part in ("train", "test")]
+    assert [file.name for file in files] == [*names, "boxes.json"] and all(file.is_file() for file in files)
 
 
 def remove(path):
@@ -289,4 +300,4 @@ def test_too_few_instruments_make_no_mosaic(tmp_path):
     root = make(tmp_path / "data")
     (root / "boxes.json").write_text(json.dumps({f"test{k}": {"4": [[INSTRUMENTS[k], *BOX]]} for k in (6, 7, 8)}))
     with pytest.raises(DataError, match="four instruments with boxes, and test_synthetic.csv has 3: saxophone"):
-        load(root, "mixed", "test", "MUSIC-Synthetic")
+        load(root, "synthetic", "test")
