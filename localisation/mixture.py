@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +40,11 @@ class Mixture(Stage):
         group.add_argument(
             "--solo", metavar="RUN", help="folder of a finished train-solo; by default that of the same --out and seed"
         )
+        group.add_argument(
+            "--start_from", metavar="RUN",
+            help="folder of a finished train-mix, whose weights take the place of those of --solo: from synthetic "
+            "mixtures to real duets, say; what is heard is still what --solo says",
+        )  # fmt: skip
         group.add_argument("--epochs", type=positive, default=5, help="passes over the mixed clips")
         group.add_argument("--temperature", type=positive_float, default=1.0, help="T")
         group.add_argument("--category_weight", type=not_negative, default=1.0, help="of L_cat; 0: an ablation")
@@ -52,15 +58,40 @@ class Mixture(Stage):
 
     def __init__(self, args, model, categories):
         super().__init__(args, model, categories)
-        state, model.started_from["solo"] = read_solo(args)
-        load_model(model, state, Path(args.solo) / "last.pt")
+        state = self._load("solo")
         self.matching = state["method"]["matching"]
         if not model.dictionary.any():
             raise CombinationError(f"--solo {args.solo} has one round and so no dictionary: train it for --rounds 2")
         self.encoder, self.head = copy.deepcopy((model.encoders["audio"], model.heads["audio"]))
+        if args.start_from:
+            self._load("start_from")
         for part in (self.encoder, self.head):
             part.requires_grad_(False).eval()
-        self._heard = torch.zeros(0)  # log p^a (B, K) of this step
+        self._heard = torch.zeros(0)  # p^a (B, K) of this step
+
+    def _load(self, flag: str) -> dict:
+        """Give the model the weights of the run that a flag names; the content of its checkpoint.
+
+        Raises:
+            RunError: if it is missing, damaged, not finished, or another stage's, or of other categories.
+        """
+        folder, stage = Path(getattr(self.args, flag)), {"solo": "solo", "start_from": "mixture"}[flag]
+        what, path = f"--{flag} {folder}", folder / "last.pt"
+        try:
+            state, sha256 = read_tensors(path, "")
+        except DamageError as error:
+            raise RunError(f"{what} cannot be used: its last.pt is damaged ({error.reason}); train it again") from None
+        if not is_checkpoint(state):
+            raise RunError(f"{what}: its last.pt is no checkpoint of this repository")
+        if state["args"].get("method") != stage or state["classes"] != self.categories:
+            held = " on ".join(str(state["args"].get(key)) for key in ("method", "dataset"))
+            wanted = f"{stage} on {self.args.dataset}, or on data of the same categories"
+            raise RunError(f"{what} holds a run of {held}: give one of {wanted}")
+        if not (folder / "done").exists():
+            raise RunError(f"{what} is not finished: go on with it by --resume")
+        load_model(self.model, state, path)
+        self.model.started_from[flag] = sha256
+        return state
 
     def on_fit_start(self, run) -> None:
         for part in (self.encoder, self.head):
@@ -94,35 +125,11 @@ class Mixture(Stage):
             return {}
         seen = self.look(run, data, self._maps)
         objects, size = objects_of(data), (self.args.image_size,) * 2
-        maps = metrics.class_maps(seen["maps"], self.matching, self.categories)
-        heard = by_category(seen["heard"], self.matching, self.categories)
+        maps = metrics.class_maps(seen["maps"], np.array(self.matching), len(self.categories))
+        heard = by_category(seen["heard"], self.matching, len(self.categories))
         found = metrics.evaluate(maps, objects, size, data.ratio)
         return defined(found | {"teacher_recall": metrics.recall(heard, objects)})
 
     def _maps(self, features, inputs) -> dict[str, Tensor]:
         maps = probabilities(self.model, features, suppression=not self.args.no_suppression)
         return {"maps": maps, "heard": self.hear(inputs)}
-
-
-def read_solo(args) -> tuple[dict, str]:
-    """The last checkpoint of the run of --solo, and the sha256 of its file.
-
-    Raises:
-        RunError: if it is missing, damaged, not finished, or another stage's or data set's.
-    """
-    path = Path(args.solo) / "last.pt"
-    what = f"--solo {args.solo}"
-    try:
-        state, sha256 = read_tensors(path, "")
-    except DamageError as error:
-        raise RunError(f"{what} cannot be used: its last.pt is damaged ({error.reason}); train it again") from None
-    if not is_checkpoint(state):
-        raise RunError(f"{what}: its last.pt is no checkpoint of this repository")
-    held = {key: state["args"].get(key) for key in ("dataset", "method")}
-    if held != {"dataset": args.dataset, "method": "solo"}:
-        raise RunError(
-            f"{what} holds a run of {held['method']} on {held['dataset']}: give one of train-solo on {args.dataset}"
-        )
-    if not (path.parent / "done").exists():
-        raise RunError(f"{what} is not finished: go on with it by train-solo --resume")
-    return state, sha256

@@ -106,7 +106,7 @@ class Solo(Stage):
         if labels is None:
             return {}
         clusters = self.assigned.cpu().numpy()
-        self.matching = match(labels, clusters, self.categories, self.model.clusters).tolist()
+        self.matching = match(labels, clusters, len(self.categories), self.model.clusters).tolist()
         return {"clusters": {"NMI": float(normalized_mutual_info_score(labels, clusters))}}
 
     def evaluate(self, run, data) -> dict[str, float]:

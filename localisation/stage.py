@@ -1,7 +1,7 @@
 """What the two stages of CSOL share: each is a Method, which the loop of engine/ trains as it trains every other."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -55,8 +55,8 @@ class Stage(Method):
     takes_unimodal_loss = False
     model: Localiser
 
-    def __init__(self, args, model: Localiser, categories: int):
-        self.args, self.model, self.categories = args, model, categories
+    def __init__(self, args, model: Localiser, categories: Sequence[str]):
+        self.args, self.model, self.categories = args, model, list(categories)
         self.trace = FisherTrace(model.encoders)
         self._notes = {}
         self.matching: list[int] | None = None  # (K,) the category of each cluster, for evaluation

@@ -36,7 +36,7 @@ def make_stage(args: Namespace) -> Stage:
     except ValueError as error:
         raise CombinationError(str(error)) from None
     kinds: dict[str, type[Stage]] = {stage.name: stage for stage in MEASURED}
-    return kinds[args.method](args, model, len(LOCALISATION[args.dataset].categories(args)))
+    return kinds[args.method](args, model, LOCALISATION[args.dataset].categories(args))
 
 
 def train_stage(argv: list[str], args: Namespace, device: torch.device) -> dict:
@@ -62,7 +62,7 @@ def _train(argv, stage: Stage, data: dict, device: torch.device, folder: RunFold
     run = Run(args, model, make_optimizer(args, model), clips, None, None, device)
     print(f"{args.method} on {args.dataset}: {len(clips)} training, {len(test)} test clips; {device}")
     if isinstance(stage, Mixture):
-        say_before(stage, run, test)
+        say_before(stage, run, test, folder)
     seed_everything(args.seed)
     with noted():
         lines = StageLines(args.epochs, MEASURED[type(stage)])
@@ -85,12 +85,12 @@ def make_optimizer(args: Namespace, model: Localiser) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, args.lr, weight_decay=args.weight_decay, fused=True)
 
 
-def say_before(stage: Mixture, run: Run, test) -> None:
-    """Say what the first stage's weights make of the mixtures, and warn if its classifier of sound knows too little."""
+def say_before(stage: Mixture, run: Run, test, folder: RunFolder) -> None:
+    """Say what its first weights make of the mixtures, and warn if its classifier of sound knows too little."""
     stage.on_fit_start(run)
     before = stage.evaluate(run, test)
     print("before: " + "  ".join(f"{name} {value:.1%}" for name, value in before.items() if isinstance(value, float)))
-    if before.get("teacher_recall", 1.0) < HEARD:
+    if folder.writes and before.get("teacher_recall", 1.0) < HEARD:
         warn(
             f"the audio classifier of --solo names {before['teacher_recall']:.0%} of the objects that sound in a "
             "mixture: below 70 % there is little for this stage to learn"

@@ -21,7 +21,8 @@ from localisation.parser import parse
 from localisation.scenes import Generated, Scenes
 from localisation.solo import Solo
 from localisation.stage import Located, told_apart
-from localisation.training import make_stage
+from localisation.training import make_optimizer, make_stage
+from models.encoders import ConvNet
 from scripts import localise
 from utils.errors import RunError
 
@@ -247,18 +248,43 @@ def test_the_run_of_the_first_stage_is_checked(out, solo, tmp_path):
     held = tmp_path / "held"
     shutil.copytree(solo, held)
     (held / "done").unlink()
-    assert refusal("--solo", str(held)) == f"--solo {held} is not finished: go on with it by train-solo --resume"
+    assert refusal("--solo", str(held)) == f"--solo {held} is not finished: go on with it by --resume"
     assert "last.pt is a checkpoint of another model: " in refusal("--solo", str(solo), "--clusters", "3")
-    state = checkpoint(held) | {"args": checkpoint(held)["args"] | {"dataset": "MUSIC"}}
     (held / "checksums.txt").unlink()
-    torch.save(state, held / "last.pt")
-    assert refusal("--solo", str(held)) == (
-        f"--solo {held} holds a run of solo on MUSIC: give one of train-solo on scenes"
-    )
+    torch.save(checkpoint(held) | {"classes": ["tuba"]}, held / "last.pt")
+    assert "data of the same categories" in refusal("--solo", str(held))
+    mixture = folder_of(*words("train-mix", out))
+    wanted = "give one of solo on scenes, or on data of the same categories"
+    assert refusal("--solo", str(mixture)) == f"--solo {mixture} holds a run of mixture on scenes: {wanted}"
     (held / "last.pt").write_bytes(b"nothing")
     assert refusal("--solo", str(held)).startswith(f"--solo {held} cannot be used: its last.pt is damaged (")
-    mixture = folder_of(*words("train-mix", out))
-    assert "holds a run of mixture on scenes" in refusal("--solo", str(mixture))
+    torch.save([1], held / "last.pt")
+    assert refusal("--solo", str(held)) == f"--solo {held}: its last.pt is no checkpoint of this repository"
+
+
+def test_a_second_stage_may_start_from_another(out, solo, mixture):
+    """Its weights are taken; what is heard and how clusters are matched is still of the first stage."""
+    more = ["--start_from", str(mixture), "--solo", str(solo)]
+    args = parse("train-mix", words("train-mix", out, *more)[1:])
+    stage, first = make_stage(args), checkpoint(solo)
+    assert differing(stage.model.state_dict(), checkpoint(mixture)["model"]) == []
+    for name, value in stage.encoder.state_dict().items():
+        assert torch.equal(value, first["model"][f"encoders.audio.{name}"])
+    assert stage.matching == first["method"]["matching"] and stage.model.started_from.keys() == {"solo", "start_from"}
+    with pytest.raises(RunError, match="holds a run of solo on scenes: give one of mixture"):
+        make_stage(parse("train-mix", words("train-mix", out, "--start_from", str(solo))[1:]))
+
+
+def test_an_encoder_may_start_from_a_file(tmp_path):
+    encoder = ConvNet(3)
+    torch.save(encoder.state_dict(), tmp_path / "weights.pth")
+    more = ["--weights", f"visual={tmp_path}/weights.pth", "--freeze", "visual"]
+    stage = make_stage(parse("train-solo", words("train-solo", tmp_path, *more)[1:]))
+    found = stage.model.encoders["visual"]
+    assert differing(found.state_dict(), encoder.state_dict()) == []
+    assert found.stages[-1][0].stride == (1, 1) and not any(p.requires_grad for p in found.parameters())
+    held = {id(p) for group in make_optimizer(stage.args, stage.model).param_groups for p in group["params"]}
+    assert held == {id(p) for p in stage.model.parameters() if p.requires_grad}
 
 
 def test_a_second_stage_goes_on_from_the_same_first_stage_alone(out, solo, tmp_path, monkeypatch):

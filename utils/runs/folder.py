@@ -81,7 +81,7 @@ class RunFolder:
             if changed := [name for name, now in checksums.items() if entry.get("weights", {}).get(name, now) != now]:
                 raise RunError(
                     f"{self.path} holds a run that began with other weights of {', '.join(changed)}, whose sha256 its "
-                    "args.json has: give these by --weights, or choose --tag"
+                    "args.json has: give the same files, or choose --tag"
                 )
 
     def check_checkpoint(self, state: Mapping) -> None:

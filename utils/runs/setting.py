@@ -30,16 +30,17 @@ def plain_args(args: Namespace) -> dict:
 def setting(args: Mapping) -> dict:
     """The flags of `args` (a run's arguments, by flag) that name its setting, seed included.
 
-    Weights to start from, the --train_list and the run of --solo (by its tag) are named without their folders: their
-    checksums say which they are (utils/runs/folder.py).
+    Weights to start from, the --train_list and the runs of --solo and --start_from (by their tags) are named
+    without their folders: their checksums say which they are (utils/runs/folder.py).
     """
     flags = {flag: value for flag, value in args.items() if flag not in (*MACHINE_FLAGS, "provenance")}
     if files := flags.get("weights"):
         flags["weights"] = sorted(f"{name}={Path(path).name}" for name, path in (word.split("=", 1) for word in files))
     if path := flags.get("train_list"):
         flags["train_list"] = Path(path).name
-    if path := flags.get("solo"):
-        flags["solo"] = Path(path).parent.name
+    for flag in ("solo", "start_from"):
+        if path := flags.get(flag):
+            flags[flag] = Path(path).parent.name
     return flags
 
 
