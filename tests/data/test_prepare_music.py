@@ -38,6 +38,7 @@ SOLO_BOXES = {
     "ccccccccc_0_0_1000/frame_001/00030.jpg": entry(),
     "ccccccccc_0_0_1000/frame_001/00044.jpg": entry((11, [0.0, 0.0, 1.0, 1.0]), (11, [0.5, 0.5, 0.25, 0.25])),
     "ccccccccc_0_0_1000/frame_009/00270.jpg": entry((11, [0.1, 0.2, 0.3, 0.4])),
+    "aaaaaaaaaa1_0_1000/frame_000/00000.jpg": entry((11, [0.1, 0.2, 0.3, 0.4])),  # of training
 }
 DUET_BOXES = {
     "eeeeeeeeee1_0_1000/frame_000/00000.jpg": entry((12, [0.1, 0.2, 0.3, 0.4]), (11, [0.5, 0.2, 0.3, 0.4])),
@@ -213,7 +214,8 @@ def test_two_files_of_one_video_and_none_of_the_lists_are_refused(public, capfd,
     for name in ("aaaaaaaaaa1.mp4", "aaaaaaaaaa1_0_1000.mkv"):
         shutil.copy(video, public / "raw" / name)
     assert "are one video: remove one of them" in prepare(public, capfd)[2]
-    assert prepare(public, capfd, sample_rate=8000)[0] == 2
+    for flag in ({"sample_rate": 8000}, {"fps": 2}):
+        assert "of MUSIC 4 and 16000 are read" in prepare(public, capfd, **flag)[2]
 
 
 def test_a_listed_video_of_no_instrument_is_left_out_and_said(public, capfd, video):
