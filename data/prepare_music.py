@@ -172,15 +172,14 @@ def is_box(left: float, top: float, width: float, height: float) -> bool:
 
 def write_boxes(args, parts: dict[str, Parts], boxes: dict[str, dict[int, list]]) -> None:
     """Write boxes.json for the frames of the tests' videos that are there; says how many are not."""
-    tested = {clip.name for kind in parts for clip in parts[kind][1]}
     folder = args.out / f"Image-{FPS:02d}-FPS"
+    tested = {clip.name for kind in parts for clip in parts[kind][1] if (folder / clip.name).is_dir()}
     kept: dict[str, dict[int, list]] = {}
     beyond = 0
     for video in sorted(tested & boxes.keys()):
-        if (folder / video).is_dir():
-            count = sum(1 for _ in (folder / video).glob("[!.]*"))
-            kept[video] = {number: boxes[video][number] for number in sorted(boxes[video]) if number <= count}
-            beyond += len(boxes[video]) - len(kept[video])
+        count = sum(1 for _ in (folder / video).glob("[!.]*"))
+        kept[video] = {number: boxes[video][number] for number in sorted(boxes[video]) if number <= count}
+        beyond += len(boxes[video]) - len(kept[video])
     write_atomically(args.out / "boxes.json", json.dumps(kept, sort_keys=True) + "\n")
     total = sum(map(len, kept.values()))
     print(

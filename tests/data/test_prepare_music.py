@@ -14,7 +14,7 @@ from helpers.videos import BLUE, GREEN, RED, record, tone
 from localisation.registry import LOCALISATION
 
 SOLOS = {
-    "violin": ["aaaaaaaaaa1", "ccccccccc_0", "gone_violin"],
+    "violin": ["aaaaaaaaaa1", "ccccccccc_0", "gone_tester", "gone_violin"],
     "flute": ["aaaaaaaaaa2", "bbbbbbbbbb2"],
     "cello": ["bbbbbbbbbb1"],
 }
@@ -22,7 +22,7 @@ DUETS = {"flute violin": ["dddddddddd1", "eeeeeeeeee1"]}
 LISTS = {
     "solo_training_1.txt": ["aaaaaaaaaa1", "aaaaaaaaaa2", "gone_violin"],
     "solo_training_2.txt": ["bbbbbbbbbb1", "bbbbbbbbbb2"],
-    "solo_testing.txt": ["ccccccccc_0"],
+    "solo_testing.txt": ["ccccccccc_0", "gone_tester"],
     "duet_pairs_train.txt": ["dddddddddd1"],
     "duet_pairs_val.txt": ["eeeeeeeeee1"],
 }
@@ -39,6 +39,7 @@ SOLO_BOXES = {
     "ccccccccc_0_0_1000/frame_001/00044.jpg": entry((11, [0.0, 0.0, 1.0, 1.0]), (11, [0.5, 0.5, 0.25, 0.25])),
     "ccccccccc_0_0_1000/frame_009/00270.jpg": entry((11, [0.1, 0.2, 0.3, 0.4])),
     "aaaaaaaaaa1_0_1000/frame_000/00000.jpg": entry((11, [0.1, 0.2, 0.3, 0.4])),  # of training
+    "gone_tester_0_1000/frame_000/00000.jpg": entry((11, [0.1, 0.2, 0.3, 0.4])),
 }
 DUET_BOXES = {
     "eeeeeeeeee1_0_1000/frame_000/00000.jpg": entry((12, [0.1, 0.2, 0.3, 0.4]), (11, [0.5, 0.2, 0.3, 0.4])),
@@ -104,7 +105,8 @@ def test_whole_videos_are_prepared_and_the_lists_of_each_stage_written(prepared)
         assert colours(prepared / "Image-04-FPS" / name) == list("BBBBGGGGRR")
         assert soundfile.info(prepared / "AudioWAV" / f"{name}.wav").samplerate == 16000
     found = manifest(prepared)
-    assert found["list"]["without_file"] == ["gone_violin"] == list(found["failed"]) and found["list"]["videos"] == 8
+    assert found["list"]["without_file"] == ["gone_tester", "gone_violin"] == sorted(found["failed"])
+    assert found["list"]["videos"] == 9
 
 
 def test_boxes_stand_at_the_frames_that_are_there(prepared):
@@ -144,7 +146,7 @@ def test_absent_videos_are_counted_and_have_to_be_allowed_for(public, capfd, vid
     (public / "raw" / "intro.mp4").write_bytes(b"x")
     shutil.copy(video, public / "raw" / "unlisted001.mp4")
     status, said, faults = prepare(public, capfd)
-    assert status == 2 and "1 of 8 clips could not be prepared" in faults and "--allow_missing" in faults
+    assert status == 2 and "2 of 9 clips could not be prepared" in faults and "--allow_missing" in faults
     assert "train_solo: 1 of 3 videos have no file (33.3%)" in said and "test_duet: 0 of 1" in said
     assert (
         "neither <id> nor <id>_0_1000: 1: intro.mp4" in said
@@ -153,6 +155,7 @@ def test_absent_videos_are_counted_and_have_to_be_allowed_for(public, capfd, vid
     status, said, faults = prepare(public, capfd, allow_missing=True)
     assert status == 0 and "failed: gone_violin: raw/gone_violin.mp4 is missing" in faults
     assert "boxes.json: 4 frames of 2 videos; 1 frames lie after their video's end" in said
+    assert "test videos without boxes" not in said
     before = tree(public / "out")
     assert prepare(public, capfd, allow_missing=True)[0] == 0 and tree(public / "out") == before
 

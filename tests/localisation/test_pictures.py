@@ -32,9 +32,11 @@ def axes(clips):
     left, top, width, height = (round(32 * share) for share in objects[0][0][0].box)
     alone[0] = 0
     alone[0, top : top + height, left : left + width] = 1
+    alone[2, :, :16], alone[2, :, 16:] = 0.1, 1
     several = np.full((2, 6, 32, 32), 1 / 6, np.float32)
     for item in objects[1][0]:
         several[0, item.category, :8] = 0.9 if item.sounding else 0.1
+    several[0, objects[1][0][[item.sounding for item in objects[1][0]].index(False)].category, 20, 20] = 1
     for item in objects[1][1]:
         several[1, item.category] = 0.1 if item.sounding else 0.9
     figure = sheet(Shown(frames[0], alone, objects[0]), Shown(frames[1], several, objects[1]), NAMES, 0.1)
@@ -58,13 +60,19 @@ def test_a_solo_clip_has_its_frame_and_below_it_its_map(axes, clips):
     assert not upper[1, 3].collections  # equal values have no line
 
 
-def test_a_map_is_clear_where_it_says_nothing(axes, clips):
-    above, below = (np.asarray(axes[0][line, 0].images[0].get_array()) for line in (0, 1))
-    faint = 0.2 + 0.7 * (0.6 * above.mean(axis=2, keepdims=True) + 0.4 * above)
-    inside = mask(clips[0].objects(0), (32, 32))
-    assert np.allclose(below[~inside], faint[~inside])
-    colour = np.array(colormaps["inferno"](0.95)[:3])
-    assert np.allclose(below[inside], 0.2 * faint[inside] + 0.8 * colour)
+def laid_over(frame, values, least, most):
+    """What `lay_over` shows of a frame (H, W, 3), by its formula."""
+    strength = np.clip((values - least) / (most - least), 0, 1)[:, :, None]
+    faint = 0.2 + 0.7 * (0.6 * frame.mean(axis=2, keepdims=True) + 0.4 * frame)
+    return (1 - 0.8 * strength) * faint + 0.8 * strength * colormaps["inferno"](0.25 + 0.7 * strength[:, :, 0])[
+        :, :, :3
+    ]
+
+
+def test_a_solo_map_is_clear_at_zero(axes, clips):
+    for number, values in ((0, mask(clips[0].objects(0), (32, 32))), (2, np.where(np.arange(32) < 16, 0.1, 1)[None])):
+        above, below = (np.asarray(axes[0][line, number].images[0].get_array()) for line in (0, 1))
+        assert np.allclose(below, laid_over(above, np.broadcast_to(values, (32, 32)), 0, 1), atol=1e-6)
 
 
 def test_boxes_say_what_sounds(axes, clips):
@@ -95,8 +103,13 @@ def test_titles_of_mixed_clips_say_what_is_and_what_the_maps_say(axes, clips):
 
 
 def test_the_maps_of_a_frame_share_one_scale_that_begins_at_chance(axes, clips):
-    items = clips[1].objects(0)
-    for axis, item in zip(axes[1][0, 2:], items, strict=True):
-        image = np.asarray(axis.images[0].get_array())
-        full = np.abs(image[:6] - np.array(colormaps["inferno"](0.95)[:3])).max() < 0.25
-        assert full == item.sounding  # what is below chance, 0.1, is as clear as chance itself
+    items, row = clips[1].objects(0), axes[1][0]
+    frame = np.asarray(row[0].images[0].get_array())
+    heard = np.full((32, 32), 1 / 6)
+    heard[:8] = 0.9
+    peak = [item.sounding for item in items].index(False)  # a silent object, of which one pixel is the greatest of all
+    for place, (axis, item) in enumerate(zip(row[2:], items, strict=True)):
+        values = heard if item.sounding else np.full((32, 32), 0.1)  # what is below chance is as clear as chance itself
+        values = np.where((np.arange(1024).reshape(32, 32) == 660) & (place == peak), 1, values)
+        assert np.allclose(axis.images[0].get_array(), laid_over(frame, values, 1 / 6, 1), atol=1e-6)
+    assert np.allclose(row[1].images[0].get_array(), laid_over(frame, heard, 1 / 6, 1), atol=1e-6)
