@@ -13,6 +13,7 @@ from inforeg.movement import Movement
 from methods import METHODS
 from methods import run as runs
 from methods.base import Method
+from scripts.benchmarks.runs import EPOCH, open_windows
 
 
 class Off(nullcontext):
@@ -33,14 +34,20 @@ def collect(model, loader, device, fn):
 
 @pytest.fixture
 def two_steps(begin, tiny_batch, monkeypatch):
-    """two_steps(name): the start of an epoch and two steps of a method, with all that the loop adds up."""
+    """two_steps(name): two steps of a method in its eighth epoch, with open windows and all that the loop adds up."""
     monkeypatch.setattr(torch, "autocast", Off)
     monkeypatch.setattr(runs, "collect", collect)
+    # The parameters that the method and the optimizer know go to the device, as they do with real ones, not others.
+    monkeypatch.setattr(torch.__future__, "get_swap_module_params_on_conversion", lambda: True)
 
     def two_steps(name):
         method, run = begin(name)
         run.model.to(META)
         run.device = META
+        held = [p for group in run.optimizer.param_groups for p in group["params"]]
+        assert all(p.is_meta for p in held) and {*held} >= {p for p in run.model.parameters() if p.requires_grad}
+        run.epoch = EPOCH  # in which whoever warms up acts
+        open_windows(method)
         method.on_fit_start(run)
         movement, totals, watch = Movement(run.model.encoders, run.optimizer), Totals(), Watch(0, behind=True)
         try:
