@@ -214,7 +214,8 @@ class PrimeWindow:
 
     def admits(self, modality: str, during: str) -> bool:
         """Whether a modulation of `modality` acts in the coming epoch: `prime`, `outside` or `all` (Table 4)."""
-        return {"all": True, "prime": self.is_open(modality), "outside": not self.is_open(modality)}[during]
+        is_open = self.is_open(modality)
+        return {"all": True, "prime": is_open, "outside": not is_open}[during]
 
 
 def _share_of_sum(traces: list[float]) -> float | None:
