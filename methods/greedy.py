@@ -127,7 +127,7 @@ class Greedy(Modulation):
         main = {name: [p for p in e.parameters() if p.requires_grad] for name, e in self.model.encoders.items()}
         if self.branches:
             for name, head in self.model.fusion.heads.items():
-                main[name] += head.parameters()
+                main[name].extend(head.parameters())
         shared = [p for unit in units for p in unit.squeeze.parameters()]
         bypass = {name: shared + [p for unit in units for p in unit.excite[name].parameters()] for name in main}
         none = shared[0].new_zeros(())  # of a frozen encoder, whose head is the fusion

@@ -35,7 +35,7 @@ class Modulation(Method):
 
         `acts` says of a modality's name whether it is acted on: `in_force` by default.
         """
-        acts = acts or self.in_force
+        acts = self.in_force if acts is None else acts
         pairs = zip(values, self.model.modalities, strict=True)
         return torch.stack([value if acts(name) else torch.full_like(value, neutral) for value, name in pairs])
 
