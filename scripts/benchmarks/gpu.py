@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dataset.recipes.resample import crops
 from engine.evaluate import evaluate_splits
 from engine.totals import Totals
 from engine.train import step, train_epoch
@@ -30,7 +31,7 @@ from methods import Method
 from methods.run import Run
 from scripts.benchmarks import ddp
 from scripts.benchmarks.counts import Operations
-from scripts.benchmarks.generated import KINDS, generated
+from scripts.benchmarks.generated import KINDS, SIZE, generated
 from scripts.benchmarks.runs import begin, prepare
 from scripts.benchmarks.step import flags_of
 from scripts.benchmarks.timing import LEAST_ROUNDS, clock, compare, in_turn, median_of, range_of, synchronise
@@ -46,6 +47,7 @@ SEEDS = 3
 STEPS = 3  # of a round
 TIMED = 3  # epochs, of which the first is not counted
 WHOLE = "inforeg, bf16"  # the run that --full trains to its end
+SIDE, BOXES = 224, ((0, 0, 480, 360), (17, 31, 401, 300), (100, 50, 180, 90))  # of crops: (left, top, right, bottom)
 SAMPLES = 1024  # that a pass over the loader reads
 
 
@@ -223,8 +225,13 @@ def waits(device: torch.device, work: Callable[[], object]) -> str | None:
 
 
 def caches(check: Check, found: Found) -> Iterator[str]:
-    """Samples a second from --cache disk and --cache device to the GPU, of generated clips; none waits."""
+    """Samples a second from --cache disk and --cache device to the GPU, of generated clips; none waits; crops agree."""
     found["table"] = []
+    boxes = torch.tensor(BOXES)
+    pictures = torch.randint(0, 256, (len(boxes), 3, *SIZE[::-1]), dtype=torch.uint8)
+    here, there = (crops(pictures.to(device), boxes.to(device), SIDE).cpu() for device in ("cpu", check.device))
+    if not torch.equal(here, there):
+        yield f"crops on the GPU differ from those on the CPU by {(here - there).abs().max():g} grey levels"
     for mode in KINDS:
         try:
             argv = check.argv("joint", "--cache", mode)

@@ -149,6 +149,13 @@ def test_the_hours_of_a_run_are_those_of_its_epochs(monkeypatch, full):
     assert taken == [0, 1, 2] * 3 + list(range(50 if full else 3))
 
 
+def test_crops_that_differ_are_named(monkeypatch):
+    turns = iter([torch.zeros(3), torch.tensor([0.0, -2.0, 1.0])])
+    monkeypatch.setattr(gpu, "crops", lambda *_: next(turns))
+    monkeypatch.setattr(gpu, "KINDS", {})
+    assert list(gpu.caches(check_of(), {})) == ["crops on the GPU differ from those on the CPU by 2 grey levels"]
+
+
 def test_within_float32_is_float32():
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
