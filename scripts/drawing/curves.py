@@ -125,11 +125,15 @@ def over_epochs(
 
 
 def lines(
-    rows: Sequence[Runs], panels: Sequence[Panel], sharey: bool | str = False, beside: int | None = None
+    rows: Sequence[Runs],
+    panels: Sequence[Panel],
+    sharey: bool | str = False,
+    beside: int | None = None,
+    bands: bool = True,
 ) -> Picture:
     """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value.
 
-    `beside`: how many stand in a line; by default all.
+    `beside`: how many stand in a line; by default all. `bands`: False where so many would hide one another.
     """
     across = beside or len(panels)
     down = math.ceil(len(panels) / across)
@@ -138,25 +142,28 @@ def lines(
     for axis in axes[len(panels) :]:
         axis.remove()
     numbers: list[Sequence] = []
-    for axis, panel in zip(axes, panels, strict=False):
+    for place, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
         for name, (x, values, look) in panel.curves.items():
             low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
             axis.plot(x, mean, label=name, markersize=4, **look)
-            if look["linestyle"]:
+            if bands and look["linestyle"]:
                 axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-            else:  # points, which have nothing between them
+            elif bands:  # points, which have nothing between them
                 axis.vlines(x, low, high, color=look["color"], alpha=0.4)
             columns = zip(x, mean, low, high, *values, strict=True)
-            numbers += [(panel.title, name, place, *map(float, column)) for place, *column in columns]
+            numbers += [(panel.title, name, at, *map(float, column)) for at, *column in columns]
         axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
         if panel.x == "epoch":
             axis.xaxis.get_major_locator().set_params(integer=True)
         if panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values()):
             axis.set_yscale("log")
         axis.spines[["top", "right"]].set_visible(False)
-        if sharey:
-            axis.label_outer(remove_inner_ticks=True)
-        axis.legend(frameon=False, fontsize="small")
+        if sharey and place % across:  # the first of its line has the labels
+            axis.set_ylabel("")
+            axis.tick_params(axis="y", left=False, labelleft=False)
+        if panel.curves:
+            axis.legend(frameon=False, fontsize="small")
     seeds = [folder.name for folder in rows[0].folders]
-    note = f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]
+    drawn = "mean and range" if bands else "mean"
+    note = f"{drawn} of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]
     return Picture(figure, note, ("panel", "curve", "x", "mean", "low", "high", *seeds), numbers)

@@ -26,22 +26,23 @@ def draw_subsets(study: Study, wanted: Request, rule: str) -> Path | None:
     """
     rows = {runs.label: runs for runs in by_row(wanted.cells(study.dataset))}
     read, y = by_rule(rule)
-    panels = [panel for m in study.methods if (panel := over_budgets(study, rows, m, read, y)).curves]
-    if not panels:
+    panels = [over_budgets(study, rows, method, read, y) for method in study.methods]
+    if not any(panel.curves for panel in panels):
         return None
-    name = leading(study, rows, rule)
-    if name:
+    if name := leading(study, rows, rule):
         y = f"{name} ahead of the best other read-out (points)"
-        panels += [over_budgets(study, rows, m, ahead(name, rule), y) for m in study.methods]
-        panels = [panel for panel in panels if panel.curves]
-    picture = lines(list(rows.values()), [*panels, gaps(study)], "row", len(study.methods))
-    *axes, last = picture.figure.axes
-    for axis, panel in zip(axes, panels, strict=True):
+        panels += [over_budgets(study, rows, method, ahead(name, rule), y) for method in study.methods]
+    picture = lines(list(rows.values()), [*panels, gaps(study)], "row", len(study.methods), bands=False)
+    known = {}
+    for axis, panel in zip(picture.figure.axes, panels, strict=False):
+        axis.set_xscale("log")  # each budget is a multiple of the one before, as a rule
         number_axis(axis, {budget: float(budget) for budget in study.budgets})
-        axis.get_legend().remove()
-        if panel.y == y:
+        known |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+        if panel.curves:  # one legend for all
+            axis.get_legend().remove()
+        if name and panel.y == y:
             axis.axhline(0, color="grey", linestyle=":", linewidth=1)
-    picture.figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    picture.figure.legend(known.values(), known.keys(), loc="outside right upper", frameon=False)
     experiment = wanted.experiment
     stem = Path(study.out) / "figures" / f"{experiment.name}_{study.dataset}"
     return save(picture, stem, f"{experiment.title}; {study.dataset}, {picture.note}")
