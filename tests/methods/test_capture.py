@@ -49,7 +49,9 @@ def second_step(begin, tiny_batch):
         losses, output = whole(forward)(batch)
         run.optimizer.zero_grad()
         method.backward(losses)
-        whole(edit)(output)
+        # Without one of its own it is the trace, which InfoReg's has, too: no need to compile it once more.
+        own = type(method).after_backward is not Method.after_backward
+        (whole(edit) if own else edit)(output)
         return losses, [p.grad for p in run.model.parameters() if p.grad is not None]
 
     return second_step
