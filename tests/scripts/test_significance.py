@@ -34,6 +34,12 @@ def test_the_interval_is_that_of_drawing_samples_and_seeds_one_by_one(seeds):
     assert low < narrow[0] < correct.mean() < narrow[1] < high
 
 
+def test_the_interval_of_sums_of_differences_tells_all_kinds_apart():
+    """(-1, 1) and (2, 0) have the same place among kinds that are counted as if no value were larger than 1."""
+    low, high = interval(np.array([[-1, 2] * 50, [1, 0] * 50]))
+    assert 0.15 < low < 0.5 < high < 0.85
+
+
 def test_the_interval_of_one_seed_is_the_binomials():
     correct = (np.arange(400) < 300)[None]
     error = math.sqrt(0.75 * 0.25 / 400)

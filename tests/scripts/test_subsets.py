@@ -4,7 +4,9 @@ import csv
 import shlex
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers.desk import Desk, Forked, Inline
 from helpers.instances import make_features, save_features
@@ -13,6 +15,9 @@ from engine.parser import parse
 from scripts import subsets
 from scripts.experiments import request
 from scripts.experiments.subsets import Subset
+from scripts.results.columns import dominance
+from scripts.results.compared import differences, shown
+from scripts.results.significance import interval
 from scripts.results.subsets import shares, spread
 from utils.errors import RunError
 from utils.runs.setting import run_folder
@@ -149,6 +154,31 @@ def test_strategies_that_do_not_exist(desk, name):
         run(desk, "--strategies", name, "--list")
     both = Subset.of("mmcsal-no-prototypes-no-alignment")
     assert (both.strategy, both.pretraining, both.choice) == ("mmcsal", ("--prototypes", "0"), ("--lambda_align", "0"))
+
+
+def test_differences_are_paired_and_their_mean_is_over_the_budgets_of_the_strategy():
+    draws = np.random.default_rng(0)
+    shares_right = {"a": 0.8, "b": 0.5}
+    right = {f"{k} {n}": (draws.random((2, 50)) < p).astype(int) for k, p in shares_right.items() for n in (9, 18)}
+    by_budget = [100 * (right[f"a {n}"] - right[f"b {n}"]).mean() for n in (9, 18)]
+    study = SimpleNamespace(budgets=[9, 18])
+
+    def cells(name, right=right):
+        found = differences(study, right, Subset.of(name), "a {}", "b {}")
+        return [float(cell.split(" (")[0]) if cell != "-" else None for cell in found]
+
+    assert cells("kmeans") == pytest.approx([*by_budget, np.mean(by_budget)], abs=0.05)
+    assert cells("badge")[0] is None and cells("badge")[1:] == pytest.approx([by_budget[1]] * 2, abs=0.05)
+    assert cells("kmeans", {k: x for k, x in right.items() if k != "b 9"})[::2] == [None, None]
+    low, high = (100 * end for end in interval(right["a 9"] - right["b 9"]))
+    assert shown(right["a 9"] - right["b 9"]) == f"{by_budget[0]:+.1f} ({low:+.1f} to {high:+.1f})"
+    assert shown(2 * (right["a 9"] - right["b 9"]), 2) == shown(right["a 9"] - right["b 9"])
+
+
+def test_the_modality_that_dominates_and_its_lead():
+    found = {"accuracy": 90.0, "audio": 40.0, "visual": 55.0, "text": 52.0}
+    assert dominance(found, ["audio", "visual", "text"]) == {"dominant": "visual", "lead": 3.0}
+    assert dominance(found, ["audio"]) == {}
 
 
 def test_shares_of_classes():
