@@ -101,16 +101,16 @@ def look(trained: Trained, data: Dataset, scale: float = SCALE) -> Seen:
     )
 
 
-def measure(trained: Trained, kind: str, scale: float = SCALE) -> dict[str, dict[str, float]]:
-    """{row: metrics} of the test clips of a kind: `maps`, and a row for each reference.
+def measure(trained: Trained, kind: str, scale: float = SCALE, references: bool = True) -> dict[str, dict[str, float]]:
+    """{row: metrics} of the test clips of a kind: `maps`, and with `references` a row for each of these.
 
     Of solo clips it is the map l that is measured, without references but the whole image and the centre box.
     """
     data = trained.test(kind)
     seen, objects, size = look(trained, data, scale), objects_of(data), (trained.args.image_size,) * 2
-    others = metrics.references(seen.location, len(trained.categories))
+    others = metrics.references(seen.location, len(trained.categories)) if references else {}
     if kind == "solo":
-        rows = {"maps": seen.location} | {name: others[name][:, 0] for name in ("whole image", "centre box")}
+        rows = {"maps": seen.location} | {n: others[n][:, 0] for n in ("whole image", "centre box") if references}
         return {name: defined(metrics.evaluate_solo(maps, objects, size, data.ratio)) for name, maps in rows.items()}
     rows = {"maps": seen.maps} | dict(others)
     found = {name: defined(metrics.evaluate(maps, objects, size, data.ratio)) for name, maps in rows.items()}
@@ -131,14 +131,14 @@ def compare(
     for name, (folders, scale) in settings.items():
         alike: dict[str, list[dict[str, float]]] = {}
         for folder in folders:
-            found = measure(restore(folder, flags), kind, scale)
+            found = measure(restore(folder, flags), kind, scale, references)
             rows.setdefault(name, []).append(found.pop("maps"))
             if "class-agnostic" in found:
                 others.setdefault(f"class-agnostic map, {name}", []).append(found.pop("class-agnostic"))
             for reference, values in found.items():
                 alike.setdefault(reference, []).append(values)
         others |= {reference: values[:1] for reference, values in alike.items()}
-    results = rows | (others if references else {})
+    results = rows | others
     return results, table(results)
 
 

@@ -58,6 +58,8 @@ class Mixture(Stage):
 
     def __init__(self, args, model, categories):
         super().__init__(args, model, categories)
+        if not args.category_weight and not args.location_weight:
+            raise CombinationError("--category_weight 0 and --location_weight 0 leave nothing to learn: raise one")
         state = self._load("solo")
         self.matching = state["method"]["matching"]
         if not model.dictionary.any():
@@ -116,7 +118,9 @@ class Mixture(Stage):
         category = F.kl_div(seen, self._heard, reduction="batchmean") / self.model.clusters
         parts = F.adaptive_max_pool2d(output.location["other"], SIDES)[..., None, None]
         location = told_apart(output.location["visual"], parts.flatten(1, 2))
-        total = self.args.category_weight * category + self.args.location_weight * location
+        terms = ((self.args.category_weight, category), (self.args.location_weight, location))
+        # Without its term g has no gradient: a zero one would leave it to Adam's weight decay, which takes it to 0.
+        total = sum(weight * term for weight, term in terms if weight)
         return {"loss": total, "loss_category": category, "loss_location": location}
 
     def evaluate(self, run, data) -> dict[str, float]:

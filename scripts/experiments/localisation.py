@@ -13,11 +13,12 @@ from utils.files import make_folder, write_atomically
 from utils.runs.setting import run_folder
 
 FIRST = "first stage alone"
-# {row: flags of train-mix}
+# {row: flags of train-mix}, where K stands for the number of clusters
 SECOND: dict[str, tuple[str, ...]] = {
     "both stages": (),
     "without suppression": ("--no_suppression",),
     "without L_cat": ("--category_weight", "0"),
+    "K times L_cat": ("--category_weight", "K"),
 }
 SCALES = (1.0, 3.0, 10.0, 30.0)  # c of the softmax, on which everything but the area of the class-agnostic map depends
 
@@ -41,7 +42,9 @@ class Study:
         common += ["--seed", str(seed), "--resume"]
         if row == FIRST:
             return ["train-solo", *common, *self.first]
-        return ["train-mix", *common, *self.second, "--solo", str(self.folder(FIRST, seed)), *SECOND[row]]
+        clusters = parse("train-mix", [*common, *self.second]).clusters
+        flags = [str(clusters) if word == "K" else word for word in SECOND[row]]
+        return ["train-mix", *common, *self.second, "--solo", str(self.folder(FIRST, seed)), *flags]
 
     def folder(self, row: str, seed: int) -> Path:
         """Where it is written."""

@@ -15,23 +15,52 @@ from helpers.runs import checkpoint, differing, rows_of
 from helpers.two import TOLERANCE, same
 
 from dataset.base import Batch
+from engine.checkpoints import Checkpoints
 from localisation import dictionary
+from localisation.lines import StageLines
 from localisation.mixture import Mixture
+from localisation.model import build_localiser
 from localisation.parser import parse
 from localisation.scenes import Generated, Scenes
 from localisation.solo import Solo
-from localisation.stage import Located, told_apart
+from localisation.stage import Located, Stage, told_apart
 from localisation.training import make_optimizer, make_stage
 from models.encoders import ConvNet
 from scripts import localise
 from utils.errors import RunError
+from utils.runs.history import Epoch
+
+KEPT: list[dict] = []  # the model after each pass of the first stage
+BEGUN: list[torch.Tensor] = []  # the classifiers' weights as each round begins with them
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     """Both stages, uninterrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    localised("train-solo", folder)
+    save, renew, read = Checkpoints.after_epoch, Solo._renew_heads, Stage.look
+
+    def keep(checkpoints):
+        KEPT.append(copy.deepcopy(checkpoints.run.model.state_dict()))
+        save(checkpoints)
+
+    def look(stage, run, data, fn):
+        assert not data.train  # as evaluation sees clips, without augmentation
+        return read(stage, run, data, fn)
+
+    def begin(stage, run):
+        renew(stage, run)
+        heads = stage.model.heads.values()
+        assert all(parameter not in run.optimizer.state for head in heads for parameter in head.parameters())
+        assert all(parameter in run.optimizer.state for parameter in stage.model.embed_audio.parameters())
+        assert not any(head.bias.any() for head in heads)
+        BEGUN.append(torch.cat([head.weight.flatten() for head in heads]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "after_epoch", keep)
+        patch.setattr(Solo, "_renew_heads", begin)
+        patch.setattr(Stage, "look", look)
+        localised("train-solo", folder)
     localised("train-mix", folder)
     return folder
 
@@ -91,6 +120,8 @@ def test_the_loss_of_mixtures(mixture, solo, out):
     other = stage.losses(output)
     assert other["loss_category"] != losses["loss_category"]
     torch.testing.assert_close(other["loss"], 0.5 * location)
+    other["loss"].backward()
+    assert model.gain.grad is None  # not 0, which weight decay would act on
 
 
 def test_rounds_are_passes_of_the_loop(solo):
@@ -105,51 +136,23 @@ def test_rounds_are_passes_of_the_loop(solo):
     assert ["IoU@0.5" in row["test"] for row in rows] == [True, False, True, False, True]
 
 
-def weights_after(out, monkeypatch, command="train-solo"):
-    """The model after every epoch."""
-    from engine.checkpoints import Checkpoints
-
-    kept, save = [], Checkpoints.after_epoch
-
-    def keep(checkpoints):
-        kept.append(copy.deepcopy(checkpoints.run.model.state_dict()))
-        save(checkpoints)
-
-    monkeypatch.setattr(Checkpoints, "after_epoch", keep)
-    localised(command, out)
-    return kept
-
-
-def test_what_learns_in_which_pass(tmp_path, monkeypatch):
+def test_what_learns_in_which_pass(solo):
     """Location leaves the classifiers alone, classification the map's heads; both teach the encoders."""
-    kept = weights_after(tmp_path, monkeypatch)
     for before, after, idle in ((0, 1, "heads."), (1, 2, "embed_"), (2, 3, "heads."), (3, 4, "embed_")):
-        other = {name for name in differing(kept[before], kept[after]) if not name.startswith("dictionary")}
+        other = {name for name in differing(KEPT[before], KEPT[after]) if not name.startswith("dictionary")}
         assert not [name for name in other if name.startswith(idle)]
         assert any(name.startswith("encoders.audio") for name in other)
         assert any(name.startswith("encoders.visual") for name in other)
         assert any(name.startswith("embed_" if idle == "heads." else "heads.") for name in other)
-    assert not kept[0]["dictionary"].any() and kept[1]["dictionary"].any()
-    gain = 1 / kept[4]["dictionary"].square().sum(dim=1).mean()
-    torch.testing.assert_close(kept[4]["gain"], gain)
+    assert not KEPT[0]["dictionary"].any() and KEPT[1]["dictionary"].any()
+    gain = 1 / KEPT[4]["dictionary"].square().sum(dim=1).mean()
+    torch.testing.assert_close(KEPT[4]["gain"], gain)
 
 
-def test_classifiers_begin_each_round_anew(tmp_path, monkeypatch):
-    """With deviations of 0.01, no bias, and an optimizer that remembers nothing of them."""
-    begun, renew = [], Solo._renew_heads
-
-    def look(stage, run):
-        renew(stage, run)
-        heads = stage.model.heads.values()
-        assert all(parameter not in run.optimizer.state for head in heads for parameter in head.parameters())
-        assert all(parameter in run.optimizer.state for parameter in stage.model.embed_audio.parameters())
-        begun.append(torch.cat([head.weight.flatten() for head in heads]))
-        assert not any(head.bias.any() for head in heads)
-
-    monkeypatch.setattr(Solo, "_renew_heads", look)
-    localised("train-solo", tmp_path)
-    assert len(begun) == 2 and not torch.equal(*begun)
-    assert all(abs(weights.std() - 0.01) < 0.001 for weights in begun)
+def test_classifiers_begin_each_round_anew(solo):
+    """With deviations of 0.01, no bias, and an optimizer that remembers nothing of them (`out` looks)."""
+    assert len(BEGUN) == 2 and not torch.equal(*BEGUN)
+    assert all(abs(weights.std() - 0.01) < 0.001 for weights in BEGUN)
 
 
 def test_the_dictionary_is_of_the_encoders_as_they_are_at_the_end(out, solo):
@@ -205,7 +208,7 @@ def stopped(command, out, after, monkeypatch):
         localised(command, out)
 
 
-@pytest.mark.parametrize("after", [2, 5, 8, 9])  # of three steps a pass: in one of location, one of classification ...
+@pytest.mark.parametrize("after", [5, 8])  # of three steps a pass: in the second of location, in one of classification
 def test_the_first_stage_goes_on_where_it_was(solo, tmp_path, monkeypatch, after):
     stopped("train-solo", tmp_path, after, monkeypatch)
     again = localised("train-solo", tmp_path, "--resume")
@@ -262,6 +265,11 @@ def test_the_run_of_the_first_stage_is_checked(out, solo, tmp_path):
     assert refusal("--solo", str(held)) == f"--solo {held}: its last.pt is no checkpoint of this repository"
 
 
+def test_a_stage_without_a_loss_is_refused(out):
+    with pytest.raises(RunError, match="leave nothing to learn"):
+        make_stage(parse("train-mix", words("train-mix", out, "--category_weight", "0", "--location_weight", "0")[1:]))
+
+
 def test_a_second_stage_may_start_from_another(out, solo, mixture):
     """Its weights are taken; what is heard and how clusters are matched is still of the first stage."""
     more = ["--start_from", str(mixture), "--solo", str(solo)]
@@ -270,6 +278,14 @@ def test_a_second_stage_may_start_from_another(out, solo, mixture):
     assert differing(stage.model.state_dict(), checkpoint(mixture)["model"]) == []
     for name, value in stage.encoder.state_dict().items():
         assert torch.equal(value, first["model"][f"encoders.audio.{name}"])
+    before = build_localiser("convnet", 4, seed=0)
+    before.load_state_dict(first["model"])
+    with torch.no_grad():
+        sound = torch.randn(2, 1, 48, 32)
+        heard = before.eval().heads["audio"](before.encoders["audio"].maps(sound).amax(dim=(2, 3))).softmax(dim=1)
+    stage.model.train()
+    torch.testing.assert_close(stage.hear({"audio": sound}), heard)
+    assert torch.equal(stage.model.dictionary, before.dictionary)  # no step moves it
     assert stage.matching == first["method"]["matching"] and stage.model.started_from.keys() == {"solo", "start_from"}
     with pytest.raises(RunError, match="holds a run of solo on scenes: give one of mixture"):
         make_stage(parse("train-mix", words("train-mix", out, "--start_from", str(solo))[1:]))
@@ -299,9 +315,10 @@ def test_a_second_stage_goes_on_from_the_same_first_stage_alone(out, solo, tmp_p
 
 def test_two_processes_are_one(forked, tmp_path):
     """With synchronised batch norm: 24 clips in batches of 10, 10 and 4, 16 in batches of 10 and 6."""
+    short = {"train-solo": ("--rounds", "2"), "train-mix": ("--epochs", "1")}
     folders = {}
     for count in (1, 2):
-        jobs = [words(command, tmp_path / str(count), "--sync_bn") for command in ("train-solo", "train-mix")]
+        jobs = [words(command, tmp_path / str(count), "--sync_bn", *more) for command, more in short.items()]
         finish(together(forked, count, f"from helpers.localised import main; main({jobs!r})"))
         folders[count] = [folder_of(*argv) for argv in jobs]
     for one, two in zip(folders[1], folders[2], strict=True):
@@ -311,6 +328,20 @@ def test_two_processes_are_one(forked, tmp_path):
         for name, value in alone.items():
             torch.testing.assert_close(shared[name], value, rtol=TOLERANCE, atol=TOLERANCE)
         assert json.loads((one / "result.json").read_text()).keys() == {"last"}
+
+
+def test_an_epoch_is_a_line_of_what_was_measured():
+    lines = StageLines(26, ("IoU@0.5", "AUC"))
+    location = Epoch(0, 0.1, {"loss": 0.5, "pairs": 0.25}, {"clusters": {"NMI": 1.0}}, {"test": {}})
+    legend, header, line = lines.of(location, 3.4)
+    assert header.split() == ["epoch", "loss", "pairs", "audio", "visual", "NMI", "IoU@0.5", "AUC", "s"]
+    assert line.split() == ["1/26", "0.500", "25.0", "100.0", "3"] and len(line) == len(header) and len(legend) < 120
+    named = Epoch(1, 0.1, {"loss": 0.5, "audio": 0.5, "visual": 1.0}, {}, {"test": {"IoU@0.5": 0.125, "AUC": 0.0}})
+    (line,) = lines.of(named, 3.4)
+    assert line.split() == ["2/26", "0.500", "50.0", "100.0", "12.5", "0.0", "3"]
+    assert line.index("12.5") + 4 == header.index("IoU@0.5") + 7
+    more = [lines.of(named, 3.4) for _ in range(24)]
+    assert [len(lines) for lines in more] == [1] * 23 + [2]
 
 
 def test_a_stage_says_what_it_is_for(capsys):

@@ -52,7 +52,7 @@ def places():
     return Namespace(data_root=None, workers=0, device=torch.device("cpu"))
 
 
-def test_runs_are_measured_as_after_their_last_epoch(runs, capsys):
+def test_runs_are_measured_as_after_their_last_epoch(study, runs, capsys):
     solo, mixture = runs
     found = localise.main(["evaluate", str(mixture), *FLAGS])
     kept = json.loads((mixture / "result.json").read_text())["last"]
@@ -63,6 +63,10 @@ def test_runs_are_measured_as_after_their_last_epoch(runs, capsys):
     for name in ("uniform", "whole image", "centre box", f"class-agnostic map, scenes/mixture/{mixture.parent.name}"):
         assert f"| {name} |" in said
     assert found["uniform"][0]["NSA"] == 1 and found["whole image"][0]["NSA"] == 0
+    (without,) = study[0].glob("scenes/mixture/*no_suppression=True*/seed0")
+    (found,) = localise.main(["evaluate", str(without), *FLAGS])[f"scenes/mixture/{without.parent.name}"]
+    kept = json.loads((without / "result.json").read_text())["last"]
+    assert found == pytest.approx({name: kept[name] for name in found}) and found != own
     found = localise.main(["evaluate", str(solo), "--kind", "solo", *FLAGS])
     kept = json.loads((solo / "result.json").read_text())["last"]
     assert found[f"scenes/solo/{solo.parent.name}"][0]["AUC"] == pytest.approx(kept["AUC"])
@@ -98,10 +102,10 @@ def test_what_is_no_run_is_refused(runs, tmp_path, places):
 
 def test_a_study_makes_its_runs_tables_and_sheet(study, monkeypatch):
     out, said, words = study
-    assert said.count("written to ") == 4
+    assert said.count("written to ") == 5
     text = (out / "tables/localisation_scenes.md").read_text()
     assert text in said
-    for row in ("first stage alone", "both stages", "without suppression", "without L_cat", "uniform"):
+    for row in ("first stage alone", "both stages", "without suppression", "without L_cat", "K times L_cat", "uniform"):
         assert f"\n| {row} |" in text
     assert "\n| both stages, c = 10 |" in text and "\n| l after the first stage |" in text
     assert (out / "figures/localisation_scenes.png").exists()
