@@ -19,6 +19,7 @@ SECOND: dict[str, tuple[str, ...]] = {
     "without suppression": ("--no_suppression",),
     "without L_cat": ("--category_weight", "0"),
     "K times L_cat": ("--category_weight", "K"),
+    "without L_loc": ("--location_weight", "0"),
 }
 SCALES = (1.0, 3.0, 10.0, 30.0)  # c of the softmax, on which everything but the area of the class-agnostic map depends
 

@@ -294,12 +294,15 @@ def test_a_second_stage_may_start_from_another(out, solo, mixture):
 def test_an_encoder_may_start_from_a_file(tmp_path):
     encoder = ConvNet(3)
     torch.save(encoder.state_dict(), tmp_path / "weights.pth")
-    more = ["--weights", f"visual={tmp_path}/weights.pth", "--freeze", "visual"]
+    more = ["--weights", f"visual={tmp_path}/weights.pth", "--freeze", "visual", "--head_lr", "0.5"]
     stage = make_stage(parse("train-solo", words("train-solo", tmp_path, *more)[1:]))
     found = stage.model.encoders["visual"]
     assert differing(found.state_dict(), encoder.state_dict()) == []
     assert found.stages[-1][0].stride == (1, 1) and not any(p.requires_grad for p in found.parameters())
-    held = {id(p) for group in make_optimizer(stage.args, stage.model).param_groups for p in group["params"]}
+    groups = make_optimizer(stage.args, stage.model).param_groups
+    assert [group["lr"] for group in groups] == [1e-3, 0.5]
+    assert {id(p) for p in groups[1]["params"]} == {id(p) for p in stage.model.heads.parameters()}
+    held = {id(p) for group in groups for p in group["params"]}
     assert held == {id(p) for p in stage.model.parameters() if p.requires_grad}
 
 
