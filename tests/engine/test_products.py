@@ -89,8 +89,8 @@ REFUSED |= {
 REFUSED |= {(dataset, "lfm"): "LFM compares features of one width, not " for dataset in WITHOUT_STAGES}
 # Data sets whose samples look to a method like another's: clips of sound and pictures, a picture and a text, series. On
 # them joint training and InfoReg are trained, on the other one every method.
-LIKE = dict.fromkeys(("CREMAD", "KineticsSounds", "GRID", "folder"), "demo") | {"Food101": "HatefulMemes"}
-LIKE["MOSEI"] = "MOSI"
+LIKE = dict.fromkeys(("CREMAD", "KineticsSounds", "GRID", "folder", "demo"), "AVE")  # demo: tests/engine/test_run.py
+LIKE |= {"Food101": "HatefulMemes", "MOSEI": "MOSI"}
 WITHHOLDING = {"gblending", "relearning"}
 
 
@@ -111,11 +111,15 @@ def roots(tmp_path_factory):
     return Roots()
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(AVE, "audio", replace(AVE.audio, seconds=1.0))  # of ten, which take ten times as long
+    remember(monkeypatch)
+
+
 @pytest.fixture
 def train(roots, tmp_path, monkeypatch):
     """train(dataset, method, *flags): an epoch of tiny encoders; the run's folder."""
-    monkeypatch.setattr(AVE, "audio", replace(AVE.audio, seconds=1.0))  # of ten, which take ten times as long
-    remember(monkeypatch)
 
     def run(dataset, method, *more):
         argv = ["--dataset", dataset, "--method", method, "--data_root", str(roots[dataset]), "--out", str(tmp_path)]
