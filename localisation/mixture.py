@@ -79,10 +79,14 @@ class Mixture(Stage):
         """
         folder, stage = Path(getattr(self.args, flag)), {"solo": "solo", "start_from": "mixture"}[flag]
         what, path = f"--{flag} {folder}", folder / "last.pt"
+        if not path.exists():
+            command = {"solo": "train-solo", "start_from": "train-mix"}[flag]
+            raise RunError(f"{what} has no last.pt: give the folder of a finished {command}, or run that first")
         try:
             state, sha256 = read_tensors(path, "")
         except DamageError as error:
-            raise RunError(f"{what} cannot be used: its last.pt is damaged ({error.reason}); train it again") from None
+            damage = f"its last.pt is damaged ({error.reason})"
+            raise RunError(f"{what} cannot be used: {damage}; remove the folder and train it again") from None
         if not is_checkpoint(state):
             raise RunError(f"{what}: its last.pt is no checkpoint of this repository")
         if state["args"].get("method") != stage or state["classes"] != self.categories:

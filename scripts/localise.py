@@ -29,7 +29,7 @@ from scripts.experiments.localisation import FIRST, SECOND, Study
 from scripts.experiments.request import jobs_at_a_time
 from utils.distributed.processes import processes
 from utils.errors import one_sentence, refusals
-from utils.numbers import count, positive_float
+from utils.numbers import count, positive, positive_float
 from utils.stopping import signals
 
 
@@ -76,8 +76,8 @@ def draw(argv: list[str]) -> Path:
     """Draw a contact sheet of a run's maps; returns its file."""
     parser = make_parser("draw", "Draw a contact sheet: frames with the maps of a run of train-mix laid over.")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run; also one of train-solo")
-    parser.add_argument("--solo", type=count, default=16, metavar="N", help="how many solo clips (default: 16)")
-    parser.add_argument("--mixed", type=count, default=6, metavar="N", help="how many mixed clips (default: 6)")
+    parser.add_argument("--solo", type=positive, default=16, metavar="N", help="how many solo clips (default: 16)")
+    parser.add_argument("--mixed", type=positive, default=6, metavar="N", help="how many mixed clips (default: 6)")
     parser.add_argument("--out", type=Path, metavar="STEM", help="of .svg, .pdf, .png (default: RUN/figures/sheet)")
     flags = read_all(parser, argv)
     written = draw_sheet(restore(flags.run, flags), flags.solo, flags.mixed, flags.out or flags.run / "figures/sheet")

@@ -41,7 +41,9 @@ def check_pool(features: Mapping[str, np.ndarray], budget: int, labelled: Sequen
     pool, known = len(next(iter(features.values()))), len(labelled)
     if not 0 < budget <= pool - known:
         more, besides = (" more", f", {known} of which are labelled") if known else ("", "")
-        raise ValueError(f"a budget of {budget}{more} samples of a pool of {pool}{besides}")
+        raise ValueError(
+            f"a budget of {budget}{more} samples of a pool of {pool}{besides}: {pool - known} can be chosen"
+        )
 
 
 def directions(array: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataset.loader import make_loader
 from dataset.registry import listed
 from engine.setup import choose_device, remake_method
 from methods import Method
+from utils.errors import RunError
 from utils.runs.checkpoint import class_numbers, load_checkpoint
 
 
@@ -97,9 +98,15 @@ def rebuild(state: dict, path: Path, flags: argparse.Namespace) -> Trained:
     """`restore` from a checkpoint's content.
 
     Raises:
-        RunError: if the weights are those of another model, or the data's classes others by name.
+        RunError: if the run is none of main.py's, the weights are those of another model, or the data's classes others
+            by name.
     """
     args = argparse.Namespace(**state["args"])
+    if args.dataset not in DATASETS:
+        raise RunError(
+            f"{path} is of --dataset {args.dataset}, which main.py does not have: give one of its runs, or register "
+            "the data set (docs/EXTENDING.md)"
+        )
     args.data_root = flags.data_root or args.data_root
     args.cache = "none"  # the data set is read once, or with other noise every time
     numbers = class_numbers(state, path, DATASETS[args.dataset].class_names(args), args.data_root)

@@ -247,7 +247,8 @@ def test_the_run_of_the_first_stage_is_checked(out, solo, tmp_path):
             localised("train-mix", tmp_path, *more)
         return str(error.value)
 
-    assert refusal() == f"{tmp_path}/scenes/solo/default/seed0/last.pt does not exist"
+    wanted = "give the folder of a finished train-solo, or run that first"
+    assert refusal() == f"--solo {tmp_path}/scenes/solo/default/seed0 has no last.pt: {wanted}"
     held = tmp_path / "held"
     shutil.copytree(solo, held)
     (held / "done").unlink()

@@ -18,6 +18,7 @@ from scripts import localise
 from scripts.experiments import localisation
 from scripts.experiments.localisation import FIRST, SECOND
 from scripts.results.folder import find_runs
+from scripts.trained.restore import rebuild
 from utils.errors import RunError
 
 FLAGS = ["--workers", "0", "--device", "cpu"]
@@ -99,6 +100,11 @@ def test_what_is_no_run_is_refused(runs, tmp_path, places):
         localise.main(["evaluate", str(tmp_path), *FLAGS])
     with pytest.raises(SystemExit):
         localise.main(["evaluate", str(runs[0]), "--shown"])
+    with pytest.raises(RunError, match="last.pt is of --dataset scenes, which main.py does not have"):
+        rebuild(state, runs[0] / "last.pt", places)
+    for kind in ("--solo", "--mixed"):
+        with pytest.raises(SystemExit):
+            localise.main(["draw", str(runs[0]), kind, "0"])
 
 
 def test_a_study_makes_its_runs_tables_and_sheet(study, monkeypatch):
