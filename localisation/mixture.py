@@ -38,8 +38,9 @@ class Mixture(Stage):
     @classmethod
     def add_args(cls, group) -> None:
         group.add_argument(
-            "--solo", metavar="RUN", help="folder of a finished train-solo; by default that of the same --out and seed"
-        )
+            "--solo", metavar="RUN",
+            help="folder of a finished train-solo; by default <out>/<dataset>/solo/default/seed<k> of the same seed",
+        )  # fmt: skip
         group.add_argument(
             "--start_from", metavar="RUN",
             help="folder of a finished train-mix, whose weights take the place of those of --solo: from synthetic "

@@ -2,7 +2,7 @@
 # Set up, then make the runs of a table, a figure or an ablation: bash scripts/reproduce.sh table2
 # Without a name it lists all of them, with the runs that each takes and the numbers to expect.
 # bash scripts/reproduce.sh robustness results/CREMAD tests all finished runs below a folder (flags: scripts/robustness.py).
-# bash scripts/reproduce.sh selection --dataset CREMAD --budgets 120 300 trains on samples chosen without labels (scripts/subsets.py).
+# bash scripts/reproduce.sh selection --dataset CREMAD --budgets 120 300 trains on chosen samples (scripts/subsets.py).
 # bash scripts/reproduce.sh localisation trains both stages of CSOL on scenes, with ablations (scripts/localise.py study).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
