@@ -34,8 +34,10 @@ def close(one, other):
         assert one == (None if other is None else pytest.approx(other, rel=1e-8, abs=1e-10))
 
 
-@pytest.mark.parametrize("modalities", [TWO, THREE], ids=len)
-@pytest.mark.parametrize("name", sorted(METHODS.keys() - EXCHANGING))
+@pytest.mark.parametrize(
+    "name, modalities",
+    [(name, TWO) for name in sorted(METHODS.keys() - EXCHANGING)] + [("inforeg", THREE), ("mmpareto", THREE)],
+)
 def test_parts_are_the_whole_batch(begin, monkeypatch, name, modalities):
     """Weights, traces, scores and all that is recorded, over epochs in float64, without batch norm."""
     monkeypatch.setattr(helpers.tiny.nn, "BatchNorm2d", nn.Identity)
