@@ -1,5 +1,6 @@
 """The training loop. It knows the Method contract and nothing of any method."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -100,7 +101,9 @@ def train_and_record(
         raise RunError("batch normalisation needs more than one sample: choose another --batch_size") from None
     agree(run.model)
     epoch = Epoch(run.epoch, lr, means, method.on_epoch_end(run) | moved)
-    schedule.step()
+    with warnings.catch_warnings():  # a run that goes on after an epoch's last step has taken none in this process
+        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+        schedule.step()
     return epoch
 
 
