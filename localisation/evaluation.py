@@ -20,7 +20,7 @@ from localisation.solo import Solo
 from localisation.stage import SCALE, by_category, defined, objects_of, probabilities
 from methods.run import collect
 from models.multimodal import place
-from utils.errors import RunError
+from utils.errors import RunError, warn
 from utils.runs.checkpoint import load_checkpoint, load_model
 
 KINDS = ("solo", "mixed")
@@ -65,6 +65,8 @@ def restore(folder: Path, flags: Namespace) -> Trained:
     args = Namespace(**state["args"])
     if args.dataset not in LOCALISATION or "matching" not in state["method"]:
         raise RunError(f"{folder} is no run of localise.py: give the folder of one")
+    if not (folder / "done").exists():
+        warn(f"{folder} is not finished: what follows is of its last checkpoint")
     args.data_root = flags.data_root or args.data_root
     args.workers = flags.workers
     model = build_localiser(args.encoder, args.clusters, args.seed)

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="results", help="folder of all results (default: results)")
     parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
     flags, extra = parser.parse_known_args(argv)
-    check_extra([*extra, *flags.pretraining], "the flags of every run")
+    check_extra([*extra, *flags.pretraining], "the flags of every run", ("--train_list",))
     budgets, seeds = sorted(set(flags.budgets)), list(dict.fromkeys(flags.seeds))
     study = Study(
         flags.dataset, flags.data_root, flags.out, list(dict.fromkeys(flags.strategies)), budgets,

@@ -150,9 +150,15 @@ def check(path: Path, sha256: str) -> bool:
     name = WRITTEN_AS.get(path.name, path.name)
     known = [line[:64] for line in lines if line[66:] == name]
     if known and sha256 not in known:
-        remedy = REMEDIES.get(path.name, "delete it to start the run anew")
-        raise DamageError(path, f"its sha256 is not in {CHECKSUMS}", remedy)
+        raise DamageError(path, f"its sha256 is not in {CHECKSUMS}", remedy_for(path))
     return bool(known)
+
+
+def remedy_for(path: Path) -> str:
+    """What to do about a damaged file of a run's folder."""
+    if path.name not in REMEDIES and (path.parent / "done").exists():
+        return "the run is done, and there is no copy of it; remove the folder and train it again"
+    return REMEDIES.get(path.name, "delete it to start the run anew")
 
 
 def packed(data_root: str) -> bool:

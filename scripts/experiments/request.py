@@ -115,9 +115,12 @@ def write(wanted: Request, rule: str = "last", columns: Sequence[str] = ()) -> N
             print(f"written: {figures.draw(experiment, *wanted.places(dataset), rule)}")
 
 
-def check_extra(extra: Sequence[str], where: str) -> None:
-    """Raises RunError, which names `where` they stand, if one of the flags of every run is for the program to say."""
-    if ours := [word for word in extra if word.partition("=")[0] in OURS]:
+def check_extra(extra: Sequence[str], where: str, more: Sequence[str] = ()) -> None:
+    """Raises RunError, which names `where` they stand, if one of the flags of every run is for the program to say.
+
+    `more`: flags that are so beside OURS.
+    """
+    if ours := [word for word in extra if word.partition("=")[0] in (*OURS, *more)]:
         raise RunError(f"{where}: {ours[0]} is for the script to say")
 
 

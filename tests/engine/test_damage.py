@@ -256,6 +256,17 @@ def test_a_finished_run_writes_again_what_is_damaged(demo, whole, tmp_path, name
     same_run(folder, whole)
 
 
+def test_a_finished_run_without_its_checkpoint_is_to_be_trained_again(whole, tmp_path):
+    """Since --resume would find it done; one that is not done starts anew without its checkpoint (test_resume.py)."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-1])
+    for checksums in (True, False):
+        with pytest.raises(DamageError, match="the run is done, .* remove the folder and train it again$"):
+            load_checkpoint(folder / "last.pt")
+        if checksums:
+            (folder / "checksums.txt").unlink()
+
+
 def test_scripts_end_in_the_same_sentence(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "demo" / "inforeg" / "test" / "seed0")
     damaged = "is damaged .its sha256 is not in checksums.txt."

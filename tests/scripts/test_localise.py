@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from argparse import Namespace
 
 import numpy as np
@@ -86,6 +87,14 @@ def test_the_scale_sharpens_the_maps_alone(runs, places):
     np.testing.assert_allclose(soft.heard.sum(axis=1), 1, rtol=1e-5)
     (found,) = localise.main(["evaluate", str(runs[0]), *FLAGS])[f"scenes/solo/{runs[0].parent.name}"]
     assert found["teacher_recall"] == metrics.recall(look(trained, data).heard, objects_of(data))
+
+
+def test_a_run_that_goes_on_still_is_measured_with_a_warning(runs, places, tmp_path, capsys):
+    restore(runs[0], places)
+    assert "not finished" not in capsys.readouterr().err
+    shutil.copy(runs[0] / "last.pt", tmp_path)
+    restore(tmp_path, places)
+    assert f"warning: {tmp_path} is not finished" in capsys.readouterr().err
 
 
 def test_what_is_no_run_is_refused(runs, tmp_path, places):

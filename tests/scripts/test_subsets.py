@@ -144,6 +144,8 @@ def test_rounds_begin_with_a_strategy_that_needs_no_label(desk, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum("--strategy kmeans --budget 9 " in line for line in lines) == 2  # for two seeds, and at no other budget
     assert not any("--strategy kmeans --budget 18 " in line for line in lines)
+    with pytest.raises(RunError, match="--train_list is for the script to say"):
+        run(desk, "--train_list", "few.txt", "--list")
     with pytest.raises(RunError, match="--first badge goes by rounds: name one that needs no label"):
         run(desk, "--first", "badge", "--list")
 

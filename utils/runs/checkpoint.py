@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from utils.errors import DamageError, RunError, list_names
-from utils.files import add_checksum, aside, check, check_is_file, digest, discard, flush
+from utils.files import add_checksum, aside, check, check_is_file, digest, discard, flush, remedy_for
 
 # How files of torch.save begin that are no archives, as PyTorch wrote them before 1.6: a pickled number.
 LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> dict:
         DamageError: if it is not what was written, by checksums.txt, or where there is none, by the CRCs of the file.
         RunError: if it is missing, or not a checkpoint of this repository.
     """
-    state, _ = read_tensors(path, "delete it to start the run anew")
+    state, _ = read_tensors(path, remedy_for(path))
     if not is_checkpoint(state):
         raise RunError(f"{path} is not a checkpoint of this repository")
     return state
