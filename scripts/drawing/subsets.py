@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from scripts.drawing.curves import Curve, Panel, lines
 from scripts.drawing.figures import by_row
@@ -11,6 +12,8 @@ from scripts.drawing.pictures import Runs, save
 from scripts.drawing.sweeps import Read, by_rule, number_axis
 from scripts.experiments.request import Request
 from scripts.experiments.subsets import Study, Subset, label, row_label
+from scripts.results.compared import Right, right_of
+from scripts.results.significance import interval
 from utils.runs.files import read_json, read_metrics
 from utils.runs.plots import COLOURS, FUSED, style
 
@@ -20,9 +23,10 @@ GAP = "modality gap\n(distance of the modalities' centres)"
 def draw_subsets(study: Study, wanted: Request, rule: str) -> Path | None:
     """Write <out>/figures/<name>_<dataset>.svg, .pdf, .png and .csv; returns the first.
 
-    For each method a panel of its accuracy, with a curve for each strategy, and below it one of the lead of the
-    modality that dominates once all samples are labelled; then the modality gap of the pretraining with and without
-    prototypes, epoch by epoch. A strategy whose runs are not all there is left out; None if none is.
+    For each method a panel of its accuracy, with a curve for each strategy and 95% bootstrap intervals beside its
+    points, and below it one of the lead of the modality that dominates once all samples are labelled; then the
+    modality gap of the pretraining with and without prototypes, epoch by epoch. A strategy whose runs are not all there
+    is left out; None if none is.
     """
     rows = {runs.label: runs for runs in by_row(wanted.cells(study.dataset))}
     read, y = by_rule(rule)
@@ -42,6 +46,9 @@ def draw_subsets(study: Study, wanted: Request, rule: str) -> Path | None:
             axis.get_legend().remove()
         if name and panel.y == y:
             axis.axhline(0, color="grey", linestyle=":", linewidth=1)
+    right = right_of(wanted, study.dataset, rule)
+    for axis, method in zip(picture.figure.axes, study.methods, strict=False):
+        draw_intervals(axis, study, right, method)
     picture.figure.legend(known.values(), known.keys(), loc="outside right upper", frameon=False)
     experiment = wanted.experiment
     stem = Path(study.out) / "figures" / f"{experiment.name}_{study.dataset}"
@@ -57,6 +64,18 @@ def over_budgets(study: Study, rows: Mapping[str, Runs], method: str, read: Read
             values = np.array([[read(folder) for folder in runs.folders] for runs in of_name]).T
             curves[name] = Curve(study.budgets, values, look(place))
     return Panel(label(method), "labels", y, curves)
+
+
+def draw_intervals(axis: Axes, study: Study, right: Right, method: str) -> None:
+    """A line from end to end of the interval of each accuracy, those of one budget side by side."""
+    limits = axis.get_xlim()  # which the lines would widen to 0
+    for place, name in enumerate(study.names):
+        aside = 1.015 ** (place - (len(study.names) - 1) / 2)
+        for budget in study.budgets:
+            if (row := row_label(method, name, budget)) in right:
+                low, high = interval(right[row])
+                axis.vlines(budget * aside, 100 * low, 100 * high, color=look(place)["color"], alpha=0.4, linewidth=1)
+    axis.set_xlim(limits)
 
 
 def leading(study: Study, rows: Mapping[str, Runs], rule: str) -> str | None:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from helpers.desk import Desk, Forked, Inline
 from helpers.instances import make_features, save_features
+from matplotlib.figure import Figure
 
 from engine.parser import parse
 from scripts import subsets
+from scripts.drawing.subsets import draw_intervals
 from scripts.experiments import request
 from scripts.experiments.subsets import Subset
 from scripts.results.columns import dominance
@@ -175,6 +177,19 @@ def test_differences_are_paired_and_their_mean_is_over_the_budgets_of_the_strate
     low, high = (100 * end for end in interval(right["a 9"] - right["b 9"]))
     assert shown(right["a 9"] - right["b 9"]) == f"{by_budget[0]:+.1f} ({low:+.1f} to {high:+.1f})"
     assert shown(2 * (right["a 9"] - right["b 9"]), 2) == shown(right["a 9"] - right["b 9"])
+
+
+def test_the_intervals_of_accuracies_stand_beside_the_points_and_leave_the_axis_alone():
+    draws = np.random.default_rng(0)
+    right = {f"Joint training, {name}, 9 labels": draws.integers(0, 2, (2, 50)) for name in "ab"}
+    axis = Figure().subplots()
+    axis.set_xscale("log")
+    axis.plot([9, 18], [50, 60])
+    limits = axis.get_xlim()
+    draw_intervals(axis, SimpleNamespace(names=["a", "b", "c"], budgets=[9, 18]), right, "joint")
+    drawn = [lines.get_segments()[0] for lines in axis.collections]
+    assert [segment[:, 1].tolist() for segment in drawn] == [[100 * end for end in interval(x)] for x in right.values()]
+    assert drawn[0][0, 0] < 9 and drawn[1][0, 0] == 9 and axis.get_xlim() == limits
 
 
 def test_the_modality_that_dominates_and_its_lead():
