@@ -108,7 +108,10 @@ def places_of(path: str | Path, train: MultimodalDataset, flag: str = "--train_l
         raise DataError(f"{where} names samples more than once, {list_names(repeated)}: leave the others out")
     place = {name: position for position, name in enumerate(train.names)}
     if unknown := sorted(set(names).difference(place)):
-        raise DataError(f"{where} names samples that the training split does not have, {list_names(unknown)}")
+        raise DataError(
+            f"{where} names samples that the training split does not have, {list_names(unknown)}: correct them, or "
+            "leave them out"
+        )
     return [place[name] for name in names]
 
 

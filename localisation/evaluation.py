@@ -83,7 +83,10 @@ def look(trained: Trained, data: Dataset, scale: float = SCALE) -> Seen:
     """
     model, args = trained.model, trained.args
     if trained.matching is None:
-        raise RunError("the run knows no category of its clusters: its data have no labels, or it had one round alone")
+        raise RunError(
+            f"the run {args.tag}, seed {args.seed}, knows no category of its clusters: it has not come beyond its "
+            "first round (train it for two or more), or its data have no labels"
+        )
 
     def fn(batch) -> dict[str, Tensor]:
         features = model.encode(batch.inputs)

@@ -72,7 +72,10 @@ def test_the_order_of_a_list_does_not_matter(root, listed):
     [
         ([], "names no sample: write the name of one in each line"),
         (["train-1", "train-2", "train-1"], "names samples more than once, 1: train-1: leave the others out"),
-        (["train-1", "test-0", "nobody"], "names samples that the training split does not have, 2: nobody, test-0"),
+        (
+            ["train-1", "test-0", "nobody"],
+            "names samples that the training split does not have, 2: nobody, test-0: correct them, or leave them out",
+        ),
     ],
 )
 def test_a_list_that_is_none_is_refused_in_a_sentence(root, listed, tmp_path, names, words):
