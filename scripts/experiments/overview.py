@@ -32,8 +32,8 @@ MEASURED = {
     "demo": "(40 s a run on one CPU thread): InfoReg, accumulated window 79.7 +- 1.9, joint training 71.0 +- 1.5",
     "window_map": "on GRID: docs/figures/window_map_GRID.svg",
     "ablation_window": (
-        "on GRID (70 s a run on one CPU thread): joint training 97.5 +- 1.3, InfoReg, paper's window 97.2 +- 1.5, "
-        "accumulated 96.7 +- 0.8"
+        "on GRID (70 s a run on one CPU thread): joint training 97.4 +- 1.1, InfoReg, paper's window 97.1 +- 1.1, "
+        "accumulated 96.5 +- 0.8"
     ),
     "ablation_variant": "on GRID (2.4 hours, two at a time on two cores): InfoReg 99.0 +- 0.9, official 98.5 +- 0.5",
     "methods": f"{VECTORS} the best, mmcosine, 90.4 +- 0.5, joint training 84.3 +- 0.6",
