@@ -7,6 +7,7 @@ from pathlib import Path
 
 from localisation.evaluation import compare, draw_sheet, restore
 from localisation.parser import parse
+from localisation.stage import SCALE
 from scripts.experiments.jobs import Job, work_off
 from scripts.experiments.request import say_missing
 from utils.files import make_folder, write_atomically
@@ -84,11 +85,11 @@ class Study:
 
     def tables(self) -> str:
         """The tables, as a text in Markdown."""
-        rows = {row: (self.folders(row), 3.0) for row in (FIRST, *SECOND)}
+        rows = {row: (self.folders(row), SCALE) for row in (FIRST, *SECOND)}
         scaled = {
             f"{row}, c = {scale:g}": (self.folders(row), scale) for row in (FIRST, "both stages") for scale in SCALES
         }
-        solo = {"l after the first stage": (self.folders(FIRST), 3.0)}
+        solo = {"l after the first stage": (self.folders(FIRST), SCALE)}
         seeds = ", ".join(map(str, self.seeds))
         parts = {
             f"Mixed clips of {self.flags.dataset}, in %, seeds {seeds}": compare(rows, "mixed", self.flags)[1],
