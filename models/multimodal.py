@@ -136,14 +136,14 @@ def place(model: nn.Module, where: torch.device | Tensor) -> None:
 def build_encoders(makers: Mapping[str, Callable[[], nn.Module]], seed: int) -> dict[str, nn.Module]:
     """Build with one generator state per part, so that an encoder starts the same whatever stands beside it.
 
-    The global generator is then where it is for whatever else the model has.
+    The CPU's global generator is then where it is for whatever else the model has.
     """
     built = {}
     for name, make in makers.items():
         # The name, not the place, decides: an encoder trained alone starts as it does in the joint model.
-        torch.manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        torch.default_generator.manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         built[name] = make()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     return built
 
 
