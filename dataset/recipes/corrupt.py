@@ -40,6 +40,11 @@ Generator = np.random.Generator
 Corrupt = Callable[[Array], Array]
 
 
+def unchanged(x: Array) -> Array:
+    """The noise on an input that is left as it is."""
+    return x
+
+
 def snr(wave: Array, level: float, random: Generator) -> Array:
     """White noise at `level` dB below the power of this wave (its mean square); silence stays silence."""
     noise = torch.from_numpy(normal(wave, random))
@@ -244,8 +249,11 @@ class Noise:
     def on(self, modality: str, name: str, frames: Sequence[int] | None = None) -> Corrupt:
         """The noise on an input of the sample called `name`, a function that returns what is not hit as it is.
 
-        With `frames` the input is a stack of the recording's frames of these numbers, each with noise of its own.
+        With `frames` the input is a stack of the recording's frames of these numbers, each with noise of its own. It is
+        `unchanged` where none of the noise is on this modality.
         """
+        if not self.touches(modality):
+            return unchanged
 
         def corrupt(x: Array) -> Array:
             for corruption, seed in self.steps:

@@ -1,5 +1,6 @@
 """Frame recipes: which frames of a clip, and how each becomes a tensor."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.corrupt import Corrupt, unchanged
 from dataset.recipes.pictures import read_picture
 from dataset.recipes.resample import crop
 
@@ -58,9 +59,9 @@ class FrameTransform:
     crop_scale: tuple[float, float]
     flip: bool
 
-    def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt | None = None) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image | np.ndarray], corrupt: Corrupt = unchanged) -> Tensor:
         """Transform images that are Pillow's or (H, W, 3) uint8 arrays; the result is the same."""
-        if corrupt is None:
+        if corrupt is unchanged:  # then pictures are mirrored before they are numbers, which costs less
             return from_levels(self.pixels(images))
         boxes, mirrored = self.draw(picture_sizes(images))
         levels = self._cropped(images, boxes, torch.zeros_like(mirrored)).float().div_(255)
@@ -126,16 +127,26 @@ def random_boxes(sizes: Sequence[tuple[int, int]], scale: tuple[float, float]) -
     central part of an admissible ratio. torchvision draws frame by frame, which takes longer than decoding a frame of
     some 50 pixels; here all come from one call of torch's global generator.
     """
-    width, height = np.array(sizes).T[:, :, None]
-    area, ratio, x, y = torch.rand(4, len(sizes), 10, dtype=torch.float64).numpy()
+    draws = torch.rand(4, len(sizes), 10, dtype=torch.float64).permute(1, 2, 0).tolist()
+    boxes = []
+    for size, tries in zip(sizes, draws, strict=True):
+        fitting = filter(None, (box_of(size, scale, *drawn) for drawn in tries))
+        boxes.append(next(fitting, None) or central_box(*size))
+    return boxes
+
+
+def box_of(
+    size: tuple[int, int], scale: tuple[float, float], area: float, ratio: float, x: float, y: float
+) -> tuple[int, int, int, int] | None:
+    """The crop of a (width, height) that four draws in [0, 1) make; None if it does not fit."""
+    width, height = size
     area = (scale[0] + area * (scale[1] - scale[0])) * width * height
     ratio = (3 / 4) ** (1 - 2 * ratio)
-    w, h = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    left, top = (x * (width - w + 1)).astype(int), (y * (height - h + 1)).astype(int)
-    boxes = np.stack([left, top, left + w, top + h], axis=2)[np.arange(len(sizes)), fits.argmax(axis=1)]
-    drawn = zip(boxes.tolist(), fits.any(axis=1), sizes, strict=True)
-    return [tuple(box) if fitted else central_box(*size) for box, fitted, size in drawn]
+    w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    if not (0 < w <= width and 0 < h <= height):
+        return None
+    left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+    return left, top, left + w, top + h
 
 
 def central_box(width: int, height: int) -> tuple[int, int, int, int]:

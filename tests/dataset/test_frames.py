@@ -8,6 +8,7 @@ from scipy.stats import ks_2samp
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from dataset.recipes.corrupt import unchanged
 from dataset.recipes.frames import IMAGENET_MEAN, IMAGENET_STD, FrameTransform, random_boxes
 
 
@@ -59,3 +60,14 @@ def test_crops_are_distributed_as_torchvisions(size, scale):
         assert ks_2samp([box[side] for box in ours], [box[side] for box in theirs]).pvalue > 1e-3
     if size == (300, 100):
         assert set(ours) == set(theirs)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_pictures_without_noise_are_those_under_a_noise_that_changes_nothing(train):
+    """Bit for bit, though they are mirrored before they are numbers, and the others after."""
+    images = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (40, 50, 3), np.uint8)) for k in range(12)]
+    transform, made = FrameTransform(32, train, (0.3, 1.0), True), []
+    for corrupt in (unchanged, lambda x: x):
+        torch.manual_seed(0)
+        made.append(transform(images, corrupt))
+    assert torch.equal(*made)
