@@ -1,6 +1,7 @@
 """Clips as files in folders: <root>/AudioWAV/<clip>.wav and <root>/Image-{fps:02d}-FPS/<clip>/*.jpg."""
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,11 +75,20 @@ def find_frames(
             faults[f"frame folders missing in {folder}"].append(clip)
         elif len(files) < args.frames:
             faults[f"fewer than --frames {args.frames} in {folder}"].append(f"{clip} ({len(files)})")
-        elif not all(file.is_file() for file in files):
+        elif None in (sizes := [size_of(file) for file in files]):
             faults[f"frames that are no files in {folder}"].append(clip)
-        elif any(file.stat().st_size == 0 for file in files):
+        elif 0 in sizes:
             faults[f"empty frame files in {folder}"].append(clip)
     return frames
+
+
+def size_of(path: Path) -> int | None:
+    """The bytes of a file, asked for once, since a data set has many; None for what is no file."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_size if stat.S_ISREG(state.st_mode) else None
 
 
 def check_complete(args, faults: Mapping[str, Sequence[str]]) -> None:
