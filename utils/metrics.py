@@ -28,8 +28,10 @@ def average_precisions(target: ArrayLike, probabilities: ArrayLike) -> np.ndarra
 
     target, probabilities = np.asarray(target), np.asarray(probabilities)
     precisions = np.full(probabilities.shape[1], np.nan)
-    for number in np.unique(target) if np.isfinite(probabilities).all() else ():
-        precisions[number] = average_precision_score(target == number, probabilities[:, number])
+    if np.isfinite(probabilities).all():
+        present = np.unique(target)
+        against = target[:, None] == present
+        precisions[present] = average_precision_score(against, probabilities[:, present], average=None)
     return precisions
 
 
