@@ -16,7 +16,8 @@ from dataset.base import Batch
 from dataset.cremad import CREMAD
 from methods.run import Run
 from models.multimodal import MultimodalModel, build_model
-from utils.runs.plots import draw
+from utils.runs import plots
+from utils.runs.plots import FORMS, draw
 
 # A second thread costs tiny tensors more than it gives them, and much more on a machine that is busy: one in this
 # process and, unless the caller says otherwise, in the programs that it starts.
@@ -49,10 +50,11 @@ def demo(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def quick():
     """A run's pictures take ten times as long as a small run (`drawing` lets a test have them), and a fifth of it is
-    waiting for the disk, whose cache no test empties.
+    waiting for the disk, whose cache no test empties. Of the forms of a figure one will do (`every_form` has all).
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "draw", lambda *_: None)
+        patch.setattr(plots, "FORMS", {"svg": FORMS["svg"]})
         patch.setattr(os, "fsync", lambda file: None)
         yield
 
@@ -60,6 +62,11 @@ def quick():
 @pytest.fixture
 def drawing(monkeypatch):
     monkeypatch.setattr(program, "draw", draw)
+
+
+@pytest.fixture
+def every_form(monkeypatch):
+    monkeypatch.setattr(plots, "FORMS", FORMS)
 
 
 @pytest.fixture(scope="session", autouse=True)

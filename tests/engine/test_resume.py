@@ -164,7 +164,7 @@ def test_a_run_killed_before_its_result_is_finished_without_training(demo, tmp_p
     interrupt(monkeypatch, "joint", step=1)
     train(demo, tmp_path, *SETTINGS["joint"], *LENGTH, "--resume", figures=True)
     same_run(folder, whole())
-    assert (folder / "done").exists() and len(list((folder / "figures").glob("*.png"))) == 4
+    assert (folder / "done").exists() and len(list((folder / "figures").glob("*.svg"))) == 4
 
 
 def test_resuming_a_finished_run_returns_its_result(demo, tmp_path, monkeypatch, whole, capsys):

@@ -129,8 +129,7 @@ def test_the_demo_with_resnets_learns_and_is_drawn(demo, tmp_path, method):
     pictures = [*folder.glob("figures/*")]
     assert {path.stem for path in pictures} == (drawn if whole else set())
     for path in pictures:
-        head = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}[path.suffix]
-        assert path.read_bytes().startswith(head) and path.stat().st_size > 5000
+        assert path.read_bytes().startswith(b"<?xml") and path.stat().st_size > 5000
     for file in tmp_path.rglob("*.pt"):  # 180 MB each
         file.unlink()
 

@@ -108,7 +108,7 @@ def test_the_record_has_the_metrics_of_every_epoch_and_the_table_shows_them(run)
 
 def test_the_report_shows_the_classes_and_the_confusion_matrix(run):
     page = report.main([str(run.parents[3])]).read_text()
-    assert (run / "figures" / "confusion.png").stat().st_size > 5000
+    assert (run / "figures" / "confusion.svg").stat().st_size > 5000
     assert 'alt="Confusion matrix, last epoch, seed0"' in page and "<summary>Each class</summary>" in page
     table = page.partition("<summary>Each class</summary>")[2].partition("</details>")[0]
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.splitlines() if "<td" in line]
@@ -122,4 +122,4 @@ def test_a_class_may_have_any_name_and_any_number_of_samples(tmp_path):
     for count in (3, 20, 63):
         target = np.array([0, 1, 1])
         draw_confusion(target, np.array([0, 0, 1]), names[:count], tmp_path / f"{count}", "title")
-        assert (tmp_path / f"{count}.png").stat().st_size > 3000
+        assert (tmp_path / f"{count}.svg").stat().st_size > 3000

@@ -331,7 +331,7 @@ def test_where_nothing_can_be_written(tmp_path):
         figures.draw(EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path)
 
 
-def test_the_same_runs_give_the_same_bytes(tmp_path, capsys):
+def test_the_same_runs_give_the_same_bytes(tmp_path, capsys, every_form):
     write_runs(tmp_path, "figure5")
     path = figures.draw(EXPERIMENTS["figure5"], "demo", [0, 1], tmp_path)
     first = {file.name: file.read_bytes() for file in path.parent.iterdir()}

@@ -124,7 +124,7 @@ def test_a_study_makes_its_runs_tables_and_sheet(study, monkeypatch):
     for row in (FIRST, *SECOND, "uniform"):
         assert f"\n| {row} |" in text
     assert "\n| both stages, c = 10 |" in text and "\n| l after the first stage |" in text
-    assert (out / "figures/localisation_scenes.png").exists()
+    assert (out / "figures/localisation_scenes.svg").exists()
     assert find_runs(out) == ({}, [])  # the tables of classifiers are not theirs
     monkeypatch.setattr(localisation, "work_off", lambda jobs, at_a_time: {job: "no" for job in jobs if not job.done})
     with pytest.raises(SystemExit, match="1"):

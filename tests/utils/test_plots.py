@@ -44,7 +44,7 @@ def curves(axes):
     return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
 
 
-def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, drawing, saved):
+def test_the_numbers_of_a_registered_method_are_drawn(tmp_path, monkeypatch, drawing, every_form, saved):
     monkeypatch.setitem(METHODS, "toy", Toy)
     monkeypatch.setitem(DATASETS, "three", Three)
     main(f"--dataset three --method toy --epochs 3 --out {tmp_path} --workers 0 --device cpu".split())
@@ -69,10 +69,10 @@ def test_a_method_without_numbers_of_its_own_has_no_such_picture(demo, tmp_path,
     assert "accuracy" in saved and "method" not in saved
     (row,), held = rows_of(folder), curves(saved["hold"].axes[0])
     assert {name: held[name] for name in row["hold"]} == {name: [hold] for name, hold in row["hold"].items()}
-    assert not (folder / "figures" / "method.png").exists()
+    assert not (folder / "figures" / "method.svg").exists()
 
 
-def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp_path, saved):
+def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp_path, every_form, saved):
     alpha, share = (
         {"audio": [None, 2.0, 3.0], "visual": [None, None, 1.5]},
         {"audio": [0, 1, 0.5], "visual": [0, 0, 0.25]},
