@@ -47,7 +47,10 @@ def main(argv: list[str] | None = None) -> object:
     parser.add_argument("command", choices=[*STAGES, *commands], metavar="COMMAND", help="one of those above, or study")
     command = parser.parse_args(argv[:1]).command
     torch.set_flush_denormal(True)  # numbers too small to matter would take a CPU many times as long
-    return commands[command](argv[1:]) if command in commands else train(argv)
+    try:
+        return commands[command](argv[1:]) if command in commands else train(argv)
+    finally:
+        torch.set_flush_denormal(False)  # whoever has called this still counts with them
 
 
 def train(argv: list[str]) -> dict:

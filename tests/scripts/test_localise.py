@@ -142,3 +142,9 @@ def test_the_commands_are_named(capsys):
         localise.main(["train"])
     assert end.value.code == 2 and "train-solo" in capsys.readouterr().err
     assert Scenes.recipes.keys() == {"solo", "mixture"}
+
+
+def test_whoever_calls_it_still_has_numbers_below_the_normal_ones():
+    with pytest.raises(SystemExit):
+        localise.main(["evaluate", "--help"])
+    assert float("5e-324") * 1.0 > 0
