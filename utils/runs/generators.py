@@ -34,6 +34,6 @@ def restore_random_states(states: dict) -> None:
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
     name, keys, *position = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *position))
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *position))
     version, internal, gauss = states["python"]
-    random.setstate((version, tuple(np.array(internal).tolist()), gauss))
+    random.setstate((version, tuple(np.asarray(internal).tolist()), gauss))
