@@ -75,14 +75,14 @@ def find_frames(
             faults[f"frame folders missing in {folder}"].append(clip)
         elif len(files) < args.frames:
             faults[f"fewer than --frames {args.frames} in {folder}"].append(f"{clip} ({len(files)})")
-        elif None in (sizes := [size_of(file) for file in files]):
+        elif None in (counts := [byte_count(file) for file in files]):
             faults[f"frames that are no files in {folder}"].append(clip)
-        elif 0 in sizes:
+        elif 0 in counts:
             faults[f"empty frame files in {folder}"].append(clip)
     return frames
 
 
-def size_of(path: Path) -> int | None:
+def byte_count(path: Path) -> int | None:
     """The bytes of a file, asked for once, since a data set has many; None for what is no file."""
     try:
         state = os.stat(path)
