@@ -17,7 +17,7 @@ from torch import Tensor
 from torchaudio.compliance.kaldi import fbank
 
 from dataset.recipes.compiled import compiling
-from dataset.recipes.corrupt import Corrupt
+from dataset.recipes.corrupt import Corrupt, unchanged
 
 MOST_SAMPLES = 2**28  # of a clip, over all channels: 1 GB; an hour and a half of stereo at 22050 Hz
 LOUDEST = 8.0  # 18 dB above full scale: a mix in floating point may exceed 1, but not by more
@@ -76,7 +76,7 @@ class LogSpectrogram:
         """(mels, 1 + n_fft // 2) mel filterbank."""
         return librosa().mel(sr=self.sample_rate, n_fft=self.n_fft, n_mels=self.mels)
 
-    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:
+    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt = unchanged) -> Tensor:
         return self.of(read_wave(path, self.sample_rate, corrupt))
 
     def of(self, wave: np.ndarray) -> Tensor:
@@ -111,7 +111,7 @@ class Filterbank:
         """The filterbank's: one channel, frames, bands."""
         return 1, self.frames, self.bands
 
-    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt | None = None) -> Tensor:
+    def __call__(self, path: Path | BinaryIO, corrupt: Corrupt = unchanged) -> Tensor:
         wave = torch.from_numpy(read_wave(path, self.sample_rate, corrupt))
         if len(wave) < self.sample_rate * 25 // 1000:
             raise RuntimeError("shorter than a window of 25 ms")
@@ -124,7 +124,7 @@ class Filterbank:
         return ((features - self.mean) / (2 * self.deviation)).unsqueeze(0)
 
 
-def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None = None) -> np.ndarray:
+def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt = unchanged) -> np.ndarray:
     """Mono float32 wave at `sample_rate`; full scale is 1. `corrupt` is applied last.
 
     Samples of a floating-point file, and what the resampler overshoots, may exceed 1.
@@ -147,7 +147,7 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt | None =
     check_scale(wave)
     wave = wave.mean(axis=1)
     wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
-    return corrupt(wave) if corrupt else wave
+    return corrupt(wave)
 
 
 def check_scale(wave: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from dataset.recipes.corrupt import Corrupt, Noise
 from dataset.recipes.frames import FrameTransform, load_frames
 from utils.errors import CombinationError, DataError
 
-Recipe = Callable[[Path | BinaryIO, Corrupt | None], Tensor]
+Recipe = Callable[[Path | BinaryIO, Corrupt], Tensor]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from dataset.recipes import frames
 from dataset.recipes.audio import Filterbank, LogSpectrogram, read_wave
+from dataset.recipes.corrupt import unchanged
 
 SOUNDS, PICTURES = {}, {}  # what a file gave, until it changes: its content, its permissions or its place
 
@@ -22,15 +23,14 @@ def remember(patch):
 
 
 def remembering_sound(call):
-    def heard(recipe, path, corrupt=None):
+    def heard(recipe, path, corrupt=unchanged):
         if not isinstance(path, Path):
             return call(recipe, path, corrupt)
         key = recipe, state(path)
         if key not in SOUNDS:
             SOUNDS[key] = read_wave(path, recipe.sample_rate), call(recipe, path)
         wave, spectrogram = SOUNDS[key]
-        clean = corrupt is None or corrupt(wave) is wave
-        return spectrogram.clone() if clean else call(recipe, path, corrupt)
+        return spectrogram.clone() if corrupt(wave) is wave else call(recipe, path, corrupt)
 
     return heard
 
