@@ -1,6 +1,5 @@
 """What a trained stage makes of clips, beside the maps that know nothing of the sound, over the seeds of a setting."""
 
-import statistics
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from localisation.data import Clips
 from localisation.model import Localiser, build_localiser
 from localisation.registry import LOCALISATION
 from localisation.solo import Solo
-from localisation.stage import SCALE, by_category, defined, objects_of, probabilities
+from localisation.stage import SCALE, defined, objects_of, probabilities, sum_by_category
 from methods.run import collect
 from models.multimodal import place
 from utils.errors import RunError, warn
@@ -102,7 +101,7 @@ def look(trained: Trained, data: Dataset, scale: float = SCALE) -> Seen:
     return Seen(
         seen["location"],
         metrics.class_maps(seen["maps"], trained.matching, count),
-        by_category(seen["heard"], trained.matching, count),
+        sum_by_category(seen["heard"], trained.matching, count),
     )
 
 
@@ -126,8 +125,8 @@ def measure(trained: Trained, kind: str, scale: float = SCALE, references: bool 
 
 def compare(
     settings: Mapping[str, tuple[Sequence[Path], float]], kind: str, flags: Namespace, references: bool = True
-) -> tuple[dict[str, list[dict[str, float]]], str]:
-    """{row: metrics of each seed} of {row: (folders of its seeds, scale)} on the test clips of a kind, and as a table.
+) -> dict[str, list[dict[str, float]]]:
+    """{row: metrics of each seed} of {row: (folders of its seeds, scale)} on the test clips of a kind.
 
     The references follow the rows; the class-agnostic map is every model's own, the others are all models' alike.
     """
@@ -143,8 +142,7 @@ def compare(
             for reference, values in found.items():
                 alike.setdefault(reference, []).append(values)
         others |= {reference: values[:1] for reference, values in alike.items()}
-    results = rows | others
-    return results, table(results)
+    return rows | others
 
 
 def draw_sheet(trained: Trained, solo: int, mixed: int, stem: Path) -> Path:
@@ -162,21 +160,3 @@ def draw_sheet(trained: Trained, solo: int, mixed: int, stem: Path) -> Path:
     args = trained.args
     title = f"CSOL, {args.method} on {args.dataset}, {args.tag}, seed {args.seed}"
     return write_sheet(shown["solo"], shown["mixed"], trained.categories, trained.test("solo").ratio, stem, title)
-
-
-def table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """A table in Markdown of {row: metrics of each seed}: the mean in %, with the deviation over several seeds."""
-    names = list(dict.fromkeys(name for runs in results.values() for run in runs for name in run))
-    names = [name for name in names if name not in ("frames", "without_box")]
-    lines = [f"| | {' | '.join(names)} |", "| --- |" + " ---: |" * len(names)]
-    for row, runs in results.items():
-        lines.append(f"| {row} | {' | '.join(cell([run[name] for run in runs if name in run]) for name in names)} |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(values: Sequence[float]) -> str:
-    """The mean of shares in %, ± the sample standard deviation of several."""
-    if not values:
-        return ""
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean

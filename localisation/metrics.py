@@ -58,7 +58,7 @@ def ciou(maps: np.ndarray, objects: Objects, ratio: float) -> float:
 
     The boxes of a category are one mask. NaN if no object sounds.
     """
-    heard = by_category(objects, sounding=True)
+    heard = group_by_category(objects, sounding=True)
     values = [iou(maps[number], mask(items, maps.shape[1:]), ratio) for number, items in heard.items()]
     return float(np.mean(values)) if values else np.nan
 
@@ -69,11 +69,11 @@ def nsa(maps: np.ndarray, objects: Objects, quiet: float = QUIET) -> float:
     maps: (C, H, W) probabilities. NaN if all categories sound. By itself the number means nothing: of six categories
     the uniform map has 1/6 everywhere, which is below 0.2, and so an area of 1.
     """
-    silent = sorted(set(range(len(maps))) - set(by_category(objects, sounding=True)))
+    silent = sorted(set(range(len(maps))) - set(group_by_category(objects, sounding=True)))
     return float((maps[silent] <= quiet).mean()) if silent else np.nan
 
 
-def by_category(objects: Objects, sounding: bool) -> dict[int, list[Object]]:
+def group_by_category(objects: Objects, sounding: bool) -> dict[int, list[Object]]:
     """{category: its objects}: of the categories with an object that sounds, those; else of the categories without."""
     heard = {item.category for item in objects if item.sounding}
     groups: dict[int, list[Object]] = {}
@@ -128,7 +128,7 @@ def auroc(maps: np.ndarray, objects: Sequence[Objects]) -> float:
     scores, sounds = [], []
     for row, items in zip(means, objects, strict=True):
         for heard in (True, False):
-            seen = by_category(items, sounding=heard)
+            seen = group_by_category(items, sounding=heard)
             scores += [row[number] for number in seen]
             sounds += [heard] * len(seen)
     return float(roc_auc_score(sounds, scores)) if 0 < sum(sounds) < len(sounds) else np.nan
@@ -142,7 +142,7 @@ def recall(means: np.ndarray, objects: Sequence[Objects]) -> float:
     """
     found = []
     for row, items in zip(means, objects, strict=True):
-        if heard := list(by_category(items, sounding=True)):
+        if heard := list(group_by_category(items, sounding=True)):
             least = np.sort(row)[-len(heard)]
             above, level = row > least, row == least
             places = (len(heard) - above.sum()) / level.sum()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from localisation import metrics
 from localisation.model import suppressed
-from localisation.stage import Located, Stage, by_category, defined, objects_of, probabilities, told_apart
+from localisation.stage import Located, Stage, defined, objects_of, probabilities, sum_by_category, told_apart
 from models.multimodal import place
 from utils.distributed.gather import whole
 from utils.errors import CombinationError, DamageError, RunError
@@ -135,7 +135,7 @@ class Mixture(Stage):
         seen = self.look(run, data, self._maps)
         objects, size = objects_of(data), (self.args.image_size,) * 2
         maps = metrics.class_maps(seen["maps"], np.array(self.matching), len(self.categories))
-        heard = by_category(seen["heard"], self.matching, len(self.categories))
+        heard = sum_by_category(seen["heard"], self.matching, len(self.categories))
         found = metrics.evaluate(maps, objects, size, data.ratio)
         return defined(found | {"teacher_recall": metrics.recall(heard, objects)})
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.recipes.frames import imagenet
-from localisation.metrics import Objects, by_category, iou, mask, resize
+from localisation.metrics import Objects, group_by_category, iou, mask, resize
 from utils.runs.plots import save_figure
 
 SOUNDING, SILENT = "#56B4E9", "white"  # the first as far from the maps' colours as can be; solid and dashed, too
@@ -81,7 +81,9 @@ def draw_solo(figure, shown: Shown, categories: Sequence[str], ratio: float) -> 
         above, below = (axes[2 * (number // SOLO) + line, number % SOLO] for line in (0, 1))
         large = resize(small, frame.shape[1:])
         show(above, pixels(frame), objects)
-        above.set_title(", ".join(categories[number] for number in by_category(objects, sounding=True)), fontsize=8)
+        above.set_title(
+            ", ".join(categories[number] for number in group_by_category(objects, sounding=True)), fontsize=8
+        )
         lay_over(below, frame, large, 0.0, large.max(), objects)
         above_ratio = large > ratio * large.max()
         if 0 < above_ratio.mean() < 1:  # else there is no line to draw
@@ -97,7 +99,7 @@ def draw_mixed(figure, shown: Shown, categories: Sequence[str]) -> None:
     for row, frame, small, objects in zip(axes, *shown, strict=True):
         large, least = resize(small, frame.shape[1:]), 1 / len(categories)
         most, means = float(large.max()), small.mean(axis=(1, 2))
-        heard = by_category(objects, sounding=True)
+        heard = group_by_category(objects, sounding=True)
         show(row[0], pixels(frame), objects)
         row[0].set_title("\n".join(f"♪ {categories[number]}" for number in heard), fontsize=8)
         said = np.argsort(-means, kind="stable")[: max(1, len(heard))].tolist()

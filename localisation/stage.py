@@ -120,6 +120,6 @@ def defined(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def by_category(values: np.ndarray, matching, categories: int) -> np.ndarray:
+def sum_by_category(values: np.ndarray, matching, categories: int) -> np.ndarray:
     """(N, C) of values (N, K) by cluster: the sum over a category's clusters."""
     return metrics.class_maps(values[:, :, None, None], np.array(matching), categories)[:, :, 0, 0]

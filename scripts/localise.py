@@ -27,6 +27,7 @@ from localisation.stage import SCALE
 from localisation.training import train_stage
 from scripts.experiments.localisation import FIRST, SECOND, Study
 from scripts.experiments.request import jobs_at_a_time
+from scripts.results.localisation import table
 from utils.distributed.processes import processes
 from utils.errors import one_sentence, refusals
 from utils.numbers import count, positive, positive_float
@@ -70,8 +71,8 @@ def evaluate(argv: list[str]) -> dict:
     settings: dict[str, list[Path]] = {}
     for run in flags.runs:
         settings.setdefault("/".join(run.resolve().parts[-4:-1]), []).append(run)
-    rows, told = compare({name: (runs, flags.scale) for name, runs in settings.items()}, flags.kind, flags)
-    print(told, end="")
+    rows = compare({name: (runs, flags.scale) for name, runs in settings.items()}, flags.kind, flags)
+    print(table(rows), end="")
     return rows
 
 

@@ -10,6 +10,7 @@ from localisation.parser import parse
 from localisation.stage import SCALE
 from scripts.experiments.jobs import Job, work_off
 from scripts.experiments.request import say_missing
+from scripts.results.localisation import table
 from utils.files import make_folder, write_atomically
 from utils.runs.setting import run_folder
 
@@ -92,8 +93,8 @@ class Study:
         solo = {"l after the first stage": (self.folders(FIRST), SCALE)}
         seeds = ", ".join(map(str, self.seeds))
         parts = {
-            f"Mixed clips of {self.flags.dataset}, in %, seeds {seeds}": compare(rows, "mixed", self.flags)[1],
-            "The same by the factor c in the softmax": compare(scaled, "mixed", self.flags, references=False)[1],
-            "Solo clips": compare(solo, "solo", self.flags)[1],
+            f"Mixed clips of {self.flags.dataset}, in %, seeds {seeds}": compare(rows, "mixed", self.flags),
+            "The same by the factor c in the softmax": compare(scaled, "mixed", self.flags, references=False),
+            "Solo clips": compare(solo, "solo", self.flags),
         }
-        return "\n".join(f"## {title}\n\n{text}" for title, text in parts.items())
+        return "\n".join(f"## {title}\n\n{table(results)}" for title, results in parts.items())

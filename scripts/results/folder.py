@@ -1,7 +1,6 @@
 """The tables of a folder: a row for each setting of which there are finished runs, or for each run and rule."""
 
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -135,16 +134,6 @@ def tidy(runs: dict[Setting, list[Path]], rules: Sequence[str]) -> tuple[list[st
 def plain(value: object) -> object:
     """A flag's value as a cell: that of a flag which may be given more than once in one word."""
     return "+".join(map(str, value)) if isinstance(value, list) else value
-
-
-def summary(values: list[float | str]) -> str:
-    """Mean and standard deviation of numbers, or the seeds' words side by side; a dash for nothing."""
-    if not values:
-        return "-"
-    if isinstance(values[0], str):
-        return "; ".join(values)
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.1f}"
 
 
 def unlike(settings: dict[Setting, list[Path]]) -> list[str]:

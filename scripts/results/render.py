@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,14 @@ def render(header: Sequence[str], rows: Sequence[Sequence[object]], form: str, c
     """
     cells = [[value if isinstance(value, Cell) else Cell(value) for value in row] for row in rows]
     return WRITERS[form](header, cells, caption)
+
+
+def summary(values: Sequence[float | None], digits: int = 1) -> str:
+    """Mean +- standard deviation of the seeds' numbers, the mean alone of one; - if a number is missing."""
+    if not values or None in values:
+        return "-"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} +- {statistics.stdev(values):.{digits}f}"
 
 
 def escape(text: str, form: str) -> str:

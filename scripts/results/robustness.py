@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scripts.results.folder import Setting, summary
-from scripts.results.render import render
+from scripts.results.folder import Setting
+from scripts.results.render import render, summary
 
 CLEAN = "clean"
 

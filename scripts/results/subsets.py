@@ -7,7 +7,7 @@ import numpy as np
 
 from dataset.lists import read_lines
 from scripts.experiments.subsets import Study, Subset
-from scripts.results.render import render
+from scripts.results.render import render, summary
 from utils.files import make_folder, write_atomically
 from utils.runs.files import read_json
 
@@ -50,7 +50,7 @@ def write_subsets(study: Study, name: str) -> Path:
                 by_class += [[label, budget, seed, k, share] for k, share in zip(names, chosen, strict=True)]
                 told = {"missing": float((chosen == 0).sum()), "distance": 50 * float(np.abs(chosen - pool).sum())}
                 facts.append(read_json(file.with_suffix(".json")) | told)
-            columns = [spread([fact.get(column) for fact in facts], digits) for column, digits in COLUMNS.items()]
+            columns = [summary([fact.get(column) for fact in facts], digits) for column, digits in COLUMNS.items()]
             lines.append([label, budget, *columns])
     stem = Path(study.out) / "tables" / f"{name}_subsets_{study.dataset}"
     make_folder(stem.parent)
@@ -68,11 +68,3 @@ def of_budget(study: Study, budget: int) -> list[tuple[Subset, str]]:
     rounds = [(s, m) for s in study.subsets if s.rounds and later for m in study.methods]
     cold = [(s, study.methods[0]) for s, n in (pair for pairs in study.cold.values() for pair in pairs) if n == budget]
     return [*cold, *rounds]
-
-
-def spread(values: Sequence[float | None], digits: int) -> str:
-    """Mean and standard deviation to so many digits, the mean alone of one; - where there are none."""
-    if None in values:
-        return "-"
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"

@@ -81,9 +81,9 @@ def test_ciou_and_nsa_by_hand():
 
 def test_a_category_with_an_object_that_sounds_is_not_among_the_silent_ones():
     items = (*halves(), Object(0, (0.5, 0.5, 0.2, 0.2), False))
-    assert set(metrics.by_category(items, sounding=True)) == {0, 1}
-    assert set(metrics.by_category(items, sounding=False)) == {2}
-    assert [item.sounding for item in metrics.by_category(items, sounding=True)[0]] == [True, True]
+    assert set(metrics.group_by_category(items, sounding=True)) == {0, 1}
+    assert set(metrics.group_by_category(items, sounding=False)) == {2}
+    assert [item.sounding for item in metrics.group_by_category(items, sounding=True)[0]] == [True, True]
 
 
 def test_auc_is_the_trapezoid_of_the_successes(draws):
@@ -213,7 +213,7 @@ def test_a_map_that_marks_what_sounds_has_everything(draws):
     objects = [halves(), boxes(4, draws, sounding=True)]
     maps = np.zeros((2, 6, *SIZE), np.float32)
     for frame, items in zip(maps, objects, strict=True):
-        for number, its in metrics.by_category(items, sounding=True).items():
+        for number, its in metrics.group_by_category(items, sounding=True).items():
             frame[number][metrics.mask(its, SIZE)] = 1
     found = metrics.evaluate(maps, objects, SIZE, 0.5)
     assert [found[name] for name in ("CIoU@0.3", "AUC", "NSA", "AUROC", "recall")] == pytest.approx([1] * 5)

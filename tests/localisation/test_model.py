@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from localisation.dictionary import SEEN, cluster, entries, object_features, object_mask
 from localisation.model import build_localiser, makers_of, suppressed
-from localisation.stage import by_category, probabilities
+from localisation.stage import probabilities, sum_by_category
 from models.encoders import ConvNet, ResNet18, ResNet50
 from models.multimodal import build_encoders
 
@@ -153,5 +153,5 @@ def test_clusters_are_of_directions():
 
 
 def test_values_by_category_are_sums_over_clusters():
-    found = by_category(np.array([[1.0, 2.0, 4.0]]), [1, 0, 1], 3)
+    found = sum_by_category(np.array([[1.0, 2.0, 4.0]]), [1, 0, 1], 3)
     assert found.tolist() == [[2.0, 5.0, 0.0]]

@@ -19,8 +19,9 @@ from scripts.experiments import request
 from scripts.experiments.subsets import Subset
 from scripts.results.columns import dominance
 from scripts.results.compared import differences, shown
+from scripts.results.render import summary
 from scripts.results.significance import interval
-from scripts.results.subsets import shares, spread
+from scripts.results.subsets import shares
 from utils.errors import RunError
 from utils.runs.setting import run_folder
 
@@ -203,4 +204,4 @@ def test_shares_of_classes():
 
 
 def test_a_deviation_needs_two_seeds():
-    assert [spread(values, 2) for values in ([1.0, 2.0], [1.0], [None])] == ["1.50 +- 0.71", "1.00", "-"]
+    assert [summary(values, 2) for values in ([1.0, 2.0], [1.0], [None])] == ["1.50 +- 0.71", "1.00", "-"]
