@@ -29,8 +29,13 @@ torch.set_num_threads(1)
 
 # Files with tests of many seconds: what comes last must be short, or one process works on alone at the end.
 LONG = {"engine/test_faults.py", "engine/test_run.py", "engine/test_kill.py", "engine/test_long_life.py"}
-LONG |= {"scripts/test_reproduce.py", "scripts/test_benchmark_data.py", "utils/test_distributed.py"}
-LONG |= {"data/test_prepare.py", "data/test_prepare_ucf101.py", "data/test_prepare_videos.py"}
+LONG |= {"scripts/test_reproduce.py", "scripts/test_reproduce_faults.py", "scripts/test_benchmark_data.py"}
+LONG |= {
+    "utils/test_distributed.py",
+    "data/test_prepare.py",
+    "data/test_prepare_ucf101.py",
+    "data/test_prepare_videos.py",
+}
 
 
 def pytest_collection_modifyitems(items):

@@ -115,3 +115,15 @@ class Desk:
         extra = shlex.split(os.environ["EXTRA"])
         seeds = [int(seed) for seed in os.environ["SEEDS"].split()]
         return cells(EXPERIMENTS[name], "demo", seeds, os.environ["OUT"], os.environ["DATA_ROOT"], extra)
+
+
+def count_trainings(monkeypatch, file):
+    """A line in `file` for each run that begins to train."""
+    fit = program.fit
+
+    def counted(run, method, test, classes, folder):
+        with file.open("a") as lines:
+            print(folder.path, file=lines)
+        return fit(run, method, test, classes, folder)
+
+    monkeypatch.setattr(program, "fit", counted)
