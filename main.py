@@ -58,7 +58,7 @@ def train(argv: list[str], args: Namespace, device: torch.device, method: Method
         names = ("accuracy", "macro_f1", "majority", *model.modalities)
         shown = "  ".join(f"{name} {metrics[name]:.2%}" for name in names)
         print(f"{rule:>6} (epoch {metrics['epoch'] + 1}): {shown}")
-    if line := describe_regulation(lines, args.start_epoch):
+    if line := describe_regulation(lines, args):
         print(line)
     print(f"written to {folder.path}")
     return history.result()

@@ -237,7 +237,8 @@ def _add_window(group, chosen: type[Method]) -> None:
     )  # fmt: skip
     group.add_argument(
         "--start_epoch", type=count,
-        help="first epoch, from 0, whose window may open; 2 by Algorithm 1, official: 0, accumulated: 1",
+        help="first epoch, from 0, whose window may open, with --window_every a number of traces; 2 by Algorithm "
+        "1, official: 0, accumulated: 1",
     )  # fmt: skip
     if chosen.modulates:
         group.add_argument("--modulate_during", choices=DURING, default="all", help="when the method acts; Table 4")

@@ -150,6 +150,7 @@ def train_epoch(
 def step(run: Run, method: Method, batch: Batch, movement: Movement | None = None) -> tuple[dict[str, Tensor], Output]:
     """One step of the optimizer on a batch that lies on the run's device; its losses and its output."""
     in_precision = autocast(run.device, run.args.precision)
+    method.trace.start_step()
     output = in_precision(method.forward)(batch)
     losses = in_precision(method.losses)(output)
     run.optimizer.zero_grad()

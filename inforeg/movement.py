@@ -16,11 +16,12 @@ class Movement:
     distance = ||w_end - w_start||, over all parameters of the encoder that are trained.
 
     hold = distance / ||sum over the steps of  lr / (1 - momentum) (g + weight_decay w_start)||, where g is the gradient
-    of the trained loss before a method edits it. The denominator is how far SGD would have gone by these gradients
-    alone. So `hold` needs no other epoch and no other run to be read: near 1, the encoder was free (momentum carried
-    over from the epoch before, and to the next one, moves it a little off 1); at 0.1 it made a tenth of its way. Under
-    a constant gradient and a constant alpha the proximal term of InfoReg gives (1 - exp(-x)) / x over n steps, with
-    x = alpha lr / (1 - momentum) n: a small rate or a short epoch leaves x small, and such a setting holds nothing.
+    of the trained loss before `after_backward` edits it and before it is clipped. The denominator is how far SGD would
+    have gone by these gradients alone. So `hold` needs no other epoch and no other run to be read: near 1, the encoder
+    was free (momentum carried over from the epoch before, and to the next one, moves it a little off 1); at 0.1 it made
+    a tenth of its way. Under a constant gradient and a constant alpha the proximal term of InfoReg gives
+    (1 - exp(-x)) / x over n steps, with x = alpha lr / (1 - momentum) n: a small rate or a short epoch leaves x small,
+    and such a setting holds nothing.
 
     Call `start_epoch()`, `update()` after each backward pass and before anything edits the gradients, and `end_epoch()`
     after the last step. It keeps two copies of the encoders' weights and reads nothing from the device before the end.

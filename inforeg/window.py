@@ -48,11 +48,15 @@ class FisherTrace:
         self._steps = 0  # of the period
         self._ended: list[tuple[int, dict[str, list[float]]]] = []  # steps and sums of the epoch's earlier periods
 
+    def start_step(self) -> None:
+        """End the period that is full. Called before the forward pass, the whole step sees the same windows."""
+        if self.every and self._steps == self.every:
+            self._end_period()
+
     @torch.no_grad()
     def update(self) -> None:
         """Add the gradients that the encoders hold now. A frozen encoder (no gradients) acquires nothing."""
-        if self.every and self._steps == self.every:
-            self._end_period()
+        self.start_step()
         for name, parameters in self._parameters.items():
             grads = [p.grad for p in parameters if p.grad is not None]
             if grads:

@@ -1,5 +1,6 @@
 """What the epochs of a run, as metrics.jsonl has them, say of its regulation."""
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,29 +31,31 @@ def regulated(rows: Sequence[Mapping], name: str) -> Regulated:
     return Regulated(len(acted), len(rows), share, sum(holds) / len(holds) if holds else None)
 
 
-def describe_regulation(rows: Sequence[Mapping], start_epoch: int = 0) -> str | None:
+def describe_regulation(rows: Sequence[Mapping], args: Namespace) -> str | None:
     """A line on which encoders were regulated and how much was held, with what to change where nothing was.
 
-    `start_epoch` is that of the run. None for a method that does not regulate as InfoReg does.
+    `args` are the run's. None for a method that does not regulate as InfoReg does.
     """
     if "regulated" not in rows[0]:
         return None
     records = {name: regulated(rows, name) for name in rows[0]["regulated"]}
     acted = {name: each for name, each in records.items() if each.epochs}
-    if not acted and len(rows) <= start_epoch:
+    if not acted and len(rows) <= args.start_epoch and not args.window_every:
         return (
-            f"nothing was regulated: no window opens in the first {start_epoch} epochs; try more --epochs, or a lower "
-            "--start_epoch"
+            f"nothing was regulated: no window opens in the first {args.start_epoch} epochs; try more --epochs, or a "
+            "lower --start_epoch"
         )
+    other_window = "" if args.window == "accumulated" else "--window accumulated, or "
     if not acted and not any(row["prime_window"][name] for row in rows for name in records):
+        why = "Eq. 11 needs a trace that grows: " if args.window == "paper" else ""
         return (
-            f"nothing was regulated: no prime window opened in {len(rows)} epochs; Eq. 11 needs a trace that grows: "
-            "try --window accumulated, or a lower --threshold"
+            f"nothing was regulated: no prime window opened in {len(rows)} epochs; {why}try {other_window}a lower "
+            "--threshold"
         )
     if not acted:
         return (
             "nothing was regulated: the windows were open before --start_epoch, or of encoders that were behind; try "
-            "--window accumulated, or a lower --threshold"
+            f"{other_window}a lower --threshold"
         )
     parts = [
         f"{name} in {each.epochs} of {each.of} epochs, {each.share:.0%} of their steps"
@@ -60,6 +63,8 @@ def describe_regulation(rows: Sequence[Mapping], start_epoch: int = 0) -> str | 
         for name, each in acted.items()
     ]
     line = f"regulated: {'; '.join(parts)}"
+    if args.clip_norm is not None:
+        line += "; a gradient that --clip_norm shortens counts as held"
     holds = [each.hold for each in acted.values() if each.hold is not None]
     if holds and min(holds) > FREE:
         line += "; that holds nothing: raise --lr or --beta, or give an epoch more steps"
