@@ -158,7 +158,7 @@ def step(run: Run, method: Method, batch: Batch, movement: Movement | None = Non
     if movement:
         movement.update()
     method.after_backward(output)
-    clip_gradients(run.model, run.args.clip_norm)
+    clip_gradients(method.clipped(), run.args.clip_norm)
     align_gradients(run.model)
     run.optimizer.step()
     return losses, output

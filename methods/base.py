@@ -6,10 +6,11 @@ loop:  for each epoch: on_epoch_start, train_data
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.data import Dataset
 
 from dataset.base import Batch
@@ -84,6 +85,10 @@ class Method:
     def in_force(self, modality: str) -> bool:
         """Whether the method may modulate `modality` now, by --modulate_during."""
         return self.window.admits(modality, self.args.modulate_during)
+
+    def clipped(self) -> Iterable[Parameter]:
+        """The parameters whose gradients --clip_norm shortens together."""
+        return self.model.parameters()
 
     def note(self, column: str, values: Tensor) -> None:
         """Add a step's (M,) values, in the order of the modalities; they stay on the device until the epoch's end."""

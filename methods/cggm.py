@@ -21,11 +21,12 @@ in the place of gradients, and adds L_gm one step late. There is no B in the fir
 The direction is for concat and sum. One forward and one backward pass a step.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
 from inforeg.scores import full_precision
 from methods.mmcosine import weights_of
@@ -152,6 +153,11 @@ class CGGM(Modulation):
         if self._cosine is not None:
             self.note("cosine", self._cosine)
         self.scale_encoders(factors)
+
+    def clipped(self) -> Iterable[Parameter]:
+        """All but the classifiers', which learn beside the model: they do not shrink with its gradients."""
+        heads = set(self.model.heads.parameters())
+        return [p for p in self.model.parameters() if p not in heads]
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"accuracy": self.accuracy}

@@ -116,7 +116,7 @@ class GBlending(Method):
                     loss = F.cross_entropy(task_logits(model, batch.inputs, (task,))[task], batch.target)
                 optimizer.zero_grad()
                 loss.backward()
-                clip_gradients(model, run.args.clip_norm)
+                clip_gradients(model.parameters(), run.args.clip_norm)
                 optimizer.step()
                 stop_if_asked()
         return trial

@@ -106,7 +106,7 @@ class MLA(Method):
         self.means = means if self.args.turns == "together" else self.means.to(means, non_blocking=True)
         for turn, encoder in enumerate(self.model.encoders.values()):
             if turn and self.args.turns == "sequential":
-                clip_gradients(self.model, self.args.clip_norm)
+                clip_gradients(self.model.parameters(), self.args.clip_norm)
                 self.optimizer.step()  # of the head: nothing else has a gradient yet
                 head[0].grad = head[1].grad = None
             trained = [p for p in encoder.parameters() if p.requires_grad]

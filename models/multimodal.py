@@ -113,10 +113,10 @@ class MultimodalModel(Encoders):
         return {name: head(features[name]) for name, head in self.heads.items()}
 
 
-def clip_gradients(model: nn.Module, norm: float | None) -> None:
-    """Shorten the gradient of all parameters together to `norm` where it is longer; the host does not learn whether."""
+def clip_gradients(parameters: Iterable[nn.Parameter], norm: float | None) -> None:
+    """Shorten the gradient of all these together to `norm` where it is longer; the host does not learn whether."""
     if norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), norm)
+        nn.utils.clip_grad_norm_(parameters, norm)
 
 
 def place(model: nn.Module, where: torch.device | Tensor) -> None:

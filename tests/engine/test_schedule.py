@@ -108,7 +108,7 @@ def test_clipping_reads_nothing_back(tiny_model, monkeypatch):
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     reads = host_reads(monkeypatch)
-    clip_gradients(model, 0.1)
+    clip_gradients(model.parameters(), 0.1)
     assert reads == []
 
 

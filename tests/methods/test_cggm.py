@@ -11,7 +11,7 @@ from engine.parser import parse
 from methods.cggm import CGGM, VARIANTS, balance
 from methods.joint import Joint
 from models.fusion import Sum
-from models.multimodal import Output
+from models.multimodal import Output, clip_gradients
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
 SETTINGS = [(names, fusion) for names in (TWO, THREE) for fusion in ("concat", "sum")]
@@ -317,6 +317,15 @@ def test_a_frozen_encoder_is_left_alone(make, tiny_batch):
     method.model.freeze(["audio"])
     found = one_step(method, tiny_batch())
     assert all((grad is None) == name.startswith("encoders.audio.") for name, grad in found.items())
+
+
+def test_the_clip_leaves_the_classifiers_as_large_as_they_are(make, tiny_batch):
+    method = make(begun=False)  # else an encoder may have none
+    free = one_step(method, tiny_batch())
+    clip_gradients(method.clipped(), 1e-6)
+    for name, grad in gradients(method.model).items():
+        kept = name.startswith("heads.")
+        assert torch.equal(grad, free[name]) if kept else grad.norm() <= 1e-6 < free[name].norm(), name
 
 
 def test_one_modality_is_refused(make):
