@@ -107,8 +107,9 @@ class Greedy(Modulation):
         self.note("curated", self.model.exchange.curated.to(self.speeds.dtype))
         curating = self.steps_left > 0
         self.speeds = torch.where(curating, self.speeds, self.speeds + self.step_speeds())
-        begins = (self.spread() > self.args.epsilon) & self.fastest().any()
-        self.steps_left = torch.where(curating, self.steps_left - 1, begins * self.args.curation_steps)
+        if self.args.curation == "guided":
+            begins = (self.spread() > self.args.epsilon) & self.fastest().any()
+            self.steps_left = torch.where(curating, self.steps_left - 1, begins * self.args.curation_steps)
 
     def ratio(self) -> Tensor:
         """(M,) r_m."""

@@ -246,6 +246,20 @@ def test_random_curation_draws_each_modality_and_none_as_often(make):
     assert drawn.mean(dim=0).tolist() == pytest.approx([0.25] * 3, abs=0.03)
 
 
+def test_random_curation_counts_the_speeds_of_every_step(make, train, tiny_batch):
+    """No curation by the speeds is ever under way in it, in which they would stand still."""
+    speeds = []
+    for curation in ("random", "guided"):
+        method, batches = make(curation=curation, epsilon=0.0, curation_steps=2), [tiny_batch(seed=i) for i in range(4)]
+        step_speeds, counted = method.step_speeds, []
+        method.step_speeds = lambda made=step_speeds, counted=counted: counted.append(made()) or counted[-1]
+        train(method, sgd(method.model), [batches] * 2)
+        speeds.append((method.speeds, sum(counted)))
+    (random, every), (guided, beyond) = speeds
+    torch.testing.assert_close(random, every, rtol=1e-12, atol=0)
+    assert (guided < 0.9 * beyond).any()
+
+
 @pytest.mark.parametrize("modalities, fusion", [(TWO, "sum"), (THREE, "concat")])
 def test_it_resumes_exactly(make, train, tiny_batch, modalities, fusion):
     flags = dict(curation_steps=2, epsilon=0.0)  # of 4 steps an epoch: a curation is under way at the first one's end
