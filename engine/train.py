@@ -12,7 +12,6 @@ from engine import callbacks
 from engine.checkpoints import Begun, Checkpoints
 from engine.evaluate import evaluate_splits
 from engine.progress import Lines, Scalars, bar_of, glimpse
-from engine.schedule import make_schedule
 from engine.totals import Totals
 from engine.watch import NotFinite, Watch, check_finite, vital
 from inforeg.movement import Movement
@@ -26,6 +25,7 @@ from utils.errors import RunError
 from utils.precision import autocast
 from utils.runs.folder import RunFolder
 from utils.runs.history import Epoch, History
+from utils.schedule import make_schedule
 from utils.stopping import Stopped
 
 AfterStep = Callable[[Totals, Watch, Movement], None]

@@ -32,6 +32,7 @@ from models.multimodal import MultimodalModel, clip_gradients
 from utils.distributed.gradients import share_gradients
 from utils.numbers import positive, proper_share
 from utils.precision import autocast
+from utils.schedule import factor
 from utils.stopping import stop_if_asked
 
 FUSED = "fused"
@@ -110,6 +111,9 @@ class GBlending(Method):
         model.train()
         for epoch in range(run.epoch, min(run.epoch + self.args.estimate_epochs, run.args.epochs)):
             trial.epoch = epoch
+            if epoch > run.epoch:
+                for group in optimizer.param_groups:
+                    group["lr"] *= factor(run.args, epoch) / factor(run.args, epoch - 1)
             for batch in trial.loader(run.train):
                 batch = batch.to(run.device)
                 with autocast(run.device, run.args.precision):

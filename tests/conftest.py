@@ -148,10 +148,8 @@ def make_args():
         flags |= dict(
             variant="paper", regulation="proximal", beta=None, start_epoch=None, window="paper", window_every=None
         )
-        flags |= dict(
-            weights=None, freeze=None, schedule="step", lr_warmup=0, clip_norm=None, patience=None, accumulate=1
-        )
-        flags["modality_lr"] = None
+        flags |= dict(weights=None, freeze=None, clip_norm=None, patience=None, accumulate=1)
+        flags |= dict(modality_lr=None, schedule="step", lr_step=30, lr_gamma=0.1, lr_warmup=0)
         return Namespace(**flags | changes)
 
     return make

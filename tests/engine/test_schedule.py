@@ -10,13 +10,13 @@ from helpers.runs import STEPS, rows_of, train
 from helpers.steps import host_reads
 
 from engine.parser import parse
-from engine.schedule import factor, make_schedule
 from engine.setup import make_optimizer
 from engine.train import step
 from methods import METHODS
 from methods.joint import Joint
 from models.multimodal import clip_gradients
 from scripts.kill import differences
+from utils.schedule import factor, make_schedule
 
 EPOCHS = 5
 

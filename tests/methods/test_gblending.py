@@ -58,8 +58,8 @@ def test_equal_tasks_and_tasks_that_do_not_generalise_weigh_the_same(gain):
     assert blend(numbers(*gain), numbers(0.2, 0.2, 0.2)).tolist() == pytest.approx([1 / 3] * 3, rel=1e-12)
 
 
-def literal_estimate(run, modalities, epochs):
-    """The weights from the definition: models, optimizer and means by hand."""
+def literal_estimate(run, modalities, rates):
+    """The weights from the definition, for epochs of these learning rates: models, optimizer and means by hand."""
 
     def logits(model, inputs, task):
         if task == "fused":
@@ -79,7 +79,8 @@ def literal_estimate(run, modalities, epochs):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         optimizer.load_state_dict(copy.deepcopy(run.optimizer.state_dict()))
         train, held_out = mean_loss(model, run.plain, task), mean_loss(model, run.held_out, task)
-        for epoch in range(run.epoch, run.epoch + epochs):
+        for epoch, rate in enumerate(rates, start=run.epoch):
+            optimizer.param_groups[0]["lr"] = rate
             model.train()
             for batch in make_loader(run.train, 4, 0, seed=0, epoch=epoch, shuffle=True):
                 optimizer.zero_grad()
@@ -91,12 +92,22 @@ def literal_estimate(run, modalities, epochs):
     return {task: weight / sum(weights.values()) for task, weight in weights.items()}
 
 
+# Of epochs 1 and 2: the rates that the schedule gives, warm-up over four epochs, or a tenth from the third epoch on.
+SCHEDULES = [
+    (dict(), (0.1, 0.1)),
+    (dict(schedule="constant", lr_warmup=3), (0.05, 0.075)),
+    (dict(lr_step=2), (0.1, 0.01)),
+    (dict(schedule="cosine"), (0.05 * (1 + math.cos(math.pi / 4)), 0.05)),
+]
+
+
+@pytest.mark.parametrize("flags, rates", SCHEDULES)
 @pytest.mark.parametrize("modalities, fusion", [(PAIR, "concat"), (PAIR, "film"), (THREE, "sum")])
-def test_estimate_is_that_of_the_definition(begin, modalities, fusion):
-    method, run = begin(modalities, fusion, estimate_epochs=2)
+def test_estimate_is_that_of_the_definition(begin, modalities, fusion, flags, rates):
+    method, run = begin(modalities, fusion, estimate_epochs=2, **flags)
     train_epoch(run, method)  # so that there is a momentum to go on with
-    run.epoch = 1
-    expected, weights = literal_estimate(run, modalities, epochs=2), method.estimate(run)
+    run.epoch, run.optimizer.param_groups[0]["lr"] = 1, rates[0]  # as the schedule has left it
+    expected, weights = literal_estimate(run, modalities, rates), method.estimate(run)
     assert weights == pytest.approx(expected, rel=1e-9) and weights.keys() == {"fused", *modalities}
     assert sum(weights.values()) == pytest.approx(1, abs=1e-12)
     assert len({round(weight, 6) for weight in weights.values()}) > 1
