@@ -21,8 +21,8 @@ def object_mask(location: Tensor) -> Tensor:
 def object_features(visual: Tensor, location: Tensor) -> Tensor:
     """o (B, dim), the mean over all places of v(x, y) m(x, y), for maps v (B, dim, h, w) and l (B, h, w).
 
-    The mask m is the public code's; where it is empty, l itself takes its place, as in the paper's text. (An empty mask
-    would give the zero vector, which has no direction.)
+    The mask m is the public code's, which treats places at the border in a way of its own; where it is empty, l itself
+    takes its place, as in the paper's text. (An empty mask would give the zero vector, which has no direction.)
     """
     mask = object_mask(location)
     empty = mask.sum(dim=(1, 2), keepdim=True) == 0

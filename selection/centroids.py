@@ -1,17 +1,16 @@
 """Subsets by optimised centroids: ActiveFT (Xie et al., CVPR 2023) and the second stage of MMCSAL (Shen et al., ACM MM
 Asia 2024), whose details are reconstructed: its text and code were not to be had (docs/METHODS.md).
 
-B centroids, each a unit vector th_j^m for every modality, begin at samples drawn by lot and follow by Adam the gradient
-of L_dist + L_div:
+B centroids, for MMCSAL a unit vector th_j^m of every modality and for ActiveFT one th_j of all joined, begin at samples
+drawn by lot and follow by Adam the gradient of L_dist + L_div:
 
     L_dist = -1/N sum_i max_j s(i, j) / t                   the subset resembles the pool
     L_div  = 1/B sum_j log sum_{k != j} exp(s(j, k) / t)    it is spread out
 
-With z the features of the samples, the similarity of MMCSAL compares every modality with every one, that of ActiveFT
-each with itself:
+With z_i^m the unit features of the samples, and z_i those of all modalities joined to one unit vector:
 
     mmcsal    s(i, j) = 1/M^2 sum_{m, m'} z_i^m . th_j^m'  =  (mean_m z_i^m) . (mean_m th_j^m)
-    activeft  s(i, j) = 1/M sum_m z_i^m . th_j^m
+    activeft  s(i, j) = z_i . th_j
 
 Then each centroid in turn takes, of the samples not yet taken, the one with the largest
 
