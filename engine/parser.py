@@ -265,7 +265,7 @@ def add_run(group) -> None:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in the folder, or start it; with more --epochs, and its --tag, also beyond its end",
+        help="go on with the run in the folder, or start it; with its --tag and more epochs also beyond its end",
     )
 
 

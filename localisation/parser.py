@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from engine.hints import one_of
 from engine.parser import HelpFormatter, add_run, name_folder, named_file
 from localisation.mixture import Mixture
 from localisation.model import ENCODERS
@@ -81,4 +82,6 @@ def make_parser(command: str, dataset: str) -> argparse.ArgumentParser:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", choices=LOCALISATION, default="scenes", help="what to train on")
+    parser.add_argument(
+        "--dataset", choices=LOCALISATION, type=one_of(LOCALISATION), default="scenes", help="what to train on"
+    )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from engine.hints import one_of
 from engine.setup import choose_device
 from localisation.evaluation import KINDS, compare, draw_sheet, restore
 from localisation.parser import STAGES, parse
@@ -94,7 +95,9 @@ def study(argv: list[str]) -> None:
     names = ", ".join((FIRST, *SECOND))
     parser = make_parser("study", f"Make what is missing of {names}; write tables and a contact sheet.")
     parser.epilog = "Any other flag is for all runs. JOBS in the environment: how many at a time."
-    parser.add_argument("--dataset", choices=LOCALISATION, default="scenes", help="default: scenes")
+    parser.add_argument(
+        "--dataset", choices=LOCALISATION, type=one_of(LOCALISATION), default="scenes", help="default: scenes"
+    )
     parser.add_argument("--seeds", type=count, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--out", default="results", help="folder of all results (default: results)")
     for stage in ("first", "second"):
