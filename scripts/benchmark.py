@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from dataset import DATASETS
+from engine.hints import one_of
 from scripts.benchmarks import data, ddp, epoch, evaluation, memory, step
 from scripts.benchmarks.synthetic import clips_of
 from scripts.benchmarks.timing import LEAST_ROUNDS, machine
@@ -60,7 +61,13 @@ def read(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         command = commands.add_parser(
             name, description=module.__doc__, formatter_class=parser.formatter_class, allow_abbrev=False
         )
-        command.add_argument("--dataset", choices=DATASETS, required=True, help="whose shapes, samples and defaults")
+        command.add_argument(
+            "--dataset",
+            choices=DATASETS,
+            type=one_of(DATASETS),
+            required=True,
+            help="whose shapes, samples and defaults",
+        )
         command.add_argument("--rounds", type=positive, default=LEAST_ROUNDS, help=f"{LEAST_ROUNDS} (default) or more")
         command.add_argument("--json", type=Path, metavar="FILE", help="write every number there")
         module.add_args(command)

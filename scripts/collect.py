@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import DATASETS
+from engine.hints import one_of
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results import tables
 from scripts.results.experiment import refuse, write_experiment
@@ -49,7 +50,9 @@ def main(argv: list[str] | None = None) -> str:
     parser.add_argument("--check", action="store_true", help="refuse runs of different data, code or recipes")
     group = parser.add_argument_group("instead of a folder, one experiment")
     group.add_argument("--experiment", choices=EXPERIMENTS, help="its name")
-    group.add_argument("--dataset", choices=DATASETS, help="on which data set (default: the paper's first)")
+    group.add_argument(
+        "--dataset", choices=DATASETS, type=one_of(DATASETS), help="on which data set (default: the paper's first)"
+    )
     group.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of its runs (default: 0 1 2)")
     group.add_argument("--out", default="results", help="folder of all results (default: results)")
     group.add_argument("--data_root", help="of its runs, if they had one")

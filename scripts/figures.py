@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from dataset import DATASETS
+from engine.hints import one_of
 from scripts.drawing.figures import FIGURES, draw
 from scripts.experiments.paper import EXPERIMENTS
 from utils.errors import one_sentence
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> Path:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("name", choices=FIGURES, help="the paper's number")
-    parser.add_argument("--dataset", choices=DATASETS, help="by default the paper's")
+    parser.add_argument("--dataset", choices=DATASETS, type=one_of(DATASETS), help="by default the paper's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the runs (default: 0 1 2)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of all results (default: results)")
     parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset.registry import places_of
+from engine.hints import one_of
 from scripts.trained.pool import pool_of, scored_by
 from scripts.trained.restore import add_flags, restore
 from selection import ADDING, STRATEGIES, WARM, select, select_next
@@ -35,7 +36,13 @@ def main(argv: list[str] | None = None) -> dict:
         RunError: if the checkpoint or its data cannot be read, or the strategy is not defined for them.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategy", choices=[*STRATEGIES, *WARM], required=True, help="how to choose")
+    parser.add_argument(
+        "--strategy",
+        choices=[*STRATEGIES, *WARM],
+        type=one_of([*STRATEGIES, *WARM]),
+        required=True,
+        help="how to choose",
+    )
     parser.add_argument("--budget", type=positive, required=True, metavar="N", help="how many samples the list has")
     parser.add_argument("--features", type=Path, required=True, metavar="CKPT", help="last.pt of the run to go by")
     parser.add_argument("--from", dest="known", type=Path, metavar="FILE", help="the list of what is labelled already")

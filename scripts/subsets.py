@@ -21,6 +21,7 @@ import signal
 import sys
 
 from dataset import DATASETS
+from engine.hints import one_of
 from methods import METHODS
 from scripts.experiments.jobs import Job
 from scripts.experiments.request import carry_out, check_extra, jobs_at_a_time, show
@@ -41,14 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--dataset", choices=DATASETS, required=True, help="the pool is its training split")
+    parser.add_argument(
+        "--dataset", choices=DATASETS, type=one_of(DATASETS), required=True, help="the pool is its training split"
+    )
     parser.add_argument("--data_root", help="where the data lie, if not where the data set looks by itself")
     parser.add_argument("--budgets", type=positive, nargs="+", required=True, metavar="N", help="how many labels")
     parser.add_argument(
         "--strategies", nargs="+", default=list(NAMES), metavar="NAME", help=f"default: {' '.join(NAMES)}"
     )
     parser.add_argument(
-        "--methods", choices=METHODS, nargs="+", default=["joint", "inforeg"], metavar="NAME",
+        "--methods", choices=METHODS, type=one_of(METHODS), nargs="+", default=["joint", "inforeg"], metavar="NAME",
         help="how to train on the lists (default: joint inforeg)",
     )  # fmt: skip
     parser.add_argument("--first", default="random", metavar="NAME", help="strategy of round 0 (default: random)")

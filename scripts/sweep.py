@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dataset import DATASETS
+from engine.hints import one_of
 from methods import METHODS
 from scripts.experiments import tuning
 from scripts.experiments.cells import Experiment
@@ -42,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--dataset", choices=DATASETS, required=True, help="what to train on")
-    parser.add_argument("--method", choices=METHODS, required=True, help="how to train")
+    parser.add_argument("--dataset", choices=DATASETS, type=one_of(DATASETS), required=True, help="what to train on")
+    parser.add_argument("--method", choices=METHODS, type=one_of(METHODS), required=True, help="how to train")
     parser.add_argument(
         "--grid", nargs="+", required=True, metavar="FLAG=VALUES",
         help="flags without their dashes: 0.1,0.5 are values; with --random, 0.1:1.0 is a range, log:1e-3:1e-1 one on "
