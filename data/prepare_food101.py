@@ -13,6 +13,7 @@ Reads `<raw>/images/{train,test}/<class>/<class>_<n>.jpg` and `<raw>/texts/{trai
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from dataset.recipes.pictures import read_picture
 from utils.errors import DataError, RunError, list_names
 from utils.files import write_atomically
 
+SWALLOWED = re.compile(r"\n\s*([^,\n]+\.jpe?g),", re.IGNORECASE)  # a row within a field
+
 
 @dataclass(frozen=True)
 class Titled(Clip):
@@ -37,13 +40,21 @@ class Titled(Clip):
 
 
 def read_titles(path: Path, pictures: Path) -> list[Titled]:
-    """The rows of a title file. Raises DataError for a row that is not `file,title,class`, or a picture named twice."""
+    """The rows of a title file.
+
+    Raises DataError for a row that is not `file,title,class` or has other rows in it, or a picture named twice.
+    """
     found = []
     rows = read_list(path, "it is in the folder texts of the download")
-    if not rows[0][1][0].lower().endswith(".jpg"):
+    if not Path(rows[0][1][0]).suffix:
         print(f"{path}: its first row is taken for a heading: {','.join(rows[0][1])}")
         rows = rows[1:]
     for number, row in rows:
+        if inside := next(filter(None, map(SWALLOWED.search, row)), None):
+            raise DataError(
+                f"{path}: the row of {row[0]!r}, which ends in line {number}, goes on over that of {inside[1]!r}: "
+                'close the quote (") that is open in it, or double it where it belongs to the title'
+            )
         # A comma in a title that is not quoted divides it; the class has none.
         name, title, label = row[0], ",".join(row[1:-1]), row[-1]
         if len(row) < 3 or not name.lower().endswith(".jpg") or not label or {"/", "\\"} & {*name, *label}:
@@ -83,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise DataError(f"pictures in both title files, {list_names(both)}: remove them from one")
     clips = sorted((clip for part in parts for clip in part), key=lambda clip: clip.name)
     listed = {clip.sources[0] for clip in clips}
-    if without := sorted(path.name for path in args.raw.glob("images/*/*/*.jpg") if path not in listed):
+    there = (path for part in PARTS for path in args.raw.glob(f"images/{part}/*/[!.]*"))
+    if without := sorted(f"{path.parent.name}/{path.name}" for path in there if path not in listed):
         print(f"not prepared, as no title file has them: {list_names(without)}")
     titles = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()}
     settings = {"dataset": "Food101", "size": args.size, "titles": titles}

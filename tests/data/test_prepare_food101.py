@@ -57,9 +57,10 @@ def test_titles_are_kept_as_they_are_and_pictures_made_smaller(raw, tmp_path, ca
 def test_rows_without_a_picture_and_pictures_without_a_row_are_named(raw, tmp_path, capfd):
     (raw / "images/train/sushi/sushi_2.jpg").unlink()
     (raw / "images/test/apple_pie/apple_pie_5.jpg").write_bytes(b"\xff\xd8 cut")
-    Image.new("RGB", (9, 9)).save(raw / "images/train/sushi/sushi_99.jpg")
+    for name in ("sushi_98.JPEG", "sushi_99.jpg"):
+        Image.new("RGB", (9, 9)).save(raw / "images/train/sushi" / name)
     status, said, faults = prepare(raw, tmp_path / "out", capfd)
-    assert status == 2 and "no title file has them: 1: sushi_99.jpg" in said
+    assert status == 2 and "no title file has them: 2: sushi/sushi_98.JPEG, sushi/sushi_99.jpg" in said
     assert "failed: sushi_2: sushi/sushi_2.jpg is missing" in faults
     assert "failed: apple_pie_5: the picture does not decode" in faults and "--allow_missing" in faults
     assert prepare(raw, tmp_path / "out", capfd, allow_missing=True)[0] == 0
@@ -78,10 +79,15 @@ def changed(raw, part, old, new):
         ("train", "sushi_2.jpg,plain,sushi", "sushi_2.jpg,sushi", "train_titles.csv, line 3: expected"),
         ("train", "sushi_2.jpg,plain", "sushi_2,plain", "train_titles.csv, line 3: expected"),
         ("train", "plain,sushi", "plain,../sushi", "train_titles.csv, line 3: expected"),
+        ("train", "sushi_1.jpg", "sushi_1.jpeg", "train_titles.csv, line 2: expected"),  # and not a heading
+        (
+            "train", "plain,sushi", '"plain,sushi',
+            "the row of 'sushi_2.jpg', which ends in line 5, goes on over that of 'apple_pie_10.jpg'",
+        ),
         ("test", "apple_pie_5", "sushi_7", "named more than once, 1: sushi_7"),
         ("test", "sushi_7", "sushi_1", "in both title files, 1: sushi_1"),
     ],
-)
+)  # fmt: skip
 def test_title_files_with_a_fault(raw, tmp_path, capfd, part, old, new, said):
     changed(raw, part, old, new)
     status, _, faults = prepare(raw, tmp_path / "out", capfd)
