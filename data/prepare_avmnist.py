@@ -20,6 +20,7 @@ principal components of the training pictures are taken off.
 import argparse
 import gzip
 import hashlib
+import io
 import json
 import re
 import struct
@@ -34,8 +35,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.prepare.arrays import checksum, complete, finished, write
-from dataset.prepare.clips import by_stem
+from dataset.prepare.clips import ClipError, by_stem
 from dataset.prepare.run import alone, check_out, report_failed, run
+from dataset.prepare.sound import check_sound
 from dataset.prepare.space import check_space
 from utils.errors import DataError, RunError
 from utils.files import write_atomically
@@ -43,6 +45,7 @@ from utils.files import write_atomically
 FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 RECORDING = re.compile(r"(?P<digit>\d)_(?P<speaker>[A-Za-z]+)_\d+")
 RATE, SECONDS = 8000, 0.8
+PICTURE = (28, 28)
 RANGE = 8.0  # nats below the loudest
 
 
@@ -73,6 +76,11 @@ def read_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         images, digits = (read_idx(idx_file(folder, s, d), d) for s, d in ((pictures, 3), (labels, 1)))
         if len(images) != len(digits) or digits.max(initial=0) > 9:
             raise DataError(f"{folder}: {len(images)} {pictures} and {len(digits)} {labels} are not of one download")
+        if images.shape[1:] != PICTURE:
+            raise DataError(
+                f"{folder}: {pictures} are of {images.shape[1]} x {images.shape[2]} pixels, and MNIST's of "
+                f"{PICTURE[0]} x {PICTURE[1]}: download MNIST again"
+            )
         found[part] = images, digits
     return found
 
@@ -87,8 +95,9 @@ def read_sounds(raw: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         try:
             if not RECORDING.fullmatch(name):
                 raise ValueError("its name is not <digit>_<speaker>_<number>")
-            sounds[name] = heard(centred(read_wave(path, RATE)))
-        except (RuntimeError, ValueError, OSError) as error:
+            whole = check_sound(path)
+            sounds[name] = heard(centred(read_wave(io.BytesIO(whole) if whole else path, RATE)))
+        except (ClipError, RuntimeError, ValueError, OSError) as error:
             failed[name] = " ".join(str(error).split())
     return sounds, failed
 

@@ -126,16 +126,18 @@ def test_recordings_that_cannot_be_used_are_named(sources, tmp_path, capsys):
     raw.mkdir()
     for path in (sources / "recordings").iterdir():
         (raw / path.name).hardlink_to(path)
-    for name, content in (("7_ann_1", b"RIFF"), ("seven", b"")):
+    cut = (raw / "3_bob_0.wav").read_bytes()[:-2]
+    for name, content in (("7_ann_1", b"RIFF"), ("3_bob_0", cut), ("seven", b"")):
         (raw / f"{name}.wav").unlink(missing_ok=True)
         (raw / f"{name}.wav").write_bytes(content)
     assert prepare(raw, tmp_path / "out", mnist=sources / "mnist") == 2
     said = capsys.readouterr().err
+    assert "failed: 3_bob_0: 3_bob_0.wav is truncated: " in said
     assert "failed: 7_ann_1: " in said and "failed: seven: its name is not" in said and "--allow_missing" in said
     assert not (tmp_path / "out" / "train.npz").exists()
     assert prepare(raw, tmp_path / "out", "--allow_missing", mnist=sources / "mnist") == 0
-    assert set(manifest(tmp_path / "out")["failed"]) == {"7_ann_1", "seven"}
-    assert len(arrays(tmp_path / "out", "train")["label"]) == 59
+    assert set(manifest(tmp_path / "out")["failed"]) == {"3_bob_0", "7_ann_1", "seven"}
+    assert len(arrays(tmp_path / "out", "train")["label"]) == 58
 
 
 def cut(path):
@@ -146,8 +148,12 @@ FAULTS = {
     "missing": (lambda mnist: (mnist / "t10k-labels-idx1-ubyte").unlink(), "t10k-labels-idx1-ubyte.gz is missing"),
     "cut": (lambda mnist: cut(mnist / "train-images-idx3-ubyte"), "train-images-idx3-ubyte is damaged"),
     "other": (lambda mnist: write_idx(mnist / "train-images-idx3-ubyte", np.zeros(9, np.uint8)), "3 dimensions"),
+    "shape": (
+        lambda mnist: write_idx(mnist / "train-images-idx3-ubyte", np.zeros((120, 14, 56), np.uint8)),
+        "of 14 x 56 pixels",
+    ),
     "fewer": (lambda mnist: write_idx(mnist / "train-labels-idx1-ubyte", np.zeros(9, np.uint8)), "not of one download"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FAULTS)
