@@ -20,7 +20,7 @@ def checksum(path: Path) -> str:
 
 def finished(out: Path, settings: Mapping, *files: str) -> bool:
     """Whether `out` holds these files as this very preparation writes them. Raises DataError for any other one."""
-    manifest = known_manifest(out)
+    manifest = known_manifest(out, "settings")
     if manifest is None:
         return False
     check_settings(out, manifest, settings)

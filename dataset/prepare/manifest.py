@@ -11,10 +11,15 @@ FILE = "manifest.json"
 
 def read_json(path: Path) -> dict | None:
     """What a file of an earlier preparation holds, None if there is none. Raises DataError if it is damaged."""
+    if not path.is_file():
+        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}): choose another --out") from error
+    if not isinstance(held, dict):
+        raise DataError(f"{path} is not what a preparation has written (no JSON object): choose another --out")
+    return held
 
 
 def open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool) -> dict:
@@ -22,7 +27,7 @@ def open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool
 
     Raises DataError if `out` holds what this run must not go on with.
     """
-    manifest = known_manifest(out)
+    manifest = known_manifest(out, "settings", "split", "splits")
     if manifest is None or (manifest["settings"] != settings and not any(out.glob("*/[!.]*"))):
         # Written before the first clip, so that a killed run cannot be continued with other settings.
         manifest = {"settings": settings, "split": split_settings, "failed": {}, "splits": {}}
@@ -34,18 +39,25 @@ def open_manifest(out: Path, settings: dict, split_settings: dict, resplit: bool
     return manifest
 
 
-def known_manifest(out: Path) -> dict | None:
-    """The manifest that is in `out`, None where nothing is prepared. Raises DataError for files without one."""
+def known_manifest(out: Path, *keys: str) -> dict | None:
+    """The manifest that is in `out`, None where nothing is prepared.
+
+    Raises DataError for files without one, and for one in which these keys are not objects.
+    """
     manifest = read_json(out / FILE)
     if manifest is None and any(out.glob("[!.]*")):
         raise DataError(f"{out} holds files but no {FILE}, made elsewhere: choose another --out")
+    if manifest is not None and (lacking := [key for key in keys if not isinstance(manifest.get(key), dict)]):
+        raise DataError(
+            f"{out / FILE} is not what a preparation has written (without {', '.join(lacking)}): choose another --out"
+        )
     return manifest
 
 
 def check_settings(out: Path, manifest: dict, settings: dict) -> None:
     """Raise DataError if `out` was prepared with other settings."""
-    if manifest.get("settings") != settings:
-        raise DataError(f"{out} was prepared with {manifest.get('settings')}, not {settings}: choose another --out")
+    if manifest["settings"] != settings:
+        raise DataError(f"{out} was prepared with {manifest['settings']}, not {settings}: choose another --out")
 
 
 def write_manifest(out: Path, manifest: dict) -> None:
