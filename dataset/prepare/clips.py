@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dataset.prepare.manifest import read_json
-from utils.errors import DataError
+from utils.errors import DataError, list_names
 from utils.files import write_atomically
 
 LONGEST = 255 - len(".wav")  # bytes of a clip's name, by which file systems count
@@ -149,6 +149,40 @@ class Maker:
         """Whether a process is at the clip, or has left it half made."""
         return self.parts(name)[-1].exists()
 
+    @property
+    def record(self) -> Path:
+        """The file that holds {clip: its `sizes` when it was made}, by which damage is seen."""
+        return self.pictures.with_suffix(".json")
+
+    def sizes(self, name: str) -> list[int | None]:
+        """The size of each of the clip's `places`."""
+        return [size_of(place) for place in self.places(name)]
+
+    def noted(self) -> dict[str, list[int]]:
+        """What the record holds."""
+        return read_json(self.record) or {}
+
+    def note(self, sizes: Mapping[str, Sequence[int | None]]) -> None:
+        """Make this the record."""
+        if sizes != self.noted():
+            write_atomically(self.record, json.dumps(sizes, sort_keys=True) + "\n")
+
+    def check(self, clips: Iterable[Clip], redo: bool) -> None:
+        """Raise DataError for clips that are not as they were made; remove them if they are to be made again: `redo`.
+
+        What is missing of a clip is made again in any case, and no fault.
+        """
+        noted = self.noted()
+        names = [clip.name for clip in clips if clip.name in noted]
+        changed = [name for name in names if None not in (sizes := self.sizes(name)) and sizes != noted[name]]
+        which = f"clips in {self.out} that were damaged or changed after they were made, {list_names(changed)}"
+        if changed and not redo:
+            raise DataError(f"{which}: make them again with --redo, or remove {self.record} if they are to stay so")
+        if changed:
+            print(f"{which}: made again")
+        for place in (place for name in changed for place in self.places(name)):
+            remove(place)
+
     def finished(self, name: str) -> bool:
         """Whether the clip is there, with frames enough and what stands beside them."""
         *others, folder = self.places(name)
@@ -187,6 +221,13 @@ class Maker:
         remove(folder)
         folder_part.rename(folder)  # last: its name says that the clip is complete
         return None
+
+
+def size_of(path: Path) -> int | None:
+    """The bytes of a file, or of all files in a folder; None if it is not there."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in os.scandir(path))
+    return path.stat().st_size if path.exists() else None
 
 
 def remove(path: Path) -> None:

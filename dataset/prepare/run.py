@@ -45,7 +45,7 @@ def common_parser(
         parser.add_argument("--seed", type=int, default=0, help="of the splits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--allow_missing", action="store_true", help="leave clips that do not decode out of the splits")
-    parser.add_argument("--redo", action="store_true", help="make clips again, at all rates, whose raw files changed")
+    parser.add_argument("--redo", action="store_true", help="make clips again whose raw files, or own ones, changed")
     parser.add_argument("--resplit", action="store_true", help="replace existing splits that were made otherwise")
     return parser
 
@@ -95,7 +95,8 @@ def prepare(
     and maybe val, in place of a seeded split; several by the suffix of their files. group: what `Clip.group` is, for a
     second, seeded split without a group in both parts. beside: see `Maker`. notes: what else the manifest is to hold.
     Raises RunError before the work if the splits are impossible, another process is at this `out`, clips in it were
-    made from other files or the disk is too small, and after it for clips that failed and for splits that would change.
+    made from other files or changed since or the disk is too small, and after it for clips that failed and for splits
+    that would change.
     """
     if not clips:
         raise DataError(f"no clips in {args.raw}: data/README.md says what it must hold")
@@ -109,6 +110,7 @@ def prepare(
         named = [clip for clip in clips if clip.name not in unnamed]
         check_sources(named, args.out, args.redo)
         maker = Maker(recipe, args.out, args.fps, beside, args.min_frames)
+        maker.check(named, args.redo)
         manifest["failed"] = failed = unnamed | prepare_clips(named, maker, args.workers)
         write_manifest(args.out, manifest)
         report_failed(args, failed, len(clips))

@@ -28,6 +28,9 @@ def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str,
     """
     make.clear()
     todo = [clip for clip in clips if not make.finished(clip.name)]
+    ahead = {clip.name for clip in todo}
+    noted = {name: sizes for name, sizes in make.noted().items() if name not in ahead}
+    make.note(noted)
     print(f"{make.pictures}: {len(clips)} clips, {len(clips) - len(todo)} already there, {len(todo)} to do")
     # Spread over the list, since neighbours are alike.
     step = -(-len(todo) // PROBES) or 1
@@ -47,6 +50,8 @@ def prepare_clips(clips: Sequence[Clip], make: Maker, workers: int) -> dict[str,
         for name, reason in made(rest):
             reasons[name] = reason
             bar.update()
+    good = [clip.name for clip in clips if reasons.get(clip.name) is None]
+    make.note(noted | {name: make.sizes(name) for name in good if name not in noted})
     return {name: reason for name, reason in sorted(reasons.items()) if reason is not None}
 
 

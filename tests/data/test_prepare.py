@@ -273,6 +273,24 @@ def test_clips_of_other_raw_files_are_not_taken_for_those_that_are_there(cremad,
     assert status == 0 and "12 already there" in told
 
 
+def test_damaged_clips_are_made_again_on_demand(cremad, capfd):
+    raw, out, names = cremad
+    flags = dict(raw=raw, out=out, fps=1, test_fraction=0.5)
+    assert run(prepare_cremad.main, capfd, **flags)[0] == 0
+    whole = tree(out)
+    (out / "AudioWAV" / f"{names[0]}.wav").unlink()  # which may be a link to the raw file
+    (out / "AudioWAV" / f"{names[0]}.wav").write_bytes(b"")
+    (out / "Image-01-FPS" / names[1] / "00002.jpg").unlink()
+    (out / "Image-01-FPS" / names[2] / "00001.jpg").write_bytes(b"cut")
+    shutil.rmtree(out / "Image-01-FPS" / names[3])  # missing, which needs no leave
+    before = tree(out)
+    status, _, error = run(prepare_cremad.main, capfd, **flags)
+    assert status == 2 and f"3: {', '.join(names[:3])}: make them again with --redo" in error and tree(out) == before
+    status, told, _ = run(prepare_cremad.main, capfd, **flags, redo=True)
+    assert status == 0 and "3: " + ", ".join(names[:3]) + ": made again" in told
+    assert "8 already there, 4 to do" in told and tree(out) == whole
+
+
 def test_a_clip_of_too_few_frames_fails_in_the_preparation_and_not_in_training(tmp_path, flv, capfd):
     raw, out = tmp_path / "raw", tmp_path / "out"
     names = make_cremad(raw, flv, actors=4)
@@ -357,7 +375,7 @@ def test_run_after_a_kill_gives_the_same_bytes(tmp_path, capfd):
         done = subprocess.run([*command, str(target)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "clip/s" in done.stderr
-    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 30 + 6
+    assert tree(out) == tree(whole) and len(tree(whole)) == 48 + 48 * 30 + 7
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 

@@ -245,5 +245,5 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(tmp_path):
     for target in (out, whole):
         done = subprocess.run([*command, str(target)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and "clip/s" in done.stderr, done.stderr
-    assert tree(out) == tree(whole) and len(tree(whole)) == 2 * 20 * len(names) + 6 + 3
+    assert tree(out) == tree(whole) and len(tree(whole)) == 2 * 20 * len(names) + 6 + 4
     assert stamps and all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())

@@ -77,7 +77,7 @@ def test_splits_classes_and_manifest_say_what_is_there(prepared):
     assert written["splits"]["train.csv"]["classes"] == {"a, b": 6, "c": 1} and written["failed"] == {}
     assert written["clips"] == {"AudioWAV": 9, "Image-02-FPS": 9}
     assert sorted(path.name for path in prepared.iterdir() if path.is_file()) == [
-        "classes.txt", "manifest.json", "sources.json", "test.csv", "train.csv",
+        "Image-02-FPS.json", "classes.txt", "manifest.json", "sources.json", "test.csv", "train.csv",
     ]  # fmt: skip
 
 
