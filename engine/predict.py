@@ -17,7 +17,7 @@ from methods.base import Method
 from methods.run import collect
 from utils.errors import CombinationError, RunError
 from utils.precision import autocast
-from utils.runs.checkpoint import load_checkpoint
+from utils.runs.checkpoint import checkpoint_of, load_checkpoint
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Predictor:
 
 
 def load(path: str | Path, device: str = "cpu") -> Predictor:
-    """The model of a checkpoint, a last.pt or best.pt, for which its data set need not be there.
+    """The model of a checkpoint, a last.pt or best.pt, or of a run's folder, for which its data set need not be there.
 
     It predicts clips as they are: noise of --train_noise is not added to them.
 
@@ -80,7 +80,7 @@ def load(path: str | Path, device: str = "cpu") -> Predictor:
         RunError: if the file is no sound checkpoint; CombinationError if its data set has no clips in files of their
             own.
     """
-    path = Path(path)
+    path = checkpoint_of(path)
     state = load_checkpoint(path)
     args = Namespace(**state["args"])
     if args.dataset not in DATASETS:

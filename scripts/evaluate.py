@@ -24,6 +24,7 @@ from scripts.trained.restore import add_flags, restore
 from utils.errors import one_sentence
 from utils.files import write_atomically
 from utils.numbers import positive, probability
+from utils.runs.checkpoint import checkpoint_of
 from utils.runs.plots import draw_confusion
 from utils.runs.predictions import FUSED
 
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> dict:
         RunError: if the checkpoint or its data cannot be read, or a condition is not defined for the data.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("checkpoint", type=checkpoint_of, help="last.pt or best.pt of a run, or its folder")
     parser.add_argument(
         "--eval_noise", action="append", default=[], metavar="MODALITY:KIND:LEVEL[@SHARE]",
         help="noise on the test samples, as for --train_noise of main.py; repeatable",

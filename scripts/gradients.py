@@ -10,7 +10,6 @@ gradients as there are batches.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from scripts.trained.gradients import BATCHES, measure, pairs, summary
 from scripts.trained.restore import add_flags
 from utils.errors import one_sentence
 from utils.numbers import positive
+from utils.runs.checkpoint import checkpoint_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> dict[str, np.ndarray]:
         RunError: if the checkpoint or its data cannot be read, or there are fewer than two full batches.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt of a run")
+    parser.add_argument("checkpoint", type=checkpoint_of, help="last.pt of a run, or its folder")
     parser.add_argument("--batches", type=positive, default=BATCHES, help=f"at most (default: {BATCHES})")
     add_flags(parser)
     flags = parser.parse_args(argv)

@@ -10,7 +10,6 @@ list, the ones that have labels. Prints one line per modality and writes probe.j
 
 import argparse
 import json
-from pathlib import Path
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -22,6 +21,7 @@ from scripts.trained.restore import add_flags, restore
 from utils.errors import RunError, one_sentence
 from utils.files import write_atomically
 from utils.lock import Lock
+from utils.runs.checkpoint import checkpoint_of
 
 PROBE_LOCK = "probe.lock"
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             another process probes it.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("checkpoint", type=checkpoint_of, help="last.pt or best.pt of a run, or its folder")
     parser.add_argument("--all_labels", action="store_true", help="fit on the whole training split")
     add_flags(parser)
     flags = parser.parse_args(argv)

@@ -19,6 +19,7 @@ from engine.predict import Predicted, load
 from scripts.results.render import FORMS, render
 from utils.errors import one_sentence
 from utils.numbers import count, positive
+from utils.runs.checkpoint import checkpoint_of
 
 
 def main(argv: list[str] | None = None) -> Predicted:
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> Predicted:
         RunError: if the checkpoint cannot be read or is of a data set without clips; DataError for a clip that cannot.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("checkpoint", type=checkpoint_of, help="last.pt or best.pt of a run, or its folder")
     parser.add_argument("clips", type=Path, nargs="+", metavar="CLIP", help="a clip, or a folder of clips")
     parser.add_argument("--format", choices=FORMS, default="md", help="of the table (default: md)")
     parser.add_argument("--top", type=positive, default=3, help="classes that a table shows, not csv (default: 3)")

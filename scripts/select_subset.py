@@ -27,6 +27,7 @@ from selection.features import alignment, gap
 from utils.errors import CombinationError, RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.numbers import count, not_negative, positive
+from utils.runs.checkpoint import checkpoint_of
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -44,7 +45,13 @@ def main(argv: list[str] | None = None) -> dict:
         help="how to choose",
     )
     parser.add_argument("--budget", type=positive, required=True, metavar="N", help="how many samples the list has")
-    parser.add_argument("--features", type=Path, required=True, metavar="CKPT", help="last.pt of the run to go by")
+    parser.add_argument(
+        "--features",
+        type=checkpoint_of,
+        required=True,
+        metavar="CKPT",
+        help="last.pt of the run to go by, or its folder",
+    )
     parser.add_argument("--from", dest="known", type=Path, metavar="FILE", help="the list of what is labelled already")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the list to write, a .txt")
     parser.add_argument("--seed", type=count, default=0, help="of the strategy's draws (default: 0)")

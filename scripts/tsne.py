@@ -9,11 +9,11 @@ writes figures/tsne_<modality>.svg, .pdf, .png and .csv beside the checkpoint.
 """
 
 import argparse
-from pathlib import Path
 
 from scripts.drawing.maps import write_maps
 from scripts.trained.restore import add_flags
 from utils.errors import one_sentence
+from utils.runs.checkpoint import checkpoint_of
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         RunError: if the checkpoint or its data cannot be read, or the test split has one class only.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="last.pt or best.pt of a run")
+    parser.add_argument("checkpoint", type=checkpoint_of, help="last.pt or best.pt of a run, or its folder")
     add_flags(parser)
     flags = parser.parse_args(argv)
     silhouettes = {n: float(m.silhouettes.mean()) for n, m in write_maps(flags.checkpoint, flags).items()}

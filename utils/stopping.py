@@ -13,6 +13,7 @@ from utils.errors import RunError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _asked = 0  # the number of the signal that has come, or 0
 _noting = False  # whether a signal is only noted; otherwise it stops the program where it is
+_stopping = False  # whether it has done so
 
 
 class Stopped(RunError):
@@ -27,16 +28,23 @@ class Stopped(RunError):
 
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
-    """Let the first signal stop what runs within, by `Stopped`; a second Ctrl-C ends the process at once."""
-    global _asked
+    """Let the first signal stop what runs within, by `Stopped`; a second Ctrl-C ends the process at once.
+
+    What it stops may be a library in the midst of something, which turns `Stopped` into an error of its own.
+    """
+    global _asked, _stopping
     if threading.current_thread() is not threading.main_thread():  # where Python allows no handlers
         yield
         return
     before = {number: signal.signal(number, _receive) for number in SIGNALS}
     try:
         yield
+    except Exception as error:
+        if _stopping and not isinstance(error, Stopped):
+            raise Stopped(_asked) from error
+        raise
     finally:
-        _asked = 0
+        _asked, _stopping = 0, False
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -66,13 +74,14 @@ def stop_if_asked() -> None:
 
 def _receive(number: int, _) -> None:
     """The handler: stop now, or take note of the signal."""
-    global _asked
+    global _asked, _stopping
     if _asked:
         if number == signal.SIGINT:  # not for SIGTERM, which schedulers may send more than once
             os._exit(128 + number)
         return
     _asked = number
     if not _noting:
+        _stopping = True
         raise Stopped(number)
     print(f"{signal.Signals(number).name}: stopping; Ctrl-C again to stop at once", file=sys.stderr)
 

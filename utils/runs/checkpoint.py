@@ -65,6 +65,12 @@ def load_newest(folder: Path) -> tuple[dict | None, DamageError | None]:
             raise DamageError(last, both, "delete both to start the run anew") from None
 
 
+def checkpoint_of(path: str | Path) -> Path:
+    """The checkpoint that a path names, also as an argument type: a file, or a run's folder for its last.pt."""
+    path = Path(path)
+    return path / "last.pt" if path.is_dir() else path
+
+
 def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint without executing anything in it, onto the CPU.
 
@@ -92,7 +98,7 @@ def read_tensors(path: Path, remedy: str) -> tuple[Any, str]:
     """
     if not path.exists():
         raise RunError(f"{path} does not exist")
-    check_is_file(path, "remove it to start the run anew")
+    check_is_file(path, remedy)
     with path.open("rb") as file:
         sha256 = digest(file)
         known = check(path, sha256)
