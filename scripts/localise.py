@@ -29,6 +29,7 @@ from localisation.training import train_stage
 from scripts.experiments.localisation import FIRST, SECOND, Study
 from scripts.experiments.request import jobs_at_a_time
 from scripts.results.localisation import table
+from scripts.results.places import by_setting
 from utils.distributed.processes import processes
 from utils.errors import one_sentence, refusals
 from utils.numbers import count, positive, positive_float
@@ -69,10 +70,8 @@ def evaluate(argv: list[str]) -> dict:
     parser.add_argument("--kind", choices=KINDS, default="mixed", help="of the clips (default: mixed)")
     parser.add_argument("--scale", type=positive_float, default=SCALE, help=f"c in the softmax of P (default: {SCALE})")
     flags = read_all(parser, argv)
-    settings: dict[str, list[Path]] = {}
-    for run in flags.runs:
-        settings.setdefault("/".join(run.resolve().parts[-4:-1]), []).append(run)
-    rows = compare({name: (runs, flags.scale) for name, runs in settings.items()}, flags.kind, flags)
+    settings = {"/".join(setting): (runs, flags.scale) for setting, runs in by_setting(flags.runs).items()}
+    rows = compare(settings, flags.kind, flags)
     print(table(rows), end="")
     return rows
 

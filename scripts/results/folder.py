@@ -15,7 +15,9 @@ from scripts.results.consistency import Origin, differences
 from scripts.results.experiment import joint_for
 from scripts.results.labels import STAR, Setting, flags_of_tag, label_settings
 from scripts.results.lines import Line
+from scripts.results.places import by_setting
 from scripts.results.tables import Table
+from utils.errors import warn
 from utils.runs.files import read_json
 from utils.runs.setting import PATH_FLAGS, differing
 from utils.runs.setting import setting as named
@@ -28,18 +30,26 @@ UNTRAINED = "{}: no label is read and no classifier trained, so there is no accu
 def find_runs(root: Path) -> tuple[dict[Setting, list[Path]], list[Path]]:
     """{(dataset, method, tag): folders of its finished seeds} in the order of ROWS, and the unfinished folders.
 
-    Runs of localisation, which have no accuracies, are left out: localise.py makes their tables.
+    Runs of localisation, which have no accuracies, are left out: localise.py makes their tables. So are runs in folders
+    of other names than seed<k>, such as a backup, with a warning.
+
+    Raises:
+        RunError: as `by_setting`.
     """
-    runs: dict[Setting, list[Path]] = defaultdict(list)
-    unfinished = []
+    finished, unfinished, others = [], [], []
     for file in sorted(root.rglob("args.json")):
         folder = file.parent
         if folder.parent.parent.name in STAGES:
             continue
-        if (folder / "done").exists():
-            runs[tuple(folder.parts[-4:-1])].append(folder)
+        if not re.fullmatch(r"seed\d+", folder.name):
+            others.append(folder)
+        elif (folder / "done").exists():
+            finished.append(folder)
         else:
             unfinished.append(folder)
+    if others:
+        warn(f"left out, since a run's folder is called seed<number>: {', '.join(map(str, others))}")
+    runs = by_setting(finished)
 
     def place(setting: Setting) -> tuple:
         dataset, method, tag = setting

@@ -34,7 +34,9 @@ def fill(cell, right, rules=("last", "oracle"), **provenance):
         predictions[rule] = np.where(which, TARGET, (TARGET + 1) % 8)
     write(cell.folder / "result.json", result)
     write_predictions(cell.folder, predictions)
-    row = {"epoch": 0, "prime_window": dict.fromkeys(figures.keys() - FUSED, False)}
+    names = [name for name in figures if name not in FUSED]
+    row = {"epoch": 0, "test": figures, "fisher_trace": dict.fromkeys(names, 1.0)}
+    row["prime_window"] = dict.fromkeys(names, False)
     (cell.folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     (cell.folder / "done").write_text("{}")
 
