@@ -2,6 +2,7 @@
 # PYTHON names the interpreter to start from (default python3), one of 3.10 to 3.13: the pinned libraries have no others.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # this checkout's code, wherever .venv was installed from
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
     echo "error: $PYTHON is missing or not Python 3.10 to 3.13; set PYTHON=/path/to/python3.12, say" >&2
     exit 1

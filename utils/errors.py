@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 # Errors of the system, not of the code: permissions, a disk that is full, broken or read-only, too many open files or
@@ -88,10 +89,21 @@ def one_sentence(status: int | None = None) -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a class called "été" shows its escapes
             stream.reconfigure(errors="backslashreplace")
     try:
+        check_checkout()
         with refusals():
             yield
     except RunError as error:
         stop(error, status)
+
+
+def check_checkout() -> None:
+    """Raises RunError for a script of one checkout that would run the code of another, from which it was installed."""
+    here, installed = Path(sys.argv[0]).resolve().parent.parent, Path(__file__).resolve().parent.parent
+    if here != installed and (here / Path(__file__).relative_to(installed)).is_file():
+        raise RunError(
+            f"{sys.argv[0]} would run the code of {installed}, from which this environment was installed: set "
+            f"PYTHONPATH={here}, or install this checkout (pip install -e .)"
+        )
 
 
 def stop(error: RunError, status: int | None = None) -> NoReturn:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import RunError, refusals
+from utils.errors import RunError, one_sentence, refusals
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,13 @@ def test_out_of_memory_in_truth(ask):
 def test_other_errors_are_let_through():
     with pytest.raises(RuntimeError, match="another"), refusals():
         raise RuntimeError("another")
+
+
+def test_a_script_does_not_run_the_code_of_another_checkout(monkeypatch, tmp_path, capsys):
+    (tmp_path / "utils").mkdir()
+    (tmp_path / "utils" / "errors.py").touch()
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "scripts" / "sweep.py")])
+    with pytest.raises(SystemExit), one_sentence():
+        pytest.fail("it went on")
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/scripts/sweep.py would run") and f"PYTHONPATH={tmp_path}," in said
