@@ -1,11 +1,13 @@
 """Data sets that lie in memory as one array a modality, and the reader of .npz files; nothing in a file is executed."""
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from string import whitespace
 
 import numpy as np
 import torch
@@ -93,9 +95,8 @@ def read(path: Path, shapes: Mapping[str, tuple[int, ...]], classes: int) -> Row
             if found != wanted:
                 raise DataError(f"{path}: {name} is {found}, not {wanted}, as label and train.npz say: {REMEDY}")
         key = next((key for key in ("ids", "names") if key in there), None)
-        names = words(file, key, path) if key else [f"{path.stem}{number}" for number in range(len(targets))]
-        if len(names) != len(targets) or len(set(names)) < len(names):
-            raise DataError(f"{path}: {key} must name each of the {len(targets)} samples, and none twice: {REMEDY}")
+        count = len(targets)
+        names = sample_names(file, key, path, count) if key else [f"{path.stem}{number}" for number in range(count)]
         return Rows({name: numbers(file, name, path) for name in shapes}, names, targets)
 
 
@@ -127,12 +128,31 @@ def labels(file, path: Path) -> list[int]:
     return array.tolist()
 
 
+def sample_names(file, key: str, path: Path, count: int) -> list[str]:
+    """What the `count` samples are called. Raises DataError as `words`, and for a name that two of them have."""
+    names = words(file, key, path)
+    if len(names) != count or len(set(names)) < count:
+        raise DataError(f"{path}: {key} must name each of the {count} samples, and none twice: {REMEDY}")
+    return names
+
+
 def words(file, name: str, path: Path) -> list[str]:
-    """An array of text or whole numbers as text. Raises DataError for anything else."""
+    """An array of text or whole numbers as text. Raises DataError for anything else, and for what no list can hold."""
     array = plain(file, name, path)
     if array.dtype.kind not in "Uiu" or array.ndim != 1:
         raise DataError(f"{path}: {name} must be (N,) texts, np.array(list_of_str), not {array.dtype} {array.shape}")
-    return [str(word) for word in array.tolist()]
+    found = [str(word) for word in array.tolist()]
+    if odd := [f"[{place}] {word!a}" for place, word in enumerate(found) if not holds(word)]:
+        raise DataError(
+            f"{path}: {name} has texts that a list of one a line cannot hold, {list_names(odd)}: leave away blanks "
+            "around them, line ends and unpaired surrogates, and let none be empty"
+        )
+    return found
+
+
+def holds(word: str) -> bool:
+    """Whether a list of one word a line, in UTF-8, gives this word back (dataset/lists.py)."""
+    return 0 < len(word) == len(word.strip(whitespace)) and not re.search(r"[\n\r\ud800-\udfff]", word)
 
 
 def plain(file, name: str, path: Path) -> np.ndarray:

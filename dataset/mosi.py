@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from dataset.arrays import Arrays, headers, opened
+from dataset.arrays import Arrays, headers, opened, sample_names
 from models.encoders import Transformer
 from utils.errors import DataError, list_names
 
@@ -43,12 +43,13 @@ class MOSI(Arrays):
     def __init__(self, args, part: str, modalities: Sequence[str], train: bool):
         classes, number = LABELS[args.labels]
         with opened(file_of(args)) as file:
-            targets, names = number(file[f"{part}_score"]).astype(int).tolist(), file[f"{part}_id"].tolist()
-            series = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in modalities}
-        super().__init__(args, series, names, targets, train)
-        if broken := [name for name, x in series.items() if not x.isfinite().all()]:
+            names = file[f"{part}_id"].tolist()
+            read = {name: torch.from_numpy(file[f"{part}_{name}"]) for name in ("score", *modalities)}
+        if broken := [name for name, x in read.items() if not x.isfinite().all()]:
             said = f"values that are not finite in {part} {', '.join(broken)}"
             raise DataError(f"{file_of(args)}: {said}: prepare it again")
+        targets = number(read.pop("score").numpy()).astype(int).tolist()
+        super().__init__(args, read, names, targets, train)
         if absent := [label for k, label in enumerate(classes) if k not in self.targets]:
             raise DataError(f"{file_of(args)}: no utterance of {part} is {', '.join(absent)}; choose other --labels")
 
@@ -85,12 +86,12 @@ class MOSI(Arrays):
 
     @classmethod
     def read_splits(cls, args) -> tuple[str, ...]:
-        """The parts: train, test and, where the file has it, valid. No utterance is in two of them."""
+        """The parts: train, test and, where the file has it, valid. No utterance is there twice."""
         path = file_of(args)
         shapes = shapes_of(path)
         parts = [part for part in ("train", "test", "valid") if f"{part}_score" in shapes]
         with opened(path) as file:
-            held = {part: file[f"{part}_id"].tolist() for part in parts}
+            held = {part: sample_names(file, f"{part}_id", path, *shapes[f"{part}_score"]) for part in parts}
         seen: set[str] = set()
         for part, names in held.items():
             if both := [name for name in names if name in seen]:

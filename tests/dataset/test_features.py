@@ -218,6 +218,10 @@ def put(split, name, value, *place):
     return change
 
 
+def renamed(word):
+    return changed("train", "ids", lambda names: np.array([*names[:2], word, *names[3:]]))
+
+
 def objects(array):
     return np.array(array.tolist(), dtype=object)
 
@@ -248,6 +252,11 @@ FAULTS = {
     "class doubled": (put("train", "classes", "cat", 1), ["two class names or more, each once"]),
     "huge label": (lambda s: (s["train"].pop("classes"), put("train", "label", 10**12, 0)(s)), ["has 1000000000000"]),
     "named twice": (put("test", "ids", "test-2", 3), ["ids must name each of the 12 samples, and none twice"]),
+    "empty id": (renamed(""), ["ids has texts that a list of one a line cannot hold, 1: [2] ''"]),
+    "blank after an id": (renamed("c "), ["ids has", "[2] 'c '"]),
+    "line feed in an id": (renamed("c\nd"), [r"[2] 'c\nd'", "line ends"]),
+    "carriage return after an id": (renamed("c\r"), [r"[2] 'c\r'"]),
+    "surrogate in an id": (renamed("c\ud800"), [r"[2] 'c\ud800'", "unpaired surrogates"]),
     "in both": (put("test", "ids", "train-7", 3), ["train.npz and test.npz have samples in common, 1: train-7"]),
     "metric's name": (lambda s: [x.update(loss=x["image"]) for x in s.values()], ["'loss' cannot be a modality's"]),
     "odd name": (lambda s: [x.update({"a.b": x["image"]}) for x in s.values()], ["'a.b' cannot be", "--modalities"]),

@@ -266,6 +266,9 @@ FAULTS = {
     "other features": (replaced("valid_vision", lambda x: x[:, :, 1:]), ["1: valid_vision"]),
     "double": (replaced("train_audio", lambda x: x.astype(float)), ["1: train_audio"]),
     "NaN": (put("test_vision", np.nan, 2, 1, 0), ["not finite in test vision"]),
+    "NaN score": (put("train_score", np.nan, slice(3)), ["not finite in train score"]),
+    "named twice": (put("train_id", "train7", 3), ["train_id must name each of the 36 samples, and none twice"]),
+    "bytes": (replaced("test_id", lambda x: x.astype("S")), ["test_id must be (N,) texts"]),
     "two parts": (put("test_id", "train7", 3), ["test", "another part", "1: train7"]),
     "no class": (replaced("test_score", lambda x: -np.abs(x)), ["no utterance of test is positive", "--labels"]),
 }
