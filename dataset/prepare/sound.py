@@ -9,12 +9,11 @@ import numpy as np
 import soundfile
 
 from dataset.prepare.clips import ClipError, check_source
+from dataset.recipes.truncated import UNKNOWN_SIZE, truncation
 
 GAP = 0.05  # s by which a time stamp may be late before silence is put in; less is the jitter of recorders
 BACK = 0.5  # s by which a time stamp may lie before the last one
 BLOCK = 1 << 16  # samples that are read at a time
-# Sizes from here on, and 0, stand for one that the writer did not know yet: sox, arecord, ffmpeg into a pipe.
-UNKNOWN_SIZE = 0x7FFF0000
 
 
 class Track:
@@ -99,10 +98,8 @@ def check_sound(path: Path) -> bytes | None:
         raise ClipError(f"{path.name} does not decode: {reason}") from error
     if read == 0:
         raise ClipError(f"{path.name} holds no sound")
-    # libsndfile reads a truncated WAV without a word. One byte: padding that some writers only count.
-    size, declared = path.stat().st_size, declared_size(path)
-    if declared > size + 1:
-        raise ClipError(f"{path.name} is truncated: {size} of {declared} bytes")
+    if cut := truncation(path):
+        raise ClipError(f"{path.name} is {cut}")
     if read < announced < UNKNOWN_SIZE:
         raise ClipError(f"{path.name} is truncated: {read} of {announced} samples")
     return mended
@@ -115,25 +112,6 @@ def count_samples(file: Path | BinaryIO) -> tuple[int, int]:
         while count := len(sound.read(BLOCK, dtype="float32", always_2d=True)):
             read += count
         return sound.frames, read
-
-
-def declared_size(path: Path) -> int:
-    """Bytes of a WAV (RIFF, RIFX, RF64, W64), AIFF or AU file by its header; 0 for other types and sizes left open."""
-    with path.open("rb") as file:
-        head = file.read(28)
-    kind, size = head[:4], head[4:8]
-    if kind == b"RF64":
-        return int.from_bytes(head[20:28], "little") + 8
-    if kind == b"riff":
-        return int.from_bytes(head[16:24], "little")
-    if kind == b".snd":
-        header, size = int.from_bytes(size, "big"), head[8:12]
-    elif kind in (b"RIFF", b"RIFX", b"FORM"):
-        header = 8
-    else:
-        return 0
-    size = int.from_bytes(size, "little" if kind == b"RIFF" else "big")
-    return size + header if 0 < size < UNKNOWN_SIZE else 0
 
 
 def with_sizes(data: bytes) -> bytes | None:

@@ -18,6 +18,7 @@ from torchaudio.compliance.kaldi import fbank
 
 from dataset.recipes.compiled import compiling
 from dataset.recipes.corrupt import Corrupt, unchanged
+from dataset.recipes.truncated import truncation
 
 MOST_SAMPLES = 2**28  # of a clip, over all channels: 1 GB; an hour and a half of stereo at 22050 Hz
 LOUDEST = 8.0  # 18 dB above full scale: a mix in floating point may exceed 1, but not by more
@@ -130,10 +131,12 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt = unchan
     Samples of a floating-point file, and what the resampler overshoots, may exceed 1.
 
     Raises:
-        RuntimeError: if the file is no sound, is damaged or too long, or its samples are not in the scale of 1.
+        RuntimeError: if the file is no sound, is damaged, cut off or too long, or not in the scale of 1.
     """
     import soundfile  # here, since decoded clips do without
 
+    if cut := truncation(path):
+        raise RuntimeError(cut)
     with soundfile.SoundFile(path) as file:
         if file.frames * file.channels > MOST_SAMPLES:
             raise RuntimeError(f"its header claims {file.frames} samples of {file.channels} channels")
@@ -142,6 +145,8 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt = unchan
             wave, rate = file.read(file.frames, dtype="float32", always_2d=True), file.samplerate
         except (ValueError, TypeError, AssertionError) as error:
             raise RuntimeError(f"libsndfile does not read {file.format} {file.subtype}: {error}") from error
+        if len(wave) < file.frames:
+            raise RuntimeError(f"truncated: {len(wave)} of {file.frames} samples")
     if not len(wave):
         raise RuntimeError("it has no samples")
     check_scale(wave)
@@ -177,4 +182,6 @@ def wave_fault(path: Path) -> str | None:
         info = soundfile.info(str(path))
     except soundfile.LibsndfileError:
         return "not a sound file" if os.access(path, os.R_OK) else "no permission to read"
+    if truncation(path):
+        return "truncated"
     return None if info.frames > 0 else "without samples"

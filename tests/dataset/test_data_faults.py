@@ -113,6 +113,10 @@ FILE_FAULTS = {
         lambda root: soundfile.write(root / wave("clip04"), np.zeros(0), 22050),
         ["without samples", "1: clip04.wav"],
     ),
+    "cut wav": (
+        lambda root: cut(root / wave("clip04")),
+        ["truncated in {root}/AudioWAV: 1: clip04.wav", "Prepare these"],
+    ),
     "wav of a test clip": (lambda root: (root / wave("clip15")).unlink(), ["1: clip15.wav"]),
     "missing frame folder": (
         lambda root: shutil.rmtree(root / frames("clip05")),

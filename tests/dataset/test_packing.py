@@ -149,6 +149,10 @@ PACKING = {
     "wav that is none": (
         lambda root: (root / "AudioWAV/train001.wav").write_text("hello" * 50), [], ["not a sound file"],
     ),
+    "cut wav": (
+        lambda root: (path := root / "AudioWAV/test001.wav").write_bytes(path.read_bytes()[:1044]),
+        [], ["truncated in", "1: test001.wav"],
+    ),
     "empty picture": (
         lambda root: (root / "Image-01-FPS/test002/00001.jpg").write_bytes(b""), [], ["empty", "1: test002"],
     ),

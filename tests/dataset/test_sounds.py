@@ -1,5 +1,6 @@
 """Sound files of every kind become the same wave, or are named; and librosa works where nothing can be written."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from helpers.places import ROOT
 from dataset import build
 from dataset.loader import make_loader
 from dataset.recipes import compiled
-from dataset.recipes.audio import Filterbank, LogSpectrogram, read_wave
+from dataset.recipes.audio import Filterbank, LogSpectrogram, read_wave, wave_fault
 from dataset.storage.source import naming
 from engine.parser import parse
 from utils.errors import DataError, RunError
@@ -45,6 +46,29 @@ def test_a_wave_is_the_same_in_every_kind_of_file(tmp_path, kind):
     if kind[0] not in ("OGG", "MP3") and kind[1] != "GSM610":
         assert np.abs(found[:shared] - WAVE[:shared]).max() <= KINDS[kind]
     assert found.std() == pytest.approx(WAVE.std(), rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[0] != "OGG"], ids=" ".join)  # which states no length
+def test_a_sound_that_is_cut_off_is_named(tmp_path, kind):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, WAVE, RATE, kind[1], format=kind[0])
+    path.write_bytes(cut := path.read_bytes()[: path.stat().st_size // 2])
+    stated = kind[0] not in ("FLAC", "MP3")  # in bytes, so that the file need not be read
+    assert (wave_fault(path) == "truncated") == stated
+    for file in (path, io.BytesIO(cut)):  # as from a folder and from a shard
+        with pytest.raises(DataError, match="clip x does not decode .*: prepare it again") as said, naming("x"):
+            read_wave(file, RATE)
+        assert not stated or f"truncated: {len(cut)} of " in str(said.value)
+
+
+@pytest.mark.parametrize("sizes", [(2**32 - 1, 2**32 - 1), (0, 64000), (64044, 64000)], ids=str)
+def test_sizes_of_streams_and_of_careless_writers_are_no_truncation(tmp_path, sizes):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, WAVE, RATE, "PCM_16")
+    data = bytearray(path.read_bytes())
+    data[4:8], data[40:44] = (size.to_bytes(4, "little") for size in sizes)
+    path.write_bytes(data)
+    assert wave_fault(path) is None and len(read_wave(path, RATE)) == len(WAVE)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
