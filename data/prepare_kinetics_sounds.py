@@ -27,8 +27,8 @@ from dataset.prepare.clips import Clip
 from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
 from dataset.prepare.splits import check_unseen, read_list
-from dataset.prepare.videos import add_media_args, media_recipe, only_videos
-from utils.errors import DataError, RunError
+from dataset.prepare.videos import SUFFIXES, add_media_args, files_below, media_recipe, only_videos
+from utils.errors import DataError, RunError, list_names
 
 # Names in the paper that introduced the set, which used a Kinetics of before its release (arXiv 1705.08168, A.1). Its
 # other three of 34 classes, typing, fingerpicking and patting, are in no release and belong to none of the 31.
@@ -38,7 +38,7 @@ ALIASES = {
     "mowing the lawn by pushing lawnmower": "mowing lawn",
     "stomping": "stomping grapes",
 }
-ID = re.compile(r"([\w-]{11})_(\d+)(?:_(\d+))?")  # YouTube id, start and end in s
+ID = re.compile(r"([\w-]{11})_(\d{1,9})(?:_(\d+))?")  # YouTube id, start and end in s
 
 
 def class_of(name: str) -> str | None:
@@ -58,13 +58,15 @@ def find_clips(folder: Path) -> dict[tuple[str, int], Clip]:
         if (label := class_of(place.name)) is None:
             others += 1
             continue
-        for video in only_videos(place.glob("[!.]*"), place):
+        for video in only_videos(files_below(place), place):
             if not (match := ID.fullmatch(video.stem)):
                 raise DataError(f"{video} is not named <youtube id>_<start>_<end>: rename or remove it")
             key = match[1], int(match[2])
             if key in clips:
                 raise DataError(f"{video} and {clips[key].sources[0]} are the same clip: remove one")
             clips[key] = Clip(video.stem, label, "", (video,))
+    if stray := sorted(path.name for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES):
+        print(f"{folder}: not prepared, as they are in the folder of no class: {list_names(stray)}")
     labels = {clip.label for clip in clips.values()}
     print(f"{folder}: {len(clips)} clips of {len(labels)} classes; {others} folders of other classes passed over")
     return clips
@@ -81,7 +83,7 @@ def read_numbers(path: Path) -> dict[tuple[str, int], str]:
             row = dict(zip(header, fields, strict=False))
             try:
                 key, label = (row["youtube_id"], int(float(row["time_start"]))), class_of(row["label"])
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, OverflowError) as error:
                 raise DataError(f"{path}, line {number}: no label, youtube_id or time_start in {line!r}") from error
             if label is None:
                 continue

@@ -27,25 +27,27 @@ from dataset.prepare.splits import PARTS, check_unseen
 from dataset.recipes.pictures import read_picture
 from utils.errors import DataError, RunError, list_names
 
-NAME = re.compile(r"(?P<object>.+?)(\.obj)?\.(shaded_v)?(?P<view>\d+)\.png")
+NAME = re.compile(r"(?P<object>.+?)(\.obj)?\.(shaded_v)?(?P<view>\d+)\.png", re.IGNORECASE)
 
 
 def find_objects(raw: Path, part: str) -> list[Clip]:
     """The objects of a split, each with its twelve pictures in the order of the views, also those that it lacks.
 
-    Raises DataError for files of other names.
+    Raises DataError for files of other names, and for two of one view.
     """
     clips = []
     for label in OBJECTS:
         folder = raw / label / part
         objects: dict[str, dict[int, Path]] = defaultdict(dict)
-        for path in sorted(folder.glob("[!.]*.png")):
+        for path in sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".png"):
             if not (match := NAME.fullmatch(path.name)) or not 1 <= int(match["view"]) <= VIEWS:
                 raise DataError(
                     f"{path} is not named <object>.obj.shaded_v<number>.png, the number from 1 to {VIEWS}: rename or "
                     "remove it"
                 )
-            objects[match["object"]][int(match["view"])] = path
+            other = objects[match["object"]].setdefault(int(match["view"]), path)
+            if other != path:
+                raise DataError(f"{other} and {path.name} are the same view of {match['object']}: remove or rename one")
         for name, views in objects.items():
             lacking = {number: folder / f"{name}.obj.shaded_v{number:03d}.png" for number in range(1, VIEWS + 1)}
             clips.append(Clip(name, label, "", tuple((lacking | views).values())))
@@ -74,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.size < 1:
         raise RunError(f"--size {args.size}: must be at least 1")
     parts = tuple(find_objects(args.raw, part) for part in PARTS)
+    folders = sorted(path.name for path in args.raw.glob("[!.]*") if path.is_dir())
+    if others := [name for name in folders if name not in OBJECTS]:
+        print(f"not prepared, as these folders are called as none of the {len(OBJECTS)} classes: {list_names(others)}")
     for part, objects in zip(PARTS, parts, strict=True):
         if absent := [name for name in OBJECTS if name not in {clip.label for clip in objects}]:
             message = f"no object in {part} of {list_names(absent, 40)}"

@@ -51,7 +51,7 @@ def read_rows(path: Path, files: Found, raw: Path) -> dict[str, list[Clip]]:
     seen = set()
     for number, row in read_list(path, "it is in github.com/hche11/VGGSound, data/vggsound.csv"):
         where = f"{path}, line {number}"
-        if len(row) != 4 or not all(row) or not re.fullmatch("[0-9]+", row[1]) or row[3] not in PARTS:
+        if len(row) != 4 or not all(row) or not re.fullmatch("[0-9]{1,9}", row[1]) or row[3] not in PARTS:
             raise DataError(f"{where}: expected `video,start,class,split`, the split train or test, found {row}")
         video, start, label = row[0], int(row[1]), row[2]
         if (video, start) in seen:

@@ -70,6 +70,22 @@ def test_a_download_that_is_not_whole_is_refused(raw, tmp_path, capfd):
     assert "bed_0002.obj.shaded_v013.png is not named" in prepare(raw, tmp_path / "out", capfd)[2]
 
 
+def test_suffixes_in_capitals_are_read_and_folders_of_no_class_named(raw, tmp_path, capfd):
+    for path in (raw / "cup" / "test").iterdir():
+        path.rename(path.with_suffix(".PNG"))
+    (raw / "Airplane" / "train").mkdir(parents=True)
+    status, said, _ = prepare(raw, tmp_path / "out", capfd)
+    assert status == 0 and rows(tmp_path / "out" / "test.csv") == [("bed_0003", "bed"), ("cup_0002", "cup")]
+    assert "none of the 40 classes: 1: Airplane" in said
+
+
+def test_two_pictures_of_one_view_are_refused(raw, tmp_path, capfd):
+    folder = raw / "bed" / "train"
+    (folder / "bed_0002.shaded_v003.png").write_bytes((folder / "bed_0001.obj.shaded_v3.png").read_bytes())
+    status, _, faults = prepare(raw, tmp_path / "out", capfd)
+    assert status == 2 and "bed_0002.obj.shaded_v003.png and bed_0002.shaded_v003.png are the same view" in faults
+
+
 def test_an_object_in_both_splits_is_refused(raw, tmp_path, capfd):
     for view in range(1, 13):
         name = f"bed_0001.obj.shaded_v{view}.png"

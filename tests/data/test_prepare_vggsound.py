@@ -120,6 +120,7 @@ def test_a_clip_that_does_not_decode_is_named(raw, listed, capfd):
     [
         ("a,30,x\n", "line 1: expected `video,start,class,split`"),
         ("a,1,x,train\na,-1,x,train\n", "line 2: expected"),
+        (f"a,{'1' * 5000},x,train\n", "line 1: expected"),
         ("a,1,x,val\n", "line 1: expected"),
         ("a,1,,train\n", "line 1: expected"),
         ("a,1,x,train\na,01,y,test\n", "line 2: a from 1 s on is there twice"),

@@ -171,6 +171,17 @@ def test_the_clips_of_the_classes_are_prepared_and_no_others(raw, tmp_path, capf
     assert rows(out / "test.csv")[0] == (f"{video_id(12)}_000012_000022", "playing organ")
 
 
+def test_videos_in_deeper_folders_are_found_and_those_of_no_class_named(raw, capsys):
+    (raw / "val/tapping pen/deep").mkdir()
+    for number, place in ((14, "tapping pen/deep"), (12, ".")):
+        name = f"{video_id(number)}_{number:06d}_{number + 10:06d}.mp4"
+        (found,) = (raw / "val").glob(f"*/{name}")
+        found.rename(raw / "val" / place / name)
+    clips = kinetics.find_clips(raw / "val")
+    assert sorted(start for _, start in clips) == [13, 14, 15]
+    assert f"in the folder of no class: 1: {video_id(12)}_000012_000022.mp4" in capsys.readouterr().out
+
+
 def listed(path, numbers, form="{id}_{start},10,{label}", header=""):
     path.write_text(
         header + "".join(form.format(id=video_id(n), start=n, label=label, end=n + 10) + "\n" for n, label in numbers)
@@ -235,6 +246,8 @@ def test_folders_with_a_fault_are_refused(raw, tmp_path, capfd, change, said):
     [
         ("", "is empty"),
         ("nonsense\n", "line 1"),
+        (f"{video_id(0)}_{'1' * 5000},10,3\n", "line 1"),
+        (f"label,youtube_id,time_start\nplaying organ,{video_id(0)},inf\n", "line 2: no label"),
         (f"{video_id(0)}_0,10,3\n{video_id(0)}_0,10,3\n", "line 2: .* there twice"),
         (f"{video_id(0)}_0,10,3\n{video_id(4)}_4,10,3\n", "name the classes differently"),
         (f"{video_id(0)}_0,10,3\n{video_id(1)}_1,10,4\n", "name the classes differently"),
