@@ -43,7 +43,7 @@ from utils.files import write_atomically
 
 FPS, BOX_RATE = 4, 30  # frames a second: that are kept, and by which the box files number them
 VIDEO = re.compile(r"(?P<video>[\w-]{11})(_\d+_\d+)?", re.ASCII)  # YouTube's name, and a span
-FRAME = re.compile(rf"{VIDEO.pattern}/frame_(?P<second>\d+)/(?P<number>\d+)\.jpg", re.ASCII)
+FRAME = re.compile(rf"{VIDEO.pattern}/frame_(?P<second>\d{{1,9}})/(?P<number>\d{{1,9}})\.jpg", re.ASCII)
 LISTS = {
     "_solo": ("solo_training_1.txt", "solo_testing.txt"),
     "_synthetic": ("solo_training_2.txt", "solo_testing.txt"),
@@ -71,7 +71,7 @@ def read_object(path: Path) -> dict:
     """The object that a JSON file holds. Raises DataError for another file."""
     try:
         return dict(json.loads(read_text(path)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is not the JSON object that is published ({error}): fetch it again") from None
 
 
@@ -152,7 +152,7 @@ def read_boxes(path: Path) -> dict[str, dict[int, list]]:
         try:
             boxes = [[NUMBERED[box["category_id"]], *map(float, box["normbox"])] for box in entry["bbox"]]
             known = all(is_box(*box[1:]) for box in boxes)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             known = False
         if not known:
             raise DataError(

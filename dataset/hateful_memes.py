@@ -95,7 +95,7 @@ def parse_row(line: str) -> Row | None:
     try:
         fields = json.loads(line)
         row = Row(str(fields["id"]), fields["img"], fields["text"], fields.get("label"))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     whole = isinstance(row.picture, str) and isinstance(row.text, str) and row.label in (0, 1, None)
     return row if whole and not isinstance(row.label, bool | float) else None

@@ -180,7 +180,8 @@ def row(**changes):
 
 
 FAULTS = {
-    "not JSON": (["{"], "1: line 1"),
+    "not JSON": ("{\n", "1: line 1"),
+    "too deep": ("[" * 100_000, "1: line 1"),
     "not an object": ([row(), [1, 2]], "1: line 2"),
     "no text": ([{"id": 3, "img": "img/00003.png", "label": 1}], "1: line 1"),
     "label of words": ([row(label="hateful")], "1: line 1"),
@@ -198,8 +199,8 @@ FAULTS = {
 @pytest.mark.parametrize("kind", FAULTS)
 def test_faulty_files_are_refused(root, kind):
     rows, said = FAULTS[kind]
-    if rows == ["{"]:
-        (root / "train.jsonl").write_text("{\n")
+    if isinstance(rows, str):
+        (root / "train.jsonl").write_text(rows)
     else:
         write_rows(root / "train.jsonl", rows)
     message = fault(root)
