@@ -15,7 +15,7 @@ import hashlib
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from dataset.recipes.corrupt import KINDS
 from scripts.drawing.robustness import draw
 from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs
+from scripts.results.labels import STAR, label_settings
 from scripts.results.robustness import CLEAN, Row, make_csv, make_tables
 from scripts.trained.evaluation import Condition, Evaluation
 from scripts.trained.restore import add_flags, restore
@@ -81,12 +82,15 @@ def main(argv: list[str] | None = None) -> str:
     for why, folders in left_out.items():
         if folders:
             text += f"\n{why}, so not in the tables: " + ", ".join(map(str, folders)) + "\n"
-    write(rows, text, flags.out or flags.results)
+    names = {name for folder in plan for name in read_json(folder / "args.json")}
+    write(rows, text, flags.out or flags.results, names)
     return text
 
 
-def write(rows: list[Row], text: str, out: Path) -> None:
+def write(rows: list[Row], text: str, out: Path, names: Collection[str]) -> None:
     """Write the tables, every metric and the pictures into the folder `out`, and print the tables.
+
+    `names`: the flags that the runs' tags may name.
 
     Raises:
         RunError: if they cannot be written.
@@ -95,7 +99,11 @@ def write(rows: list[Row], text: str, out: Path) -> None:
     write_atomically(out / "robustness.md", text)
     write_atomically(out / "robustness.csv", make_csv(rows))
     for dataset in dict.fromkeys(row.setting[0] for row in rows):
-        draw([row for row in rows if row.setting[0] == dataset], out / f"robustness_{dataset}")
+        of_dataset = [row for row in rows if row.setting[0] == dataset]
+        labels, shared = label_settings(list(dict.fromkeys(row.setting for row in of_dataset)), names)
+        notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
+        notes += [STAR] if any("*" in text for text in labels.values()) else []
+        draw(of_dataset, labels, "\n".join(notes), out / f"robustness_{dataset}")
     print(f"{text}\nwritten to {out}")
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from scripts.drawing.pictures import Picture, Runs, save
 from scripts.trained.maps import Map, make_maps
 from scripts.trained.restore import places, restore
-from utils.runs.plots import COLOURS, MARKERS
+from utils.runs.plots import COLOURS, MARKERS, legend_below
 
 HEADER = ("setting", "run", "modality", "sample", "class", "x", "y", "silhouette")
 
@@ -50,7 +50,7 @@ def picture(rows: Sequence[Runs], maps: Sequence[Sequence[dict[str, Map]]]) -> P
     `maps`: by row and seed.
     """
     names = tuple(maps[0][0])
-    figure = Figure(figsize=(3.4 * len(rows) + 0.4, 3.6 * len(names) + 1), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(rows) + 0.4, 3.6 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), len(rows), squeeze=False)
     numbers: list[Sequence] = []
     for column, (runs, seeds) in enumerate(zip(rows, maps, strict=True)):
@@ -61,8 +61,7 @@ def picture(rows: Sequence[Runs], maps: Sequence[Sequence[dict[str, Map]]]) -> P
                 labels = [its_map.names[number] for number in its_map.classes]
                 points = zip(labels, *its_map.points.T.tolist(), its_map.silhouettes.tolist(), strict=True)
                 numbers += [(runs.label, folder.name, name, sample, *point) for sample, point in enumerate(points)]
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3 * len(rows), frameon=False, fontsize="small")
+    legend_below(figure, *axes[0, 0].get_legend_handles_labels(), fontsize="small")
     first, count = rows[0].folders[0].name, len(rows[0].folders)
     note = first if count == 1 else f"points of {first}, silhouettes' mean ± standard deviation of {count} seeds"
     return Picture(figure, note, HEADER, numbers)

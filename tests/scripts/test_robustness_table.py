@@ -14,6 +14,7 @@ from helpers.written import table_of, texts
 
 from dataset.demo import Demo
 from scripts import evaluate, robustness
+from scripts.drawing import robustness as drawing
 from scripts.results.robustness import Row, make_csv, make_tables
 from scripts.trained.evaluation import Condition, Evaluation
 from utils.errors import RunError
@@ -157,8 +158,32 @@ def test_the_csv_has_every_figure(results, done):
 def test_the_plot_has_a_panel_for_each_corruption_and_a_line_for_each_setting(results, done):
     run(results, "--corruptions", *ASKED)
     shown = " ".join(texts(results / "robustness_demo.svg"))
-    for words in ("audio:snr", "missing:visual", "conflict", "joint, test", "unimodal, test", "clean", "0.5"):
+    for words in ("audio:snr", "missing:visual", "conflict", "Joint training, test", "unimodal, test", "clean", "0.5"):
         assert words in shown
+    assert "Bands: one standard deviation over the seeds." in shown
+
+
+def test_the_plot_of_many_settings_has_readable_panels_and_names_every_line(tmp_path, monkeypatch):
+    figures, save = [], drawing.save_figure
+    monkeypatch.setattr(drawing, "save_figure", lambda figure, *rest: (figures.append(figure), save(figure, *rest)))
+    tags = [f"beta=0.{n}_epochs=3_window=accumulated" for n in range(1, 10)]
+    settings = [("demo", method, tag) for method in ("inforeg", "ogm") for tag in tags]
+    levels = [("clean", "clean"), ("audio:snr", "0"), ("missing:visual", "1")]
+    rows = [Row(setting, "0", *level, {"accuracy": 0.5}) for setting in settings for level in levels]
+    robustness.write(rows, "", tmp_path, {"beta", "epochs", "window"})
+    (figure,) = figures
+    width, height = figure.get_size_inches()
+    for axis in figure.axes:
+        left, bottom, across, up = axis.get_position().bounds
+        assert across * width > 2 and up * height > 1.7  # inches
+        assert figure.bbox.contains(*axis.get_tightbbox().min) and figure.bbox.contains(*axis.get_tightbbox().max)
+        widths = [(line.get_linewidth(), line.get_markersize()) for line in axis.lines]
+        assert len(set(widths)) == len(widths) == 18 and widths == sorted(widths, reverse=True)
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "In every run: --epochs 3 --window accumulated."
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[0] == "InfoReg, beta 0.1" and len(set(names)) == 18
+    assert legend.get_window_extent().width <= figure.bbox.width
 
 
 def test_what_is_not_in_the_tables_is_named(results, done):

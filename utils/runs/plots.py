@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,12 @@ def style(place: int) -> dict:
     return {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": DASHES[place]}
 
 
+def nested(place: int, count: int) -> dict:
+    """Widths of curve `place` of `count`: narrower than those drawn before, so that they stay in sight below it."""
+    behind = (count - 1 - place) / max(1, count - 1)
+    return {"linewidth": 1.3 + 2 * behind, "markersize": 3.5 + 4.5 * behind}
+
+
 def save_figure(figure, stem: Path, title: str) -> Path:
     """Write a matplotlib Figure as <stem>.svg, .pdf and .png, and return the first.
 
@@ -54,6 +60,26 @@ def save_figure(figure, stem: Path, title: str) -> Path:
     return stem.with_name(f"{stem.name}.svg")
 
 
+def legend_below(figure, handles: Iterable, labels: Iterable[str], **look) -> None:
+    """Put a legend below all axes, in as many columns as the figure has room for.
+
+    The figure grows by its height, and to the width of the longest label, so that no axes shrink.
+    """
+    handles, labels = list(handles), list(labels)
+
+    def put(columns: int):
+        places = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+        legend = figure.legend(handles, labels, **places | look)
+        return legend, legend.get_window_extent().size / figure.dpi
+
+    legend, (widest, _) = put(1)
+    legend.remove()
+    width, height = figure.get_size_inches()
+    lines = math.ceil(len(labels) / max(1, width // widest))
+    _, (_, more) = put(math.ceil(len(labels) / max(1, lines)))
+    figure.set_size_inches(max(width, widest), height + more)
+
+
 def draw(rows: list[dict], folder: Path, title: str, predictions: Mapping[str, ArrayLike]) -> None:
     """Draw fisher_trace, accuracy and hold into `folder`, and what the method has recorded beside them.
 
@@ -66,18 +92,16 @@ def draw(rows: list[dict], folder: Path, title: str, predictions: Mapping[str, A
     for name, plot in (("fisher_trace", fisher_trace), ("accuracy", accuracy), ("hold", hold), ("alpha", alpha)):
         if name == "alpha" and "alpha" not in rows[0]:
             continue
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         plot(axes, rows)
         axes.set(xlabel="epoch", xlim=(0.5, len(rows) + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
-        handles, labels = axes.get_legend_handles_labels()
-        # Below the axes, where it hides no curve.
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+        legend_below(figure, *axes.get_legend_handles_labels())  # where it hides no curve
         save_figure(figure, folder / name, f"{name}; {title}")
     if columns := own_columns(rows):
-        figure = Figure(figsize=(6.4, 1.2 + 1.8 * len(columns)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.8 + 1.8 * len(columns)), layout="constrained")
         own(figure, rows, columns)
         save_figure(figure, folder / "method", f"numbers of the method; {title}")
     of_last = (predictions[name] for name in ("target", "last", "classes"))
@@ -133,7 +157,7 @@ def own(figure, rows: list[dict], columns: list[str]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     grid[-1].set_xlabel("epoch")
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(handles=shown.values(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, shown.values(), shown)
 
 
 def fisher_trace(axes, rows: list[dict]) -> None:
