@@ -214,7 +214,7 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
             "picture": chart(
                 traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True
             ),
-            "caption": f"Fisher trace; shaded: prime learning window, stronger where open in more seeds ({windows}).",
+            "caption": f"Fisher trace; shaded: prime learning window, stronger where open in more steps ({windows}).",
             "key": [(one.name, one.colour) for one in traces],
         },
         *pictures(folders),
@@ -261,7 +261,7 @@ def curve(
 
 
 def open_share(rows: Sequence[dict], name: str) -> float:
-    """The share of the seeds whose window was open in an epoch."""
+    """The share of an epoch's steps, in the mean of the seeds, in which the window was open."""
     return statistics.fmean(row["prime_window"][name] for row in rows)
 
 

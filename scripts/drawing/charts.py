@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from utils.runs.plots import shade_windows
+
 WIDTH, HEIGHT = 480, 250  # in pixels, which are matplotlib's points
 ROW, ACROSS, POINT = 48, (14, 452), 8  # where settings are compared: the height of one, left and width, a mark
 AREA = (50 / WIDTH, 38 / HEIGHT, 420 / WIDTH, 202 / HEIGHT)  # of the curves: left, bottom, width, height
@@ -31,7 +33,7 @@ class Curve:
     mean: Sequence[float | None]
     low: Sequence[float | None]
     high: Sequence[float | None]
-    open: Sequence[float] = ()  # the share of seeds whose prime learning window was open
+    open: Sequence[float] = ()  # the share of the steps in which its prime learning window was open
 
 
 def chart(curves: Sequence[Curve], y_label: str, description: str, log: bool = False, top: float = 100) -> Markup:
@@ -104,12 +106,9 @@ def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool, top: floa
         np.array([drawable(values, log) for values in values_by_curve])
         for values_by_curve in zip(*((curve.low, curve.mean, curve.high) for curve in curves), strict=True)
     )
-    for place, curve in enumerate(curves):
-        colour = STAND_INS.get(curve.colour, curve.colour)
-        for epoch, share in enumerate(curve.open, 1):
-            if share:
-                strip = place / len(curves), (place + 1) / len(curves)
-                axis.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=0.3 * share, linewidth=0)
+    colours = [STAND_INS.get(curve.colour, curve.colour) for curve in curves]
+    shade_windows(axis, [curve.open for curve in curves], colours)
+    for place, colour in enumerate(colours):
         for part in stretches(mean[place]):
             x = np.arange(1, count + 1)[part]
             if len(x) == 1:  # a point alone is seen, too: as a dash

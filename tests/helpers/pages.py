@@ -51,7 +51,7 @@ def drawn(read, style):
     ]
 
 
-LINE, BAND, DASH, SHADE = r"stroke-width: 2\b", r"opacity: 0.18\b", r"stroke-width: 4\b", r"; opacity: 0.(3|15)\b"
+LINE, BAND, DASH, SHADE = r"stroke-width: 2\b", r"opacity: 0.18\b", r"stroke-width: 4\b", r"; opacity: 0.(35|225)\b"
 
 
 def level(part):

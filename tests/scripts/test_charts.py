@@ -39,7 +39,7 @@ def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
     wanted = [pytest.approx([middle, BOTTOM])] * 2 + [pytest.approx([TOP, middle])]
     assert [y for _, y, _ in shades] == wanted
     assert [style for *_, style in shades] == [
-        "fill: #ff0000; opacity: 0.3", "fill: #ff0000; opacity: 0.15", "fill: #0000ff; opacity: 0.3",
+        "fill: #ff0000; opacity: 0.35", "fill: #ff0000; opacity: 0.225", "fill: #0000ff; opacity: 0.35",
     ]  # fmt: skip
     assert {"0.1", "1", "10", "100"} <= {text for _, text in read.all("text")}
 

@@ -182,7 +182,12 @@ def test_the_figures_of_a_setting_are_means_over_its_seeds(results):
     assert "fused 37.5, audio 42.5, visual 47.5." in accuracy["picture"]  # of 7 and 8, 8 and 9, 9 and 10 twentieths
     assert "(audio: 1-3, 6; visual: never)" in fisher["caption"]
     read = Reader(fisher["picture"])
-    assert [re.search("opacity: (.*)", style)[1] for _, style in drawn(read, SHADE)] == ["0.3", "0.3", "0.3", "0.15"]
+    assert [re.search("opacity: (.*)", style)[1] for _, style in drawn(read, SHADE)] == [
+        "0.35",
+        "0.35",
+        "0.35",
+        "0.225",
+    ]
     line = drawn(read, LINE)[0][0]
     means = [(trace("audio", 0, e) + trace("audio", 1, e)) / 2 for e in range(EPOCHS)]
     # From the decade of the least, 10 / 8, to that of the largest, 101.

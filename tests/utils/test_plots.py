@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.runs import rows_of, train
 from helpers.three import Three
+from matplotlib.figure import Figure
 
 from dataset import DATASETS
 from main import main
@@ -105,3 +106,18 @@ def test_alpha_is_a_step_an_epoch_with_gaps_and_the_share_of_regulated_steps(tmp
         "<dc:title>alpha; inforeg on demo, seed 0</dc:title>" in svg
         and b"inforeg on demo" in (tmp_path / "alpha.png").read_bytes()
     )
+
+
+def test_a_window_is_shaded_by_the_share_of_its_steps_and_the_legend_says_so():
+    whole, part = Figure().subplots(), Figure().subplots()
+    shares = [{"audio": 1.0, "visual": 0.0}, {"audio": 1 / 6, "visual": 1 / 2}, {"audio": 0.0, "visual": 1.0}]
+    for axes, chosen in ((whole, shares[::2]), (part, shares)):
+        trace = {"audio": 1.0, "visual": 2.0}
+        plots.fisher_trace(axes, [{"epoch": e, "fisher_trace": trace, "prime_window": w} for e, w in enumerate(chosen)])
+    found = {(patch.get_x() + 0.5, patch.get_y()): patch.get_alpha() for patch in part.patches}
+    assert list(found) == [(1, 0), (2, 0), (2, 0.5), (3, 0.5)]
+    every, sixth, half, _ = found.values()
+    assert every == found[3, 0.5] > half > sixth > 0.1 and every - half == pytest.approx(every * 5 / 14)
+    said = ["window open in every step", "window open in few steps"]
+    assert part.get_legend_handles_labels()[1] == ["audio", "visual", *said]
+    assert whole.get_legend_handles_labels()[1] == ["audio", "visual", said[0]]

@@ -1,6 +1,7 @@
 """Pictures of a run, drawn from the rows of its metrics.jsonl and from its predictions alone."""
 
 import io
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -162,26 +163,39 @@ def own(figure, rows: list[dict], columns: list[str]) -> None:
 
 def fisher_trace(axes, rows: list[dict]) -> None:
     """Figure 1: the trace of each encoder over the epochs; its prime learning windows are shaded in its colour."""
-    count = len(rows[0]["fisher_trace"])
-    for place, (name, colour) in enumerate(zip(rows[0]["fisher_trace"], COLOURS, strict=False)):
+    names = list(rows[0]["fisher_trace"])
+    for name, colour in zip(names, COLOURS, strict=False):
         traces = [row["fisher_trace"][name] for row in rows]
         axes.plot(_epochs(rows), traces, color=colour, marker="o", markersize=3, label=name)
-        opened = [row["epoch"] + 1 for row in rows if row["prime_window"][name]]
-        for number, epoch in enumerate(opened):
-            shade_window(axes, epoch, place, count, 0.15, label=f"prime window, {name}" if number == 0 else None)
+    shade_windows(axes, [[row["prime_window"][name] for row in rows] for name in names], explain=True)
     if all(trace > 0 for row in rows for trace in row["fisher_trace"].values()):
         axes.set_yscale("log")
     axes.set_ylabel("Fisher trace  Tr(F)")
 
 
-def shade_window(axes, epoch: int, place: int, count: int, alpha: float, label: str | None = None) -> None:
-    """Shade an epoch, counted from 1, in which the window of modality `place` of `count` was open.
+def shade_windows(
+    axes, opened: Sequence[Sequence[float]], colours: Sequence[str] = COLOURS, explain: bool = False
+) -> None:
+    """Shade the epochs in which prime learning windows were open, the deeper the larger the share of the steps.
 
-    Each modality shades its own share of the height, so that windows open together stay visible.
+    `opened` is that share by modality and epoch, 0 to 1. Each modality shades its own strip of the height, the first
+    the lowest, so that windows open together stay visible. `explain`: the legend says what the depth means.
     """
-    strip = place / count, (place + 1) / count
-    colour = style(place)["color"]
-    axes.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=alpha, linewidth=0, label=label)
+    for place, (shares, colour) in enumerate(zip(opened, itertools.cycle(colours), strict=False)):
+        strip = place / len(opened), (place + 1) / len(opened)
+        for epoch, share in enumerate(shares, 1):
+            if share:
+                axes.axvspan(epoch - 0.5, epoch + 0.5, *strip, color=colour, alpha=depth(share), linewidth=0)
+    every = {share for shares in opened for share in shares if share}
+    kinds = {"window open in every step": (1, bool(every)), "window open in few steps": (0, any(s < 1 for s in every))}
+    for label, (share, shown) in kinds.items():
+        if explain and shown:
+            axes.fill_between([], [], color="black", alpha=depth(share), linewidth=0, label=label)
+
+
+def depth(share: float) -> float:
+    """How opaque the shade of a window is that was open in a share of the steps: seen even in the smallest."""
+    return 0.1 + 0.25 * share
 
 
 def accuracy(axes, rows: list[dict]) -> None:
