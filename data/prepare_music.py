@@ -25,7 +25,6 @@ these are the frames on the screen at 0, 1/4, 2/4 and 3/4 s here, up to 0.05 s l
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -38,6 +37,7 @@ from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
 from dataset.prepare.splits import PARTS, Parts, check_unseen
 from dataset.prepare.videos import add_media_args, files_below, media_recipe, only_videos
+from localisation.boxes import is_box
 from utils.errors import DataError, RunError, list_names
 from utils.files import write_atomically
 
@@ -151,7 +151,7 @@ def read_boxes(path: Path) -> dict[str, dict[int, list]]:
             raise DataError(f"{path}: frame {number} of {key!r} is not of that second, of {BOX_RATE} frames a second")
         try:
             boxes = [[NUMBERED[box["category_id"]], *map(float, box["normbox"])] for box in entry["bbox"]]
-            known = all(is_box(*box[1:]) for box in boxes)
+            known = all(is_box(box[1:]) for box in boxes)
         except (KeyError, TypeError, ValueError, OverflowError):
             known = False
         if not known:
@@ -162,12 +162,6 @@ def read_boxes(path: Path) -> dict[str, dict[int, list]]:
         place = 1 + FPS * second + min(round(FPS * share), FPS - 1)
         found.setdefault(name["video"], {})[place] = boxes
     return found
-
-
-def is_box(left: float, top: float, width: float, height: float) -> bool:
-    """Whether these are a box within the frame, as far as a pixel matters; NaN is not."""
-    inside = min(left, top) >= 0 and max(left + width, top + height) <= 1.01
-    return inside and min(width, height) > 0 and all(map(math.isfinite, (left, top, width, height)))
 
 
 def write_boxes(args, parts: dict[str, Parts], boxes: dict[str, dict[int, list]]) -> None:

@@ -1,6 +1,7 @@
 """Seconds of MUSIC's videos, as data/prepare_music.py prepares them: their sound, a frame, and its boxes."""
 
 import json
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from dataset.classes import INSTRUMENTS
 from dataset.lists import read_text
-from dataset.recipes.audio import LogSpectrogram, librosa
+from dataset.recipes.audio import LogSpectrogram, librosa, read_samples, wave_fault
 from dataset.recipes.frames import FrameTransform, from_levels, list_frames
 from dataset.recipes.pictures import read_picture
 from dataset.splits import check_disjoint, read_split
+from localisation.boxes import is_box
 from localisation.data import PARTS, Clips, Object
 from utils.errors import DataError, list_names
 
@@ -63,8 +65,8 @@ class Seconds(Clips):
 
     def _items(self, part: str) -> Iterator[Second]:
         lengths = [length(self.root, name) for name in self.sources]
-        if missing := [name for name, seconds in zip(self.sources, lengths, strict=True) if seconds is None]:
-            raise DataError(f"{self.root} lacks sound or frames of videos in its lists, {list_names(missing)}: {AGAIN}")
+        if faults := [f"{name} ({of})" for name, of in zip(self.sources, lengths, strict=True) if isinstance(of, str)]:
+            raise DataError(f"{self.root} lacks sound or frames of videos in its lists, {list_names(faults)}: {AGAIN}")
         for video, (name, seconds) in enumerate(zip(self.sources, lengths, strict=True)):
             if part == "train":
                 yield from (Second(video, second, None) for second in range(seconds))
@@ -77,10 +79,9 @@ class Seconds(Clips):
         item = self.items[position]
         path = sound_of(self.root, self.sources[item.video])
         try:
-            wave, _ = soundfile.read(path, SAMPLE_RATE, item.second * SAMPLE_RATE, dtype="float32")
-        except (soundfile.LibsndfileError, OSError) as error:
+            return read_samples(path, item.second * SAMPLE_RATE, SAMPLE_RATE)[0]
+        except (RuntimeError, OSError) as error:
             raise DataError(f"{path} cannot be read ({error}): {AGAIN}") from None
-        return wave
 
     def sound(self, position: int) -> Tensor:
         return log_mel(self.wave(position))
@@ -137,29 +138,39 @@ def read_boxes(path: Path) -> dict[str, dict[int, tuple[Object, ...]]]:
     """{video: {number of the frame: its objects}} of boxes.json. Raises DataError for another file."""
     try:
         return {
-            video: {int(number): tuple(map(read_object, boxes)) for number, boxes in frames.items()}
+            video: {read_number(number): tuple(map(read_object, boxes)) for number, boxes in frames.items()}
             for video, frames in json.loads(read_text(path)).items()
         }
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not what data/prepare_music.py writes ({error}): {AGAIN}") from None
+
+
+def read_number(text: str) -> int:
+    """The number of a frame. Raises ValueError unless it is one from 1 on, without zeros in front."""
+    if not re.fullmatch("[1-9][0-9]*", text):
+        raise ValueError(f"{text!r} is no number of a frame")
+    return int(text)
 
 
 def read_object(box: Sequence) -> Object:
     """An object that sounds, of [instrument, left, top, width, height]. Raises ValueError or TypeError for others."""
-    name, left, top, width, height = box
-    return Object(INSTRUMENTS.index(name), (float(left), float(top), float(width), float(height)), True)
+    name, *place = box
+    if name not in INSTRUMENTS or not is_box(place):
+        raise ValueError(f"{box} is no instrument with left, top, width and height in shares of the frame")
+    return Object(INSTRUMENTS.index(name), tuple(map(float, place)), True)
 
 
-def length(root: Path, name: str) -> int | None:
-    """How many whole seconds of a video have both sound and frames; None if it lacks one of them."""
-    frames = len(list_frames(frames_of(root, name)))
-    try:
-        info = soundfile.info(str(sound_of(root, name)))
-    except (soundfile.LibsndfileError, OSError):
-        return None
-    if info.samplerate != SAMPLE_RATE or not frames:
-        return None
-    return min(frames // FPS, info.frames // SAMPLE_RATE)
+def length(root: Path, name: str) -> int | str:
+    """How many whole seconds of a video have both sound and frames, or the fault of these, in words."""
+    path, frames = sound_of(root, name), [file.name for file in list_frames(frames_of(root, name))]
+    if fault := wave_fault(path):
+        return f"sound: {fault}"
+    info = soundfile.info(str(path))
+    if info.samplerate != SAMPLE_RATE:
+        return f"sound: {info.samplerate} Hz in place of {SAMPLE_RATE}"
+    if not frames or frames != [f"{number:05d}.jpg" for number in range(1, len(frames) + 1)]:
+        return "frames: not 00001.jpg, 00002.jpg and so on without a gap" if frames else "no frames"
+    return min(len(frames) // FPS, info.frames // SAMPLE_RATE)
 
 
 def sound_of(root: Path, name: str) -> Path:

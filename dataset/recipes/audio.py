@@ -131,6 +131,17 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt = unchan
     Samples of a floating-point file, and what the resampler overshoots, may exceed 1.
 
     Raises:
+        RuntimeError: as `read_samples`.
+    """
+    wave, rate = read_samples(path)
+    wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
+    return corrupt(wave)
+
+
+def read_samples(path: Path | BinaryIO, first: int = 0, count: int | None = None) -> tuple[np.ndarray, int]:
+    """`count` samples from `first` on, without a count all of them, mono float32, and their rate in Hz.
+
+    Raises:
         RuntimeError: if the file is no sound, is damaged, cut off or too long, or not in the scale of 1.
     """
     import soundfile  # here, since decoded clips do without
@@ -138,21 +149,22 @@ def read_wave(path: Path | BinaryIO, sample_rate: int, corrupt: Corrupt = unchan
     if cut := truncation(path):
         raise RuntimeError(cut)
     with soundfile.SoundFile(path) as file:
-        if file.frames * file.channels > MOST_SAMPLES:
-            raise RuntimeError(f"its header claims {file.frames} samples of {file.channels} channels")
+        # The number of frames, since formats that cannot be rewound (GSM) are not read to the end without it.
+        count = file.frames if count is None else count
+        if count * file.channels > MOST_SAMPLES:
+            raise RuntimeError(f"its header claims {count} samples of {file.channels} channels")
         try:
-            # The number of frames, since formats that cannot be rewound (GSM) are not read to the end without it.
-            wave, rate = file.read(file.frames, dtype="float32", always_2d=True), file.samplerate
+            if first:
+                file.seek(first)
+            wave, rate = file.read(count, dtype="float32", always_2d=True), file.samplerate
         except (ValueError, TypeError, AssertionError) as error:
             raise RuntimeError(f"libsndfile does not read {file.format} {file.subtype}: {error}") from error
-        if len(wave) < file.frames:
-            raise RuntimeError(f"truncated: {len(wave)} of {file.frames} samples")
+        if len(wave) < count:
+            raise RuntimeError(f"truncated: {len(wave)} of {count} samples from {first} on")
     if not len(wave):
         raise RuntimeError("it has no samples")
     check_scale(wave)
-    wave = wave.mean(axis=1)
-    wave = wave if rate == sample_rate else librosa().resample(wave, orig_sr=rate, target_sr=sample_rate)
-    return corrupt(wave)
+    return wave.mean(axis=1), rate
 
 
 def check_scale(wave: np.ndarray) -> None:

@@ -254,7 +254,25 @@ def remove(path):
     path.unlink()
 
 
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20000])
+
+
+def box(frame="3", *place):
+    return lambda root: (root / "boxes.json").write_text(json.dumps({"test6": {frame: [["cello", *place]]}}))
+
+
 FAULTS = {
+    "cut sound": (lambda root: cut(root / "AudioWAV" / "train2.wav"), r"1: train2 .sound: truncated"),
+    "gap": (lambda root: remove(root / "Image-04-FPS/test7/00002.jpg"), r"1: test7 .frames: not 00001.jpg, .* a gap"),
+    "box that is NaN": (box("3", float("nan"), 0, 1, 1), "boxes.json is not what .*nan"),
+    "box outside": (box("3", -0.1, 0, 1, 1), "boxes.json is not what .*-0.1.* in shares of the frame"),
+    "box too high": (box("3", 0, 0, 1, 50), "boxes.json is not what .*50"),
+    "box that is true": (box("3", 0, 0, True, 1), "boxes.json is not what .*True"),
+    "box of more than a double": (box("3", 0, 0, 10**400, 1), "boxes.json is not what .*too large"),
+    "deep": (lambda root: (root / "boxes.json").write_text("[" * 100000), "boxes.json is not what .*recursion"),
+    "frame 0": (box("0", 0, 0, 1, 1), "boxes.json is not what .*'0' is no number of a frame"),
+    "frame with a blank": (box(" 3", 0, 0, 1, 1), "boxes.json is not what .*' 3' is no number"),
     "no sound": (lambda root: remove(root / "AudioWAV" / "train2.wav"), "lacks sound or frames .* 1: train2"),
     "no frames": (
         lambda root: (root / "Image-04-FPS/train2").rename(root / "gone"),
@@ -296,6 +314,20 @@ def test_a_file_that_breaks_later_is_named(tmp_path):
     (root / "AudioWAV" / "train0.wav").write_bytes(b"no sound")
     with pytest.raises(DataError, match="train0.wav cannot be read"):
         solo.sound(0)
+
+
+@pytest.mark.parametrize("scale, said", [(1.0, None), (32767, "reach .* where 1 is full"), (np.nan, "NaN or infinite")])
+def test_sound_is_read_as_that_of_all_data_sets(tmp_path, scale, said):
+    root = make(tmp_path / "data")
+    path = root / "AudioWAV" / "train0.wav"
+    both = np.random.default_rng(0).uniform(-1, 1, (32000, 2)) * scale
+    soundfile.write(path, both, 16000, "FLOAT")
+    solo = load(root, "solo", "train")
+    if said:
+        with pytest.raises(DataError, match=f"train0.wav cannot be read .*{said}.*: prepare the data again"):
+            solo.sound(1)
+    else:
+        assert np.allclose(solo.wave(1), both[16000:].mean(axis=1), atol=1e-6)
 
 
 def test_too_few_instruments_make_no_mosaic(tmp_path):
