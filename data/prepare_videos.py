@@ -17,6 +17,7 @@ Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (datase
 --size. A file without sound or without pictures is reported by name, as one that does not decode.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -56,8 +57,11 @@ def find_clips(raw: Path) -> dict[str, list[Clip]]:
 def read_clips(path: Path, raw: Path) -> dict[str, list[Clip]]:
     """The clips of each split of a CSV, or of "" if it names none. Raises DataError with the line."""
     rows = read_list(path)
-    if rows[0][1][:2] == ["path", "label"] and not (rows := rows[1:]):
-        raise DataError(f"the list {path} is empty but for its heading")
+    first = rows[0][1]
+    if not Path(first[0]).suffix and not os.path.isfile(raw / first[0]):
+        print(f"{path}: its first row is taken for a heading: {','.join(first)}")
+        if not (rows := rows[1:]):
+            raise DataError(f"the list {path} is empty but for its heading")
     width = len(rows[0][1])
     clips: dict[str, list[Clip]] = {}
     for number, row in rows:
@@ -107,8 +111,9 @@ def divide(clips: dict[str, list[Clip]], val: str | None) -> Parts | None:
 def check_unique(clips: Sequence[Clip]) -> None:
     """Raise DataError if two clips would have the same name."""
     if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
-        paths = [str(clip.sources[0]) for clip in clips if clip.name == twice[0]]
-        raise DataError(f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: remove or rename one")
+        paths = list(dict.fromkeys(str(clip.sources[0]) for clip in clips if clip.name == twice[0]))
+        remedy = "remove or rename one" if len(paths) > 1 else "remove a row of the list"
+        raise DataError(f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: {remedy}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

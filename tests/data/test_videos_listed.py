@@ -40,8 +40,10 @@ def test_a_list_names_paths_labels_and_splits(tmp_path):
         "train": [("x__1", "dove, pigeon")],
         "test": [("2", "b")],
     }
-    (tmp_path / "list.csv").write_text("x/1.mp4,a\n2.mp4,b\n")
-    assert list(prepare_videos.read_clips(tmp_path / "list.csv", raw)) == [""]
+    for heading in ("", "Path,Label\n", "video,class\n"):
+        (tmp_path / "list.csv").write_text(f"{heading}x/1.mp4,a\n2.mp4,b\n")
+        ((split, clips),) = prepare_videos.read_clips(tmp_path / "list.csv", raw).items()
+        assert split == "" and [clip.label for clip in clips] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ def test_a_list_names_paths_labels_and_splits(tmp_path):
         ("a.mp4,,train\n", "line 1"),
         ("a\tb.mp4,x,train\n", "control character"),
         ("a.mp4,x,train\na.avi,x,test\n", "there twice"),
+        ("a.mp4,x,train\n./a.mp4,x,test\n", "a.mp4 among them: remove a row"),
         ("a.mp4,x,train\nb.mp4,x,test\n", "one class"),
     ],
 )
