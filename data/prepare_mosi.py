@@ -21,6 +21,7 @@ MultiBench's files have it: the transformer reads out the last step.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from dataset.prepare import pickles
 from dataset.prepare.arrays import checksum, complete, finished, write
 from dataset.prepare.run import alone, check_out, run
 from dataset.prepare.space import check_space
-from utils.errors import DataError, RunError
+from utils.errors import DataError, RunError, list_names
 from utils.files import write_atomically
 
 PARTS = ("train", "valid", "test")
@@ -60,7 +61,7 @@ def read_pickle(path: Path) -> tuple[Raw, list[str]]:
             raise DataError(f"{path}: {part} has no {', '.join(missing)}; it has {', '.join(map(str, fields))}")
         used = {name: name for name in MODALITIES} | {"score": score}
         raw[part] = {name: pickles.as_array(fields[key], f"{part} {key}") for name, key in used.items()}
-        count = len(raw[part]["score"])
+        count = raw[part]["score"].size
         raw[part]["id"] = (
             pickles.names_of(fields["id"], part) if "id" in fields else [f"{part}{i:05d}" for i in range(count)]
         )
@@ -72,9 +73,12 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
     """The parts of an .npz of utterance vectors, and the names of the arrays that are not used."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file}
-    except (ValueError, OSError, EOFError) as error:  # broken archives, and arrays of objects
-        raise DataError(f"{path} is not an .npz of plain arrays ({error})") from error
+            held = {name: np.asarray(file[name]) for name in file}
+    except Exception as error:  # a damaged archive fails in any way, and an array of objects
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{path} is not an .npz of plain arrays ({reason}): download it again, or save plain arrays"
+        ) from error
     keys = {"vision": "video" if "video" in held else "vision", "audio": "audio", "text": "text", "id": "ids"}
     keys["score"] = next((name for name in SCORES if name in held), "label")
     if missing := [key for key in keys.values() if key not in held]:
@@ -83,10 +87,13 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
         there = ", ".join(name for name in held if name.startswith("split")) or "none"
         raise DataError(f"--split must name a split of {path}, {there}; not {split}")
     part_of = held[split]
+    if part_of.ndim != 1:
+        raise DataError(f"{path}: {split} must be one word for each utterance; it has the shape {part_of.shape}")
     if unknown := sorted(set(part_of.tolist()) - set(PARTS)):
         raise DataError(f"{path}: {split} must say {', '.join(PARTS)}; it says {', '.join(map(str, unknown))}")
-    if lengths := {key: len(held[key]) for key in keys.values() if len(held[key]) != len(part_of)}:
-        raise DataError(f"{path}: {split} has {len(part_of)} rows, but {lengths}")
+    lengths = {key: len(held[key]) if held[key].ndim else 0 for key in keys.values()}
+    if other := {key: length for key, length in lengths.items() if length != len(part_of)}:
+        raise DataError(f"{path}: {split} has {len(part_of)} rows, but {other}")
     raw = {}
     for part in PARTS:
         chosen = part_of == part
@@ -103,7 +110,7 @@ def read_vectors(path: Path, split: str | None) -> tuple[Raw, list[str]]:
 
 
 def check_shapes(raw: Raw) -> None:
-    """Raise DataError unless all parts have series of one shape per modality, and one score for each."""
+    """Raise DataError unless all parts have series of one shape per modality, and a score and an id for each."""
     if absent := [part for part in ("train", "test") if part not in raw]:
         raise DataError(f"no utterance is in {', '.join(absent)}")
     for part, fields in raw.items():
@@ -115,7 +122,7 @@ def check_shapes(raw: Raw) -> None:
                 raise DataError(f"{name} has (steps, features) {raw['train'][name].shape[1:]} in train and "
                                    f"{fields[name].shape[1:]} in {part}")  # fmt: skip
         scores, count = fields["score"], len(fields["vision"])
-        if scores.size != len(scores):
+        if not scores.ndim or scores.size != len(scores):
             raise DataError(f"{part}: one score an utterance is wanted; the labels have the shape {scores.shape}")
         fields["score"] = scores.reshape(-1).astype(np.float32)
         if lengths := {name: len(values) for name, values in fields.items() if len(values) != count}:
@@ -129,6 +136,8 @@ def check_shapes(raw: Raw) -> None:
         if both.any():
             raise DataError(f"{part} has utterances of an earlier part, {shown(fields['id'], both)}: "
                                "no utterance may be in two")  # fmt: skip
+        if twice := [name for name, times in Counter(fields["id"]).items() if times > 1]:
+            raise DataError(f"{part} has several utterances of one id, {list_names(twice)}: each needs its own")
         seen |= dict.fromkeys(fields["id"], part)
 
 
@@ -208,9 +217,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_out(args.out)
     if args.replace_inf is not None and not np.isfinite(args.replace_inf):
         raise RunError(f"--replace_inf {args.replace_inf}: must be a finite number")
-    vectors = args.raw.suffix == ".npz"
+    with args.raw.open("rb") as file:
+        vectors = file.read(2) == b"PK"  # as every .npz begins
     if args.split and not vectors:
-        raise RunError(f"--split is for an .npz of utterance vectors; {args.raw} has its own parts")
+        raise RunError(f"--split is for an .npz of utterance vectors, which {args.raw} is not")
     settings = {"file": args.raw.name, "sha256": checksum(args.raw), "split": args.split}
     settings["replace_inf"] = args.replace_inf
     with alone(args.out):

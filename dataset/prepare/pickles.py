@@ -132,7 +132,7 @@ def as_array(value, name: str) -> np.ndarray:
         if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype.hasobject):
             value = np.stack([as_array(item, name) for item in value])
         array = np.asarray(value)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{name} is not an array of numbers, or its series differ in length ({error})") from error
     if array.dtype.kind not in "fiu":
         raise DataError(f"{name} is not an array of numbers: its type is {array.dtype}")
@@ -142,8 +142,11 @@ def as_array(value, name: str) -> np.ndarray:
 def names_of(value, part: str) -> list[str]:
     """Identifiers as texts; one that consists of several values (video, start, end) is joined."""
     try:
-        return [name_of(item) for item in (value.read() if isinstance(value, Array) else value)]
-    except (ValueError, TypeError) as error:
+        items = value.read() if isinstance(value, Array) else value
+        if not isinstance(items, list | tuple | np.ndarray):
+            raise TypeError(f"{type(items).__name__}, not a list")
+        return [name_of(item) for item in items]
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"the identifiers of {part} cannot be read ({error})") from error
 
 

@@ -95,6 +95,12 @@ def put(value, *place):
     return change
 
 
+def holding_itself():
+    held = []
+    held.append(held)
+    return held
+
+
 FAULTS = {
     "no parts": (lambda data: data.pop("valid"), ["must hold train, valid, test", "it holds train, test"]),
     "no audio": (lambda data: data["test"].pop("audio"), ["test has no audio", "it has vision, text, labels, id"]),
@@ -113,6 +119,18 @@ FAULTS = {
         broken("test", "id", put(["trainvideo", "7.5", 7], 2)),
         ["test has utterances of an earlier part, 1: trainvideo_7.5_7"],
     ),
+    "one id": (
+        broken("train", "id", lambda x: ["a", "b", *"aaaa", "c", "d"]),
+        ["train has several utterances", "1: a"],
+    ),
+    "no ids": (broken("train", "id", lambda x: [None] * 8), ["train has several utterances of one id, 1: None"]),
+    "a text for ids": (
+        broken("test", "id", lambda x: "abcde"),
+        ["identifiers of test cannot be read (str, not a list"],
+    ),
+    "endless ids": (broken("test", "id", lambda x: holding_itself()), ["identifiers of test cannot be read"]),
+    "endless scores": (broken("test", "labels", lambda x: holding_itself()), ["test labels is not an array"]),
+    "single score": (broken("test", "labels", lambda x: np.float64(1)), ["one score an utterance", "the shape ()"]),
     "-inf": (
         broken("test", "audio", put(-np.inf, slice(1, 3), 0, 7)),
         ["2 infinite in test audio, utterances 2: testvideo_1.5_1, testvideo_2.5_2", "--replace_inf 0"],
@@ -164,59 +182,6 @@ def test_infinite_values_are_replaced_when_asked_for_and_counted_and_nan_is_not(
 )
 def test_wrong_flags(run, flags, said):
     assert said in refusal(run, multibench(), **flags)
-
-
-# --- Utterance vectors
-
-
-@pytest.fixture
-def vectors(tmp_path):
-    """save(**changes): an .npz of twelve utterances in one vector each."""
-
-    def save(**changes):
-        draws = np.random.default_rng(0)
-        held = {name: draws.normal(size=(12, d)) for name, d in (("audio", 3), ("text", 4), ("video", 5))}
-        held |= {"label": np.linspace(-3, 3, 12), "ids": np.array([f"u{i}" for i in range(12)])}
-        held["split_two"] = np.array(["train", "train", "test"] * 4)
-        held["split_three"] = np.array(["train", "valid", "test"] * 4)
-        held = {name: value for name, value in (held | changes).items() if value is not None}
-        np.savez(tmp_path / "vectors.npz", **held)
-        return tmp_path / "vectors.npz", held
-
-    return save
-
-
-@pytest.mark.parametrize("split, parts", [("split_two", {"train", "test"}), ("split_three", set(COUNTS))])
-def test_utterance_vectors_become_series_of_one_step(run, tmp_path, vectors, split, parts):
-    path, held = vectors()
-    assert run(path, split=split)[0] == 0
-    found = written(tmp_path)
-    assert {name.split("_")[0] for name in found} == parts
-    for part in parts:
-        chosen = held[split] == part
-        for name, source in (("vision", "video"), ("audio", "audio"), ("text", "text")):
-            assert np.array_equal(found[f"{part}_{name}"], held[source][chosen][:, None].astype(np.float32))
-        assert found[f"{part}_id"].tolist() == held["ids"][chosen].tolist()
-        assert np.array_equal(found[f"{part}_score"], held["label"][chosen].astype(np.float32))
-
-
-@pytest.mark.parametrize(
-    "changes, flags, said",
-    [
-        ({}, {}, ["--split must name", "split_two, split_three"]),
-        ({}, {"split": "label2"}, ["split_two, split_three", "label2"]),
-        ({"audio": None}, {"split": "split_two"}, ["has no audio"]),
-        ({"label": np.zeros(11)}, {"split": "split_two"}, ["12 rows", "'label': 11"]),
-        ({"split_two": np.array(["train"] * 12)}, {"split": "split_two"}, ["no utterance is in test"]),
-        ({"split_two": np.array(["train", "dev"] * 6)}, {"split": "split_two"}, ["it says dev"]),
-        ({"text": np.array([{}] * 12)}, {"split": "split_two"}, ["not an .npz of plain arrays"]),
-    ],
-    ids=["none", "unknown", "no audio", "lengths", "no test", "dev", "objects"],
-)
-def test_faults_of_utterance_vectors(run, vectors, changes, flags, said):
-    path, _ = vectors(**changes)
-    message = refusal(run, path, **flags)
-    assert all(words in message for words in said), message
 
 
 # --- Restart
