@@ -198,7 +198,7 @@ def legend(table: Table) -> list[str]:
                 f"An interval of no width is that of models without an error on {table.samples} samples; an error rate "
                 f"of up to {300 / table.samples:.1f}% is compatible with that."
             )
-    if any(name.startswith("p (") for name in header):
+    if table.references and any(name.startswith("p (") for name in header):
         against = f"Against {table.references[0]}" if len(table.references) == 1 else "Against the row named"
         lines.append(f"{against}: {TESTS}")
     lines += starved(table)
@@ -224,10 +224,9 @@ def starved(table: Table) -> list[str]:
         if line.label in table.references and len(alone) > 1 and None not in (*reached.values(), *alone.values()):
             first, last = max(reached, key=reached.get), min(reached, key=reached.get)
             below = ", ".join(f"{name} {alone[name] - value:.1f}" for name, value in reached.items())
-            sentences.append(
-                f"{line.label}: {first} is {reached[first] - reached[last]:.1f} points ahead of {last}; points below "
-                f"what each reaches alone: {below}."
-            )
+            lead = f"{reached[first] - reached[last]:.1f}"
+            ahead = "no modality is ahead" if lead == "0.0" else f"{first} is {lead} points ahead of {last}"
+            sentences.append(f"{line.label}: {ahead}; points below what each reaches alone: {below}.")
     return sentences
 
 

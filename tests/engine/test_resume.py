@@ -189,7 +189,9 @@ def test_a_run_is_not_overwritten(demo, tmp_path, whole, state):
         (folder / "done").unlink()
     before = (folder / "last.pt").read_bytes()
     message = refused(lambda: train(demo, tmp_path, *SETTINGS["joint"], *LENGTH))
-    assert f"{folder} holds {state}" in message and "--resume" in message and "--tag" in message
+    assert f"{folder} holds {state}: add --resume" in message and "--tag" in message
+    elsewhere = refused(lambda: train(tmp_path / "other data", tmp_path, *SETTINGS["joint"], *LENGTH))
+    assert f"{folder} holds {state} on {demo}: choose --tag or --out; if the data have moved" in elsewhere
     assert (folder / "last.pt").read_bytes() == before
 
 

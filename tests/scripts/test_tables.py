@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,24 @@ def test_joint_training_is_told_how_far_one_is_ahead_and_how_much_each_starves(r
         f"Joint training: visual is {joint['visual'] - joint['audio']:.1f} points ahead of audio; points below what "
         f"each reaches alone: audio {below['audio']:.1f}, visual {below['visual']:.1f}."
     ]
+
+
+def test_no_modality_is_ahead_of_itself(results):
+    lines = [
+        SimpleNamespace(label=line.label, control=line.control, mean=lambda _: 60.0) for line in table2(results).lines
+    ]
+    table = SimpleNamespace(lines=lines, columns=("audio", "visual"), references=["Joint training"])
+    assert tables.starved(table) == [
+        "Joint training: no modality is ahead; points below what each reaches alone: audio 0.0, visual 0.0."
+    ]
+
+
+def test_tests_are_explained_where_there_is_a_row_to_test_against(results):
+    table = table2(results)
+    told = [line for line in tables.legend(table) if line.startswith("Against ")]
+    assert len(told) == 1 and told[0].startswith("Against Joint training: ")
+    alone = replace(table, lines=tuple(replace(line, against=None) for line in table.lines))
+    assert not [line for line in tables.legend(alone) if line.startswith("Against ")]
 
 
 def test_a_single_seed_has_no_deviation_and_no_test_over_seeds(results):

@@ -45,13 +45,20 @@ class RunFolder:
         self.shorter: int | None = None  # epochs of the run that the folder holds, if this one goes on beyond them
         if not self.done and (who := owner(self.path)):
             raise InUseError(self.path, who)
+        before = read_json(self.path / "args.json") if (self.path / "args.json").exists() else None
         if any((self.path / name).exists() for name in ("args.json", "last.pt", "previous.pt")) and not args.resume:
-            state = "a finished run" if self.done else "an unfinished run"
-            raise RunError(f"{self.path} holds {state}: add --resume to go on with it, or choose --tag or --out")
-        if (self.path / "args.json").exists():
-            before = read_json(self.path / "args.json")
+            raise RunError(f"{self.path} holds {self._held(before)}")
+        if before:
             self._check_setting(before, "a run")
             self.shorter = before["epochs"] if prolongs(before, vars(args)) else None
+
+    def _held(self, before: Mapping | None) -> str:
+        """Which run there is, by its arguments, and what to do where --resume was not given."""
+        state = "a finished run" if self.done else "an unfinished run"
+        if before and before.get("data_root") != self.args.data_root:
+            return f"{state} on {before.get('data_root')}: choose --tag or --out; if the data have moved, add --resume"
+        go_on = "--resume, its --tag and more epochs to go beyond its end" if self.done else "--resume to go on with it"
+        return f"{state}: add {go_on}, or choose --tag or --out"
 
     def check_data(self, checksums: Mapping[str, str | None] | None) -> None:
         """Compare the data on disk with those of the run that the folder holds, by `dataset.checksums`.
