@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dataset.classes import EVENTS
 from dataset.lists import read_lines
-from dataset.prepare.clips import Clip, ClipError, write_frames
+from dataset.prepare.clips import Clip, ClipError, by_stem, write_frames
 from dataset.prepare.media import Media, prepare_clip, shrink
 from dataset.prepare.run import check_args, common_parser, prepare, run
 from dataset.prepare.sound import write_wave
@@ -42,7 +42,7 @@ def read_events(path: Path, videos: Path) -> list[Event]:
     """The rows of a published list. Raises DataError for one that is none."""
     if not path.is_file():
         raise DataError(f"{path} is not there: --raw must hold the lists of the download beside the folder AVE")
-    events = []
+    events, files = [], by_stem(videos, ".mp4")
     for number, line in read_lines(path):
         fields = line.split("&")
         if number == 1 and fields[0] == "Category":
@@ -58,7 +58,7 @@ def read_events(path: Path, videos: Path) -> list[Event]:
                 f"{path}, line {number}: expected `class&video&quality&start&end` with one of the 28 classes and "
                 f"seconds, found {line!r}"
             )
-        events.append(Event(video, label, "", (videos / f"{video}.mp4",), begin, end))
+        events.append(Event(video, label, "", (files.get(video, videos / f"{video}.mp4"),), begin, end))
     return events
 
 
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     divided = divide({part: read_events(path, args.raw / "AVE") for part, path in files.items()})
     clips = sorted((event for events in divided.values() for event in events), key=lambda event: event.name)
     listed = {event.sources[0] for event in clips}
-    if unlisted := sorted(path.name for path in (args.raw / "AVE").glob("[!.]*.mp4") if path not in listed):
+    if unlisted := [path.name for path in by_stem(args.raw / "AVE", ".mp4").values() if path not in listed]:
         print(f"in no list, so not prepared: {list_names(unlisted)}")
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()}
     settings = {"dataset": "AVE", "segment": args.segment, **recipe, "min_frames": args.min_frames, "events": sums}

@@ -43,11 +43,13 @@ def prepare(raw, out, capfd, **flags):
 
 
 def test_every_video_is_in_one_split_and_what_is_left_out_is_told(raw, tmp_path, capfd):
+    for name in ("tick", "unlisted"):
+        (raw / "AVE" / f"{name}.mp4").rename(raw / "AVE" / f"{name}.MP4")
     status, said, faults = prepare(raw, tmp_path / "out", capfd)
     assert status == 2 and "--allow_missing" in faults
     assert "in train and in test and val, too, so kept out of train: 2: both_test, both_val" in said
     assert "named again in train, where the first row stands: 1: cut" in said
-    assert "in no list, so not prepared: 1: unlisted.mp4" in said
+    assert "in no list, so not prepared: 1: unlisted.MP4" in said
     assert "failed: never: its event lasts from 0 to 0 s, which is no time" in faults
     assert "failed: late: its event begins at 7 s, after the end of the video" in faults
     assert prepare(raw, tmp_path / "out", capfd, allow_missing=True)[0] == 0
