@@ -126,7 +126,7 @@ def test_recordings_that_cannot_be_used_are_named(sources, tmp_path, capsys):
     raw.mkdir()
     for path in (sources / "recordings").iterdir():
         (raw / path.name).hardlink_to(path)
-    cut = (raw / "3_bob_0.wav").read_bytes()[:-2]
+    cut = (raw / "3_bob_0.wav").read_bytes()[:-1000]
     for name, content in (("7_ann_1", b"RIFF"), ("3_bob_0", cut), ("seven", b"")):
         (raw / f"{name}.wav").unlink(missing_ok=True)
         (raw / f"{name}.wav").write_bytes(content)
