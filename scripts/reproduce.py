@@ -25,12 +25,13 @@ import sys
 from pathlib import Path
 
 from dataset import DATASETS
+from engine.hints import one_of
 from scripts.experiments.cells import Experiment, parsed
 from scripts.experiments.overview import overview
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.experiments.request import Request, carry_out, check_extra, jobs_at_a_time, number, plan, show
 from scripts.results.tables import RULES
-from utils.errors import RunError, one_sentence
+from utils.errors import DataError, RunError, one_sentence
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +41,14 @@ def main(argv: list[str] | None = None) -> None:
         RunError: for a request that makes no sense.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=EXPERIMENTS, nargs="?", metavar="NAME", help="a name of the list below")
+    parser.add_argument(
+        "name",
+        choices=EXPERIMENTS,
+        type=one_of(EXPERIMENTS),
+        nargs="?",
+        metavar="NAME",
+        help="a name of the list below",
+    )
     parser.add_argument("--list", action="store_true", help="print the commands, one a line, and run nothing")
     parser.add_argument("--probe", action="store_true", help="linear probes of all runs, too")
     parser.add_argument("--rule", choices=RULES, default="last", help="of the table (default: last)")
@@ -57,7 +65,12 @@ def main(argv: list[str] | None = None) -> None:
     jobs = plan(wanted, flags.probe)
     if flags.list:
         show(jobs)
-    elif not carry_out(wanted, jobs, flags.rule, flags.columns):
+        return
+    try:
+        good = carry_out(wanted, jobs, flags.rule, flags.columns)
+    except DataError as error:
+        raise DataError(f"{error} (by DATA_ROOT; DATASET names those to run on)") from None
+    if not good:
         sys.exit(1)
 
 

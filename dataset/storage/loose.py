@@ -54,7 +54,8 @@ def clips_at(path: Path, fps: int) -> list[Loose]:
     pictures = [entry for entry in inside if entry.is_dir() and entry.name not in waves and list_frames(entry)]
     clips += [clip for entry in pictures for clip in clips_at(entry, fps)]
     if not clips:
-        raise DataError(f"{path} holds no clip: name {FORMS}")
+        inner = next((f" itself, and its folders are not searched: name {e}, say" for e in inside if e.is_dir()), "")
+        raise DataError(f"{path} holds no clip{inner or f': name {FORMS}'}")
     return sorted(clips, key=lambda clip: clip.name)
 
 
@@ -130,7 +131,18 @@ class LooseFiles(Encoded):
         if self.sound_rate and (fault := wave_fault(clip.wave)):
             raise DataError(f"clip {clip.name}: its sound {clip.wave} is {fault}; name {FORMS}")
         if self.visual_read:
+            self._check_rate(clip)
             self._check_count(clip.name, len(list_frames(clip.frames)), f" in {clip.frames}")
+
+    def _check_rate(self, clip: Loose) -> None:
+        """Raises DataError if a data set has the clip's frames at other rates only."""
+        folder = clip.frames.parent
+        there = ", ".join(path.name for path in sorted(folder.parent.glob("Image-*-FPS")))
+        if there and not folder.is_dir():
+            raise DataError(
+                f"clip {clip.name}: no frames at {folder}; {folder.parent} has {there}, and the model looks at "
+                f"{self.fps} a second: prepare frames at this rate, too"
+            )
 
     def _check_count(self, name: str, count: int, where: str = "") -> None:
         if count < self.wanted:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset import DATASETS
 from scripts.experiments.cells import LOG, Cell, Experiment, cells, machine_words, parsed
 from scripts.experiments.jobs import Job, work_off
 from scripts.results.experiment import write_experiment
@@ -80,11 +81,30 @@ def carry_out(wanted: Request, jobs: Sequence[Job], rule: str = "last", columns:
     """Make the runs that are missing, write the tables and figures, and say at the end which runs are missing still.
 
     Returns whether none has failed.
+
+    Raises:
+        DataError: before the first run, if the data of one are not there.
     """
+    read_data(jobs)
     failed = work_off(jobs, wanted.jobs)
     write(wanted, rule, columns)
     say_missing(jobs, failed)
     return not failed
+
+
+def read_data(jobs: Sequence[Job]) -> None:
+    """Read the splits of each data set that runs are still to be made on: a run each would say that they are missing.
+
+    Raises:
+        DataError: if they cannot be read.
+    """
+    read = set()
+    for job in jobs:
+        if job.argv[0] == "main.py" and not job.done:
+            args = parsed(job.argv[1:])
+            if args.dataset not in read:
+                DATASETS[args.dataset].read_splits(args)
+                read.add(args.dataset)
 
 
 def say_missing(jobs: Sequence[Job], failed: Mapping[Job, str]) -> None:

@@ -159,6 +159,8 @@ def unlike(settings: dict[Setting, list[Path]]) -> list[str]:
         for folder in folders:
             args = every[folder]
             named = [flag for flag in args if re.search(rf"(^|_){flag}=", tag)]
+            if "epochs" in named and f"epochs={args['epochs']}" not in tag.split("_"):
+                named.remove("epochs")  # the run has gone on beyond what its name says
             name = f"{labels[setting]} ({folder.name.replace('seed', 'seed ')})"
             origins[dataset].append(Origin(name, f"{method}/{tag}", args, named))
     return [f"{dataset}: {sentence}" for dataset, runs in origins.items() for sentence in differences(runs)]

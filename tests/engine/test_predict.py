@@ -163,6 +163,8 @@ def test_a_video_that_does_not_decode_is_named_in_one_sentence(filmed, tmp_path,
         ("empty", "holds no clip: name a video"),
         ("lonely.wav", "has 0 frames in .*lonely at 4 a second, and the model looks at 1"),
         ("silent", "its sound .*silent.wav is missing"),
+        ("outer", "outer holds no clip itself, and its folders are not searched: name .*outer/inner, say$"),
+        ("slow", "no frames at .*Image-04-FPS; .*slow has Image-02-FPS, and the model looks at 4 a second: prepare"),
     ],
 )
 def test_what_is_no_clip_is_refused(demo, alone, tmp_path, name, said):
@@ -170,6 +172,10 @@ def test_what_is_no_clip_is_refused(demo, alone, tmp_path, name, said):
     (tmp_path / "empty").mkdir()
     shutil.copy(demo / "AudioWAV" / "clip00024.wav", tmp_path / "lonely.wav")
     shutil.copytree(demo / "Image-04-FPS" / "clip00024", tmp_path / "silent")
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    shutil.copytree(demo / "Image-04-FPS" / "clip00024", tmp_path / "slow" / "Image-02-FPS" / "clip00024")
+    (tmp_path / "slow" / "AudioWAV").mkdir()
+    shutil.copy(demo / "AudioWAV" / "clip00024.wav", tmp_path / "slow" / "AudioWAV")
     with pytest.raises(DataError, match=said):
         load(alone).predict([tmp_path / name])
 

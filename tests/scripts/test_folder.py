@@ -95,3 +95,5 @@ def test_a_flag_that_the_tag_names_makes_the_row(results):
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
     assert "Warning" not in collect.main([str(results.out), "--check"])
+    change(target / "args.json", epochs=100)  # gone on with, under the name that it has
+    assert "--epochs: 99 in 2: " in collect.main([str(results.out)])

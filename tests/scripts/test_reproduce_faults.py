@@ -176,6 +176,13 @@ def test_a_machine_that_was_slower_takes_up_something_else(desk, monkeypatch, tm
     assert last_words(joint.folder / LOG) == ""
 
 
+def test_data_that_are_not_there_are_missed_once_and_before_any_run(desk, tmp_path):
+    desk.say(DATASET="CREMAD", DATA_ROOT=tmp_path / "nowhere", EXTRA="")
+    with pytest.raises(RunError, match=r"nowhere does not exist.*\(by DATA_ROOT; DATASET names those to run on\)$"):
+        reproduce.main(["table2"])
+    assert not desk.commands and not desk.out.exists()
+
+
 @pytest.mark.parametrize(
     "said, words",
     [
