@@ -4,6 +4,7 @@
 <root>/image/{train,test}_data.npy, audio/{train,test}_data.npy and {train,test}_labels.npy
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,10 @@ class AVMNIST(Arrays):
         if len(paths) > 2:
             warn(CIRCULATING)
             splits = [read_npy(Path(args.data_root), split) for split in ("train", "test")]
+            for name in NAMES:
+                one, other = (rows.arrays[name].shape[-1] for rows in splits)
+                if one != other:
+                    raise DataError(f"{args.data_root}/{name}: sides of {one} in train, {other} in test: get it again")
         else:
             with opened(paths[0]) as file:
                 shapes = {name: shape[1:] for name, (shape, _) in headers(file).items() if name in NAMES}
@@ -101,20 +106,31 @@ def read_npy(root: Path, split: str) -> Rows:
     held = {}
     for name, path in files_of(root, split).items():
         try:
-            held[name] = np.load(path, allow_pickle=False)
+            with path.open("rb") as file:  # np.load would take an archive, too
+                held[name] = np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
             raise DataError(f"{path} is missing: get the data as data/README.md says, or set --data_root") from None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, MemoryError) as error:
             raise DataError(f"{path} is damaged ({error}): get it again") from error
     label = held.pop("label")
     if label.dtype.kind not in "iu" or label.ndim != 1 or not label.size or not set(label.tolist()) <= set(range(10)):
         raise DataError(f"{root}: {split}_labels.npy must be (N,) digits: get it again")
     arrays = {}
     for name, array in held.items():
-        side = round(array[0].size ** 0.5) if len(array) == len(label) and array.dtype.kind in "fiu" else 0
-        if not side or array[0].size != side**2:
-            raise DataError(f"{files_of(root, split)[name]} is {array.shape} {array.dtype}, not {len(label)} squares")
-        arrays[name] = torch.from_numpy(array.astype(np.float32).reshape(-1, 1, side, side))
+        side = side_of(array.shape)
+        if not side or len(array) != len(label) or array.dtype.kind not in "fiu":
+            raise DataError(
+                f"{files_of(root, split)[name]} is {array.shape} {array.dtype}, not {len(label)} squares: get it again"
+            )
+        with np.errstate(over="ignore"):  # what is too large for 32 bits is found below
+            arrays[name] = torch.from_numpy(array.astype(np.float32).reshape(-1, 1, side, side))
         if not arrays[name].isfinite().all():
             raise DataError(f"{files_of(root, split)[name]} has values that are not finite: get it again")
     return Rows(arrays, [f"{split}{number}" for number in range(len(label))], label.tolist())
+
+
+def side_of(shape: Sequence[int]) -> int:
+    """The side of the squares in an array (N, side, side) or (N, pixels), axes of 1 apart; 0 for what is no squares."""
+    axes = [length for length in shape[1:] if length != 1]
+    side = math.isqrt(math.prod(axes))
+    return side if axes in ([side, side], [side * side]) else 0

@@ -60,12 +60,25 @@ def resave(root, name, change):
     np.save(root / name, change(np.load(root / name)), allow_pickle=True)
 
 
+def archive(path):
+    with path.open("wb") as file:
+        np.savez(file, np.zeros((30, 784)))
+
+
 FAULTS = {
     "missing": (lambda root: (root / "test_labels.npy").unlink(), "test_labels.npy is missing"),
     "cut": (lambda root: (root / "audio/test_data.npy").write_bytes(b"\x93NUMPY"), "audio/test_data.npy is damaged"),
     "objects": (lambda root: resave(root, "train_labels.npy", lambda x: x.astype(object)), "train_labels.npy is dama"),
     "fewer": (lambda root: resave(root, "image/train_data.npy", lambda x: x[:-1]), "not 30 squares"),
     "no square": (lambda root: resave(root, "image/train_data.npy", lambda x: x[:, :-1]), "not 30 squares"),
+    "tall": (lambda root: resave(root, "image/train_data.npy", lambda x: x.reshape(30, 56, 14)), "not 30 squares"),
+    "scalar": (lambda root: resave(root, "image/train_data.npy", lambda x: x[0, 0]), "not 30 squares"),
+    "sides": (lambda root: resave(root, "audio/test_data.npy", lambda x: x[:, 1:, 1:]), "of 14 in train, 13 in test"),
+    "archive": (lambda root: archive(root / "image/train_data.npy"), "image/train_data.npy is damaged"),
+    "cut archive": (
+        lambda root: (root / "test_labels.npy").write_bytes(b"PK\x03\x04"),
+        "test_labels.npy is damaged",
+    ),
     "no digit": (lambda root: resave(root, "test_labels.npy", lambda x: x + 5), "must be .N,. digits"),
     "NaN": (lambda root: resave(root, "audio/test_data.npy", lambda x: x * np.float32("nan")), "not finite"),
 }
