@@ -1,6 +1,6 @@
 """UCF101: 13320 clips of 101 actions from YouTube, as pictures and optical flow (Soomro et al., arXiv 1212.0402)."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from torch import Tensor
 from dataset.base import MultimodalDataset
 from dataset.lists import read_lines
 from dataset.recipes.corrupt import Corrupt
-from dataset.recipes.frames import FrameTransform, even_frames, load_frames, random_frames
+from dataset.recipes.frames import FrameTransform, even_frames, load_frames, number_of, random_frames
 from dataset.recipes.pictures import read_picture
 from dataset.splits import check_disjoint, read_split
 from dataset.storage.files import check_complete, find_frames
 from dataset.storage.source import naming
 from models.encoders import RESNETS, ConvNet
-from utils.errors import DataError
+from utils.errors import DataError, list_names
 from utils.numbers import positive
 
 STEP = 20 / 127  # pixels of motion a grey level, as data/prepare_ucf101.py stores it; 128 is none
@@ -65,8 +65,8 @@ class UCF101(MultimodalDataset):
             kind, suffix = FOLDERS[name]
             self.files[name] = find_frames(Path(args.data_root), kind, args, self.names, faults, suffix)
         for clip, *files in zip(self.names, *self.files.values(), strict=True):
-            if len({len(of_one) for of_one in files}) > 1:
-                faults["not as many pictures as flows"].append(clip)
+            if any(numbers(others) != numbers(files[0]) for others in files[1:]):
+                faults["pictures that are not numbered as flows"].append(clip)
         check_complete(args, faults)
 
     def __getitem__(self, position: int):
@@ -112,6 +112,8 @@ class UCF101(MultimodalDataset):
         rows = [line.split() for _, line in read_lines(path)]
         if not rows or any(row[:1] != [str(number)] or len(row) != 2 for number, row in enumerate(rows, 1)):
             raise DataError(f"{path}: rows must be `number class`, numbered from 1: prepare the data again")
+        if twice := [name for name, count in Counter(name for _, name in rows).items() if count > 1]:
+            raise DataError(f"{path}: classes named more than once, {list_names(twice)}: prepare the data again")
         return tuple(name for _, name in rows)
 
     @classmethod
@@ -141,6 +143,11 @@ class UCF101(MultimodalDataset):
         """The lists of --split and the class index."""
         names = (f"train{args.split:02d}.csv", f"test{args.split:02d}.csv", "classInd.txt")
         return [Path(args.data_root) / name for name in names]
+
+
+def numbers(files: Sequence[Path]) -> list[list[str | int]]:
+    """Which moments of a clip its pictures or flows are of, by their names."""
+    return [number_of(file.stem) for file in files]
 
 
 def load_flow(file: Path, size: int) -> Tensor:

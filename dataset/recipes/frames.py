@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,9 @@ from torch import Tensor
 from dataset.recipes.corrupt import Corrupt, unchanged
 from dataset.recipes.pictures import read_picture
 from dataset.recipes.resample import crop
+from utils.errors import DataError, list_names
 
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}  # what pictures may be called
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -164,14 +167,26 @@ def load_frames(files: Sequence[Path | BinaryIO]) -> list[Image.Image]:
 def list_frames(folder: Path, suffix: str = ".jpg") -> list[Path]:
     """The clip's pictures in time order, which is that of the numbers in their names: 4, 8, 11 with or without zeros.
 
-    The order of a directory's listing is the file system's. The case of `suffix` does not matter.
+    The order of a directory's listing is the file system's. The case of `suffix` does not matter; hidden files do not
+    count.
+
+    Raises:
+        DataError: if two pictures have one number, or some are of another type than `suffix`, which would be left out.
     """
     if not os.path.isdir(folder):  # False, and no error, for a name that is too long
         return []
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() == suffix), key=natural)
+    there = [(*os.path.splitext(name), name) for name in os.listdir(folder) if name[0] != "."]
+    frames = sorted((number_of(stem), name) for stem, kind, name in there if kind.lower() == suffix)
+    others = sorted(name for _, kind, name in there if kind.lower() in PICTURES - {suffix})
+    if frames and others:
+        raise DataError(
+            f"{folder}: pictures of another type than {suffix}, {list_names(others)}: convert or remove them"
+        )
+    if twice := [f"{one} and {other}" for (number, one), (same, other) in pairwise(frames) if number == same]:
+        raise DataError(f"{folder}: pictures of one number, {list_names(twice)}: remove one of them")
+    return [folder / name for _, name in frames]
 
 
-def natural(path: Path) -> tuple[list[str | int], str]:
-    """A key that sorts names by the numbers in them, and equal ones by their letters."""
-    parts = re.split("([0-9]+)", path.stem)
-    return [int(part) if number % 2 else part for number, part in enumerate(parts)], path.name
+def number_of(stem: str) -> list[str | int]:
+    """A key that sorts names by the numbers in them; 3 and 00003 have the same."""
+    return [int(part) if number % 2 else part for number, part in enumerate(re.split("([0-9]+)", stem))]

@@ -209,7 +209,24 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path, names):
     assert [path.stem for path in list_frames(tmp_path)] == names
 
 
-def test_the_case_of_a_suffix_does_not_matter(tmp_path):
-    for name in ("1.jpg", "2.JPG", "3.Jpg", "4.txt"):
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        ("00003.jpg", "pictures of one number, 1: 00003.jpg and 3.jpg: remove"),
+        ("3.JPG", "pictures of one number, 1: 3.JPG and 3.jpg"),
+        ("4.jpeg", "pictures of another type than .jpg, 1: 4.jpeg: convert"),
+        ("4.PNG", "1: 4.PNG"),
+    ],
+)
+def test_pictures_that_would_count_twice_or_not_at_all_are_named(tmp_path, more, said):
+    for name in ("1.jpg", "2.jpg", "3.jpg", more):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as refused:
+        list_frames(tmp_path)
+    assert str(tmp_path) in str(refused.value) and said in str(refused.value)
+
+
+def test_hidden_files_and_the_case_of_a_suffix_do_not_matter(tmp_path):
+    for name in ("1.jpg", "2.JPG", "3.Jpg", "4.txt", "._1.jpg", "._1.png"):
         (tmp_path / name).touch()
     assert [path.name for path in list_frames(tmp_path)] == ["1.jpg", "2.JPG", "3.Jpg"]

@@ -135,10 +135,21 @@ def leave_one(root):
             file.unlink()
 
 
+def remove(file):
+    file.unlink()
+
+
 FAULTS = {
     "missing": (lambda root: shutil.rmtree(root / "Flow-03-FPS" / CLIP), ["missing in {root}/Flow-03-FPS: 1: " + CLIP]),
     "too few": (leave_one, ["fewer than --frames 2", f"{CLIP} (1)"]),
     "unlike": (lambda root: (root / "Flow-03-FPS" / CLIP / "00004.png").unlink(), [f"as flows: 1: {CLIP}"]),
+    "other moments": (
+        lambda root: [
+            remove(root / "Image-03-FPS" / CLIP / "00002.jpg"),
+            remove(root / "Flow-03-FPS" / CLIP / "00004.png"),
+        ],
+        [f"as flows: 1: {CLIP}"],
+    ),
     "empty": (
         lambda root: (root / "Image-03-FPS" / CLIP / "00001.jpg").write_bytes(b""),
         ["empty frame files", CLIP],
@@ -146,6 +157,7 @@ FAULTS = {
     "no list": (lambda root: (root / "test01.csv").unlink(), ["test01.csv does not exist", "--data_root"]),
     "no classes": (lambda root: (root / "classInd.txt").unlink(), ["classInd.txt does not exist"]),
     "other classes": (lambda root: (root / "classInd.txt").write_text("1 A\n3 B\n"), ["classInd.txt", "number class"]),
+    "class twice": (lambda root: (root / "classInd.txt").write_text("1 A\n2 B\n3 A\n"), ["more than once, 1: A"]),
     "unknown label": (lambda root: (root / "classInd.txt").write_text("1 A\n"), ["unknown labels, 3"]),
     "both splits": (lambda root: shutil.copy(root / "train01.csv", root / "test01.csv"), ["both train and test, 36"]),
     "no flow at all": (lambda root: shutil.rmtree(root / "Flow-03-FPS"), ["no frames at {root}/Flow-03-FPS", "--fps"]),
