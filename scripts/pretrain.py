@@ -14,7 +14,7 @@ import argparse
 import main as program
 from engine.parser import parse
 from utils.errors import CombinationError, one_sentence
-from utils.runs.files import read_metrics
+from utils.runs.files import read_epochs
 from utils.runs.setting import run_folder
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     argv = ["--method", "mmcsal", *argv]
     program.main(argv)
     folder = run_folder(parse(argv))
-    gap = read_metrics(folder / "metrics.jsonl")[-1]["modality_gap"]
+    gap = read_epochs(folder, "modality_gap")[-1]["modality_gap"]
     told = ", ".join(f"{name} {value:.3f}" for name, value in gap.items())
     print(f"no label was read and no classifier trained: accuracies mean nothing\nmodality gap: {told}")
     return gap

@@ -30,7 +30,7 @@ from scripts.results.render import render
 from scripts.results.tables import RULES, Table, grid, heading, legend
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_epochs, read_results
 from utils.runs.plots import COLOURS
 from utils.runs.predictions import read_predictions
 
@@ -85,8 +85,7 @@ def dataset(name: str, runs: dict[Setting, list[Path]]) -> dict:
     tables = {}
     for rule in RULES:
         having = {
-            setting: [folder for folder in folders if rule in read_json(folder / "result.json")]
-            for setting, folders in runs.items()
+            setting: [folder for folder in folders if rule in read_results(folder)] for setting, folders in runs.items()
         }
         if having := {setting: folders for setting, folders in having.items() if folders}:
             (tables[rule],) = tables_of(having, rule)
@@ -196,7 +195,9 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
 
     `modalities`: those of the data set, so that each has one colour on the page; by default the setting's own.
     """
-    runs = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    classified = classifies(folders[0])
+    columns = ("fisher_trace", "prime_window", "test" if classified else "modality_gap")
+    runs = [read_epochs(folder, *columns) for folder in folders]
     # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
     seeds = [rows[: min(map(len, runs))] for rows in runs]
     names = list(seeds[0][0]["fisher_trace"])
@@ -209,7 +210,7 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
     ]
     windows = "; ".join(f"{name}: {epochs_of(opened[name])}" for name in names)
     return [
-        accuracies(seeds, colours) if classifies(folders[0]) else gaps(seeds, colours),
+        accuracies(seeds, colours) if classified else gaps(seeds, colours),
         {
             "picture": chart(
                 traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True

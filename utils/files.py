@@ -22,6 +22,7 @@ REMEDIES = {
     "result.json": FROM_LAST,
     "predictions.npz": FROM_LAST,
     "best.pt": "there is no copy of it; train again in another --tag",
+    "probe.json": "delete it, and scripts/linear_probe.py makes it again",
 }
 
 
@@ -158,6 +159,8 @@ def remedy_for(path: Path) -> str:
     """What to do about a damaged file of a run's folder."""
     if path.name not in REMEDIES and (path.parent / "done").exists():
         return "the run is done, and there is no copy of it; remove the folder and train it again"
+    if REMEDIES.get(path.name) == FROM_LAST and not path.with_name("last.pt").exists():
+        return "there is no last.pt to write it again from; remove the folder and make the run again"
     return REMEDIES.get(path.name, "delete it to start the run anew")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scripts.drawing.pictures import Picture, Runs
-from utils.runs.files import read_metrics
+from utils.runs.files import read_epochs
 from utils.runs.plots import FUSED, style
 
 TRACE = "Fisher trace  Tr(F)\n(mean squared gradient norm)"
@@ -98,13 +98,13 @@ def the(rows: Sequence[Runs], method: str) -> Runs:
 
 def series(runs: Runs, column: str, name: str) -> np.ndarray:
     """(seeds, epochs) of one number in the lines of metrics.jsonl; NaN for what was not finite."""
-    rows = [read_metrics(folder / "metrics.jsonl") for folder in runs.folders]
+    rows = [read_epochs(folder, "fisher_trace", column) for folder in runs.folders]
     return np.array([[row[column][name] for row in of_seed] for of_seed in rows], dtype=float)  # null becomes NaN
 
 
 def traces(runs: Runs, column: str = "fisher_trace") -> dict[str, np.ndarray]:
     """{modality: (seeds, epochs)} of one number that every encoder has."""
-    names = read_metrics(runs.folders[0] / "metrics.jsonl")[0]["fisher_trace"]
+    names = read_epochs(runs.folders[0], "fisher_trace")[0]["fisher_trace"]
     return {name: series(runs, column, name) for name in names}
 
 

@@ -14,7 +14,7 @@ from scripts.experiments.request import Request
 from scripts.experiments.subsets import Study, Subset, label, row_label
 from scripts.results.compared import Right, right_of
 from scripts.results.significance import interval
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_epochs, read_rule
 from utils.runs.plots import COLOURS, FUSED, style
 
 GAP = "modality gap\n(distance of the modalities' centres)"
@@ -84,7 +84,7 @@ def leading(study: Study, rows: Mapping[str, Runs], rule: str) -> str | None:
     None where these runs are missing, or there is one modality only.
     """
     every = [rows.get(f"{label(method)}, all labels") for method in study.methods]
-    found = [read_json(folder / "result.json")[rule] for runs in every if runs for folder in runs.folders]
+    found = [read_rule(folder, rule) for runs in every if runs for folder in runs.folders]
     names = [name for name in study.modalities if all(name in result for result in found)]
     if not found or len(names) < 2:
         return None
@@ -95,8 +95,8 @@ def ahead(name: str, rule: str) -> Callable[[Path], float]:
     """What reads from a run's folder by how many points the read-out of `name` is ahead of the best other one."""
 
     def read(folder: Path) -> float:
-        result = read_json(folder / "result.json")[rule]
-        names = read_metrics(folder / "metrics.jsonl")[0]["fisher_trace"]
+        names = read_epochs(folder, "fisher_trace")[0]["fisher_trace"]
+        result = read_rule(folder, rule, *names)
         return 100 * (result[name] - max(result[other] for other in names if other != name))
 
     return read
@@ -109,9 +109,10 @@ def gaps(study: Study) -> Panel:
         ("with prototypes", Subset.of("random"), FUSED),
         ("without", Subset.of("random-no-prototypes"), FUSED | {"linestyle": "--", "marker": "s"}),
     ):
-        files = [study.folder(subset, seed) / "metrics.jsonl" for seed in study.seeds]
-        if all(file.exists() for file in files):
-            seeds = [[np.mean(list(row["modality_gap"].values())) for row in read_metrics(file)] for file in files]
+        folders = [study.folder(subset, seed) for seed in study.seeds]
+        if all((folder / "metrics.jsonl").exists() for folder in folders):
+            every = [read_epochs(folder, "modality_gap") for folder in folders]
+            seeds = [[np.mean(list(row["modality_gap"].values())) for row in rows] for rows in every]
             epochs = min(map(len, seeds))
             values = np.array([rows[:epochs] for rows in seeds])
             curves[name] = Curve(range(1, epochs + 1), values, look)

@@ -8,7 +8,7 @@ import numpy as np
 from scripts.drawing.curves import ACCURACY, Curve, Panel, lines
 from scripts.drawing.pictures import Picture, Runs
 from scripts.experiments.rows import JOINT, LABELS
-from utils.runs.files import read_json
+from utils.runs.files import read_rule
 from utils.runs.plots import COLOURS, FUSED, style
 
 Read = Callable[[Path], float]  # an accuracy in % of the run in a folder
@@ -29,7 +29,7 @@ def figure8(rows: Sequence[Runs]) -> Picture:
 def by_rule(rule: str) -> tuple[Read, str]:
     """What reads the test accuracy by a rule of selection from a run's folder, and its name on an axis."""
     words = {"last": "last epoch", "val": "epoch by validation", "oracle": "best test epoch"}[rule]
-    return lambda folder: 100 * read_json(folder / "result.json")[rule]["accuracy"], f"{ACCURACY}, {words}"
+    return lambda folder: 100 * read_rule(folder, rule, "accuracy")["accuracy"], f"{ACCURACY}, {words}"
 
 
 def sweep(

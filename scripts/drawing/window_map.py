@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dataset import DATASETS
 from scripts.drawing.pictures import Picture, Runs
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_epochs, read_rule
 from utils.runs.regulation import regulated
 
 HEADER = ("K", "lr", "batch_size", "steps", "weak_modality", "gain_weak", "gain_fused", "hold")
@@ -71,9 +71,9 @@ def window_map(rows: Sequence[Runs]) -> Picture:
 
 def place(runs: Runs) -> Place:
     """The means over a row's seeds."""
-    results = [read_json(folder / "result.json")["last"] for folder in runs.folders]
-    epochs = [read_metrics(folder / "metrics.jsonl") for folder in runs.folders]
+    epochs = [read_epochs(folder, "fisher_trace", "hold") for folder in runs.folders]
     names = ("accuracy", *epochs[0][0]["fisher_trace"])
+    results = [read_rule(folder, "last", *names) for folder in runs.folders]
     least = [min(regulated(of_seed, name).hold or math.inf for name in names[1:]) for of_seed in epochs]
     return Place({name: 100 * float(np.mean([r[name] for r in results])) for name in names}, float(np.mean(least)))
 

@@ -9,7 +9,7 @@ from scripts.results.render import Cell as TableCell
 from scripts.results.render import render
 from utils.errors import RunError
 from utils.files import make_folder, write_atomically
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_epochs, read_rule
 
 
 def check_validation(argv: Sequence[str]) -> None:
@@ -24,8 +24,8 @@ def check_validation(argv: Sequence[str]) -> None:
 
 def validated(folder: Path) -> tuple[int, float]:
     """The epoch, from 1, that the validation split chose in a finished run, and the validation accuracy there in %."""
-    epoch = read_json(folder / "result.json")["val"]["epoch"]
-    return epoch + 1, 100 * read_metrics(folder / "metrics.jsonl")[epoch]["val"]["accuracy"]
+    epoch = read_rule(folder, "val", "epoch")["epoch"]
+    return epoch + 1, 100 * read_epochs(folder, "prime_window", "val")[epoch]["val"]["accuracy"]
 
 
 def choose(cells: Sequence[Cell]) -> Cell:

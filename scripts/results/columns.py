@@ -8,12 +8,12 @@ import numpy as np
 
 from methods import method_of
 from scripts.experiments.ensembles import ENSEMBLE
-from utils.errors import RunError
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import check_numbers, read_epochs, read_json, read_rule
 from utils.runs.predictions import read_predictions
 from utils.runs.regulation import regulated
 
 WANTED = ("dominant", "lead")  # columns that a folder's table shows only if they are asked for
+FIRST = ("accuracy", "macro_f1")
 LAST = ("balanced_accuracy", "mAP", "ece", "majority")
 Columns = dict[str, float | str]  # numbers, shares in %, or words
 
@@ -27,17 +27,16 @@ def read_columns(folder: Path, rule: str) -> Columns:
     rows = epochs_of(folder)
     if not classifies(folder):
         return (gap(rows) if rule == "last" else {}) | probes(folder) | windows(rows) | holds(rows)
-    found = metrics(folder, rule)
+    found = metrics(folder, rule, names_in(rows))
     return found | probes(folder) | windows(rows) | holds(rows) | dominance(found, names_in(rows))
 
 
-def metrics(folder: Path, rule: str) -> Columns:
+def metrics(folder: Path, rule: str, modalities: Sequence[str]) -> Columns:
     """`accuracy` and `macro_f1`, each modality's accuracy, and LAST (engine/evaluate.py says what they are)."""
-    result = read_json(folder / "result.json")
-    if rule not in result:
-        raise RunError(f"{folder} has no rule {rule!r}: it was trained without --val_fraction")
-    found = {name: 100 * value for name, value in result[rule].items() if name not in ("epoch", "loss")}
-    first = {name: found.pop(name) for name in ("accuracy", "macro_f1")}
+    result = read_rule(folder, rule, *FIRST, *modalities)
+    numbers = {name: value for name, value in result.items() if name not in ("epoch", "loss")}
+    found = {name: 100 * value for name, value in numbers.items() if value is not None}  # None: not finite
+    first = {name: found.pop(name) for name in FIRST}
     last = {name: found.pop(name) for name in LAST if name in found}
     return first | found | last
 
@@ -57,7 +56,11 @@ def gap(rows: list[dict]) -> Columns:
 def probes(folder: Path) -> Columns:
     """`probe <modality>`, the accuracy of a linear probe of its encoder, where scripts/linear_probe.py has run."""
     path = folder / "probe.json"
-    return {f"probe {name}": 100 * value for name, value in read_json(path).items()} if path.exists() else {}
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    check_numbers(path, "accuracies", found, list(found))
+    return {f"probe {name}": 100 * value for name, value in found.items()}
 
 
 def windows(rows: list[dict]) -> Columns:
@@ -87,7 +90,7 @@ def higher_is_better(column: str) -> bool:
 
 def epochs_of(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl; none for an ensemble, which has no epochs."""
-    return [] if folder.parts[-3] == ENSEMBLE else read_metrics(folder / "metrics.jsonl")
+    return [] if folder.parts[-3] == ENSEMBLE else read_epochs(folder, "prime_window")
 
 
 def names_in(rows: list[dict]) -> list[str]:

@@ -12,7 +12,7 @@ from scripts.results.consistency import Origin, differences
 from scripts.results.lines import Line
 from scripts.results.tables import Table
 from utils.errors import RunError
-from utils.runs.files import read_json, read_metrics
+from utils.runs.files import read_json, read_metrics, read_results
 
 
 def write_experiment(
@@ -84,7 +84,7 @@ def of_experiment(
 def why_empty(cell: Cell, rule: str) -> str | None:
     """Why a cell has no metrics by the rule, in a word, or "word: more"; None if it has some."""
     if cell.done:
-        result = read_json(cell.folder / "result.json")
+        result = read_results(cell.folder)
         return None if rule in result else f"no {rule}: the run chose by {', '.join(result)} only"
     why = " ".join(cell.missing().split())
     if cell.refusal:

@@ -18,7 +18,7 @@ from scripts.results.lines import Line
 from scripts.results.places import by_setting
 from scripts.results.tables import Table
 from utils.errors import warn
-from utils.runs.files import read_json
+from utils.runs.files import read_json, read_results
 from utils.runs.setting import PATH_FLAGS, differing
 from utils.runs.setting import setting as named
 
@@ -68,7 +68,7 @@ def drop_ensembles_without(rule: str, runs: dict) -> tuple[dict[Setting, list[Pa
         for (_, method, _), folders in runs.items()
         if method == ENSEMBLE
         for folder in folders
-        if rule not in read_json(folder / "result.json")
+        if rule not in read_results(folder)
     ]
     kept = {setting: [folder for folder in folders if folder not in without] for setting, folders in runs.items()}
     return {setting: folders for setting, folders in kept.items() if folders}, without
@@ -126,11 +126,11 @@ def tidy(runs: dict[Setting, list[Path]], rules: Sequence[str]) -> tuple[list[st
         for folder in folders:
             args = read_json(folder / "args.json")
             flags[folder] = {flag: value for flag, value in named(args).items() if flag not in (*PATH_FLAGS, "runs")}
-            for rule, result in read_json(folder / "result.json").items():
+            for rule, result in read_results(folder).items():
                 if rule in rules:
                     loss = {"loss": result.get("loss")} if classifies(folder) else {}
                     found = loss | read_columns(folder, rule)
-                    epoch = result["epoch"] + 1 if "epoch" in result else None
+                    epoch = None if result.get("epoch") is None else result["epoch"] + 1
                     rows.append((folder, [*setting, folder.name.removeprefix("seed"), rule, epoch], found))
     differ = list(differing({str(folder): values for folder, values in flags.items()}))
     names = list(dict.fromkeys(name for _, _, found in rows for name in found))

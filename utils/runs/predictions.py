@@ -12,6 +12,7 @@ from torch import Tensor
 
 from utils.errors import RunError
 from utils.files import read_checked, write_checked
+from utils.runs.files import damage
 
 FUSED = "fused"
 
@@ -67,6 +68,28 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     content = read_checked(path)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            return dict(file)
+            arrays = dict(file)
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
         raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None
+    check_arrays(path, arrays)
+    return arrays
+
+
+def check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises DamageError unless the arrays of a predictions.npz are as `write_predictions` describes them."""
+    samples, classes, heads = (arrays[name].shape if name in arrays else () for name in ("target", "classes", "heads"))
+    if len(samples) != 1 or not samples[0]:
+        raise damage(path, "no target")
+    for name, array in arrays.items():
+        shape = samples
+        if name in ("classes", "heads"):
+            shape = array.shape[:1]
+        elif name.endswith("_by_head"):
+            shape = samples + heads
+        elif name.endswith("_probabilities"):
+            shape = samples + heads + classes
+        if array.shape != shape:
+            raise damage(path, f"{name} has the shape {array.shape}, not {shape}")
+        numbers = name not in ("classes", "heads", "names") and not name.endswith("_probabilities")
+        if numbers and (array.dtype.kind not in "iu" or array.min() < 0 or (classes and array.max() >= classes[0])):
+            raise damage(path, f"{name} holds what is no class's number")
