@@ -11,6 +11,7 @@ from scripts.drawing.maps import figure6
 from scripts.drawing.pictures import Picture, Runs, save
 from scripts.drawing.window_map import window_map
 from scripts.experiments.cells import Cell, Experiment, cells, parsed
+from scripts.results.places import place_of
 from utils.errors import RunError
 
 FIGURES: dict[str, Callable[[Sequence[Runs]], Picture]] = {
@@ -61,9 +62,15 @@ def draw(
 
 
 def by_row(trained: Sequence[Cell]) -> list[Runs]:
-    """The cells of each row together, without the rows of which a run is missing."""
+    """The cells of each row together, without the rows of which a run is missing.
+
+    Raises:
+        RunError: if another run lies in the folder of one.
+    """
     rows: dict[str, list[Cell]] = {}
     for cell in trained:
+        if cell.done:
+            place_of(cell.folder)
         rows.setdefault(cell.row.label, []).append(cell)
     return [
         Runs(label, parsed(row[0].argv[1:]), [cell.folder for cell in row])

@@ -10,6 +10,7 @@ from scripts.results import tables
 from scripts.results.columns import Samples, read_columns
 from scripts.results.consistency import Origin, differences
 from scripts.results.lines import Line
+from scripts.results.places import place_of
 from scripts.results.tables import Table
 from utils.errors import RunError
 from utils.runs.files import read_json, read_metrics, read_results
@@ -82,8 +83,13 @@ def of_experiment(
 
 
 def why_empty(cell: Cell, rule: str) -> str | None:
-    """Why a cell has no metrics by the rule, in a word, or "word: more"; None if it has some."""
+    """Why a cell has no metrics by the rule, in a word, or "word: more"; None if it has some.
+
+    Raises:
+        RunError: if another run lies in its folder.
+    """
     if cell.done:
+        place_of(cell.folder)
         result = read_results(cell.folder)
         return None if rule in result else f"no {rule}: the run chose by {', '.join(result)} only"
     why = " ".join(cell.missing().split())

@@ -7,6 +7,8 @@ import pytest
 from helpers.table2 import make
 
 from scripts import collect, localise, report
+from scripts.drawing import figures
+from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.places import by_setting
 from utils.errors import RunError
 
@@ -67,3 +69,12 @@ def test_localisation_does_not_count_a_run_twice_either(run):
     for other, why in ((run, "is there twice"), (copied, "lies in the place of another run")):
         with pytest.raises(RunError, match=why):
             localise.main(["evaluate", str(run), str(other), "--device", "cpu"])
+
+
+def test_tables_and_figures_of_an_experiment_do_not_either(run, tmp_path):
+    copied = shutil.copytree(run, run.with_name("seed1"))
+    out = tmp_path / "first"
+    with pytest.raises(RunError, match=f"{copied} lies in the place of another run"):
+        collect.main(["--experiment", "table2", "--dataset", "demo", "--out", str(out)])
+    with pytest.raises(RunError, match=f"{copied} lies in the place of another run"):
+        figures.draw(EXPERIMENTS["figure3"], "demo", [0, 1], out)
