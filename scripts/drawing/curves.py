@@ -97,9 +97,14 @@ def the(rows: Sequence[Runs], method: str) -> Runs:
 
 
 def series(runs: Runs, column: str, name: str) -> np.ndarray:
-    """(seeds, epochs) of one number in the lines of metrics.jsonl; NaN for what was not finite."""
+    """(seeds, epochs) of one number in the lines of metrics.jsonl; NaN for what was not finite.
+
+    Runs that have stopped early (--patience) have other lengths: the epochs are those that all of them have.
+    """
     rows = [read_epochs(folder, "fisher_trace", column) for folder in runs.folders]
-    return np.array([[row[column][name] for row in of_seed] for of_seed in rows], dtype=float)  # null becomes NaN
+    shared = min(map(len, rows))
+    values = [[row[column][name] for row in of_seed[:shared]] for of_seed in rows]
+    return np.array(values, dtype=float)  # null becomes NaN
 
 
 def traces(runs: Runs, column: str = "fisher_trace") -> dict[str, np.ndarray]:

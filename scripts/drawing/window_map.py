@@ -74,7 +74,8 @@ def place(runs: Runs) -> Place:
     epochs = [read_epochs(folder, "fisher_trace", "hold") for folder in runs.folders]
     names = ("accuracy", *epochs[0][0]["fisher_trace"])
     results = [read_rule(folder, "last", *names) for folder in runs.folders]
-    least = [min(regulated(of_seed, name).hold or math.inf for name in names[1:]) for of_seed in epochs]
+    holds = [[regulated(of_seed, name).hold for name in names[1:]] for of_seed in epochs]
+    least = [min((hold for hold in of_seed if hold is not None), default=math.inf) for of_seed in holds]
     return Place({name: 100 * float(np.mean([r[name] for r in results])) for name in names}, float(np.mean(least)))
 
 

@@ -284,6 +284,15 @@ def test_a_number_that_was_not_finite_leaves_a_hole(tmp_path, monkeypatch):
         assert [line["mean"] == line["mean"] for line in table["trained together", curve]] == held
 
 
+def test_runs_of_unequal_length_are_shown_as_far_as_all_go(tmp_path):
+    written = write_runs(tmp_path, "figure10")
+    (stopped, *_) = tmp_path.rglob("seed1/metrics.jsonl")
+    stopped.write_text("".join(stopped.read_text().splitlines(keepends=True)[:2]))
+    table = numbers(figures.draw(EXPERIMENTS["figure10"], "demo", [0, 1], tmp_path))
+    first = {seed: sizes[:2] for seed, sizes in of_runs(written, JOINT.label, "fisher_trace", "audio").items()}
+    check_curve(table["trained together", "audio"], [1, 2], first)
+
+
 def test_missing_runs_are_counted_and_the_command_that_makes_them_is_named(tmp_path):
     write_runs(tmp_path, "figure7", seeds=[0])
     extra = ["--epochs", "3", "--tag", "two words"]

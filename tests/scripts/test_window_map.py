@@ -8,6 +8,8 @@ import pytest
 from helpers.runs import SETTING
 
 from scripts.drawing import figures
+from scripts.drawing.pictures import Runs
+from scripts.drawing.window_map import place
 from scripts.experiments.cells import cells, parsed
 from scripts.experiments.paper import EXPERIMENTS
 
@@ -63,3 +65,12 @@ def test_every_place_has_its_gain_over_the_joint_training_of_its_rate_and_batch(
     first = [line for line in lines if line["K"] == lines[0]["K"]]
     assert shown == [f"{float(line['gain_fused']):+.1f}\nhold {float(line['hold']):.2f}" for line in first]
     assert [label.get_text() for label in fused.get_xticklabels()] == [str(math.ceil(48 / s)) for s in (32, 16, 8)]
+
+
+def test_an_encoder_that_does_not_move_is_held_most(written):
+    folder = next(written[2].glob("demo/joint/*/seed0"))
+    row = json.loads((folder / "metrics.jsonl").read_text())
+    for held, least in ((0.0, 0.0), (None, 1.0)):
+        row["hold"]["audio"] = held
+        (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        assert place(Runs("", None, [folder])).hold == least
