@@ -82,23 +82,25 @@ def page(root: Path) -> str:
 
 def dataset(name: str, runs: dict[Setting, list[Path]]) -> dict:
     """What the page has of one data set: all settings in one chart and in tables, then each setting's curves."""
-    tables = {}
+    tables, labels = {}, {}
     for rule in RULES:
         having = {
-            setting: [folder for folder in folders if rule in read_results(folder)] for setting, folders in runs.items()
+            # Every run has `last`, but not an ensemble of best.pt.
+            s: [folder for folder in folders if (rule == "last" and s[1] != ENSEMBLE) or rule in read_results(folder)]
+            for s, folders in runs.items()
         }
         if having := {setting: folders for setting, folders in having.items() if folders}:
             (tables[rule],) = tables_of(having, rule)
-    first = next(iter(tables.values()))  # `last`, which every run has
+            labels = labels or {s: line.label for s, line in zip(having, tables[rule].lines, strict=True)}
+    first = next(iter(tables.values()))
     # What is drawn below, and what is the same under every rule, is not in the tables.
     columns = [column for column in first.columns if not column.startswith("window ")]
     found = [replace(table, columns=tuple(columns)) for table in tables.values()]
-    labels = dict(zip(runs, (line.label for line in first.lines), strict=True))
     return {
         "name": name,
         "notes": first.notes,
         "comparison": comparison(first),
-        "tables": [folder_table(replace(table, notes=()), len(first.lines)) for table in found],
+        "tables": [folder_table(replace(table, notes=()), len(runs)) for table in found],
         "settings": [
             {
                 "name": labels[setting],

@@ -44,7 +44,7 @@ def experiment_tables(root: Path) -> list[dict]:
     for path in sorted((root / "tables").glob("*.csv")):
         with path.open(newline="") as file:
             entries = list(csv.DictReader(file))
-        if entries:
+        if entries and "experiment" in entries[0]:  # else of another kind, such as the classes of subsets
             first = entries[0]
             key = first["experiment"], first["dataset"]
             tables[key].append(experiment_table(entries))

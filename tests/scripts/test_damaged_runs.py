@@ -132,6 +132,24 @@ def test_programs_name_the_file(run, tmp_path, program, name, damage):
         program.main([str(tmp_path)])
 
 
+def test_the_page_needs_the_last_epoch_of_every_run_but_an_ensemble(run, tmp_path):
+    ensemble = shutil.copytree(run, tmp_path / "demo/ensemble/default/seed0")
+    args = json.loads((ensemble / "args.json").read_text())
+    (ensemble / "args.json").write_text(json.dumps(args | {"method": "ensemble"}))
+    result = json.loads((run / "result.json").read_text())
+    (ensemble / "result.json").write_text(json.dumps({"val": result["last"]}))  # of best.pt alone
+    assert "Settings without this rule are not in the table." in report.page(tmp_path)
+    (run / "result.json").write_text(json.dumps({"oracle": result["oracle"]}))
+    with pytest.raises(RunError, match=f"{run} has no rule 'last'"):
+        report.page(tmp_path)
+
+
+def test_the_page_has_the_tables_of_experiments_alone(run, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "selection_subsets_demo.csv").write_text("strategy,labels,seed,class,share\npool,,,a,1\n")
+    assert "selection" not in report.page(tmp_path)
+
+
 def test_a_number_that_is_not_finite_is_an_empty_cell(run, tmp_path):
     change(run / "result.json", mAP=None)
     assert "mAP" not in collect.main([str(tmp_path)])
