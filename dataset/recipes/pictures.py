@@ -74,7 +74,7 @@ def from_16_bits(image: Image.Image) -> Image.Image:
     """A picture of 16-bit grey levels in 8 bits. Raises OSError for levels of another kind."""
     # Pillow has 16-bit grey in mode I for some formats; in a TIFF that mode is of 32 bits.
     if not (image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM")):
-        raise OSError(f"its levels are of Pillow's mode {image.mode}, whose white is not known: save it with 8 bits")
+        raise OSError(f"its pixels are of Pillow's mode {image.mode}, which is not read: save it as 8-bit RGB")
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # which Pillow heeds with 8 bits only
         raise OSError("it has 16-bit levels of which 0 is white: save it with 8 bits")
     if "transparency" in image.info:

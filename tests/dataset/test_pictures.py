@@ -111,7 +111,7 @@ def white_is_zero(path):
 REFUSED = {
     "float": (lambda path: Image.fromarray(RAMP / np.float32(255)).save(path, "tiff"), "Pillow's mode F"),
     "32 bits": (lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path, "tiff"), "Pillow's mode I,"),
-    "LAB": (lambda path: Image.frombytes("LAB", (4, 4), bytes(48)).save(path, "tiff"), "mode LAB"),
+    "LAB": (lambda path: Image.frombytes("LAB", (4, 4), bytes(48)).save(path, "tiff"), "LAB, .*: save it as 8-bit RGB"),
     "gif": (lambda path: animation(path, "gif"), "it holds 3 pictures"),
     "png": (lambda path: animation(path, "png"), "it holds 3 pictures"),
     "webp": (lambda path: animation(path, "webp"), "it holds 3 pictures"),
