@@ -217,7 +217,8 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
             "picture": chart(
                 traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True
             ),
-            "caption": f"Fisher trace; shaded: prime learning window, stronger where open in more steps ({windows}).",
+            "caption": f"Fisher trace; {averaged(seeds)}. Shaded: prime learning window, stronger where open in more "
+            f"steps ({windows}).",
             "key": [(one.name, one.colour) for one in traces],
         },
         *pictures(folders),
@@ -234,7 +235,7 @@ def accuracies(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict
     ends = ", ".join(f"{one.name} {one.mean[-1]:.1f}" for one in curves)
     return {
         "picture": chart(curves, "test accuracy (%)", f"{described}; at the end {ends}."),
-        "caption": f"Test accuracy; {counted(seeds)}.",
+        "caption": f"Test accuracy; {averaged(seeds)}.",
         "key": [(one.name, one.colour) for one in curves],
     }
 
@@ -249,7 +250,7 @@ def gaps(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict:
     top = 1.1 * max(value for one in curves for value in one.high)
     return {
         "picture": chart(curves, "modality gap", f"{described}; at the end {ends}.", top=top or 1),
-        "caption": f"Modality gap, the distance between the centres of the modalities' features; {counted(seeds)}.",
+        "caption": f"Modality gap, the distance between the centres of the modalities' features; {averaged(seeds)}.",
         "key": [(one.name, one.colour) for one in curves],
     }
 
@@ -257,10 +258,23 @@ def gaps(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict:
 def curve(
     name: str, colour: str, seeds: Sequence[Sequence[dict]], read: Callable[[dict], float | None], opened=()
 ) -> Curve:
-    """One curve of all seeds; an epoch in which one of them has no finite value is a gap."""
+    """One curve of all seeds, with one standard deviation to both sides; an epoch in which one of them has no finite
+    value is a gap.
+    """
     by_epoch = [[read(row) for row in rows] for rows in zip(*seeds, strict=True)]
-    ends = [None if None in values else (statistics.fmean(values), min(values), max(values)) for values in by_epoch]
+    ends = [None if None in values else around(values) for values in by_epoch]
     return Curve(name, colour, *([None if end is None else end[k] for end in ends] for k in range(3)), open=opened)
+
+
+def around(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and the ends of a band of one standard deviation to both sides; of one seed the mean alone."""
+    mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return mean, mean - spread, mean + spread
+
+
+def averaged(seeds: Sequence) -> str:
+    """What curves show, in words: "1 seed", "mean ± standard deviation of 3 seeds"."""
+    return f"mean ± standard deviation of {counted(seeds)}" if len(seeds) > 1 else counted(seeds)
 
 
 def open_share(rows: Sequence[dict], name: str) -> float:

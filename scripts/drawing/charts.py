@@ -26,7 +26,7 @@ STAND_INS = {TEXT: "#010203", "var(--faint)": "#010204", "var(--line)": "#010205
 
 @dataclass(frozen=True)
 class Curve:
-    """One value an epoch, None where there is none: the mean over seeds, and their range."""
+    """One value an epoch, None where there is none: the mean over seeds, and the ends of the band about it."""
 
     name: str
     colour: str
@@ -97,15 +97,20 @@ def svg_of(figure: Figure, height: float, description: str) -> Markup:
 
 
 def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool, top: float = 100) -> None:
-    """Lines with bands from the lowest to the highest seed; open windows shaded, a strip for each, the first below.
+    """Lines with bands about them, which end with the axis; open windows shaded, a strip for each, the first below.
 
-    `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to `top`.
+    `log`: an axis of whole decades, on which only what is positive can be drawn; else one from 0 to `top`. Its decades
+    are those of the means and of the upper ends: a band that comes near zero would add any number below.
     """
     count = len(curves[0].mean)
     low, mean, high = (
         np.array([drawable(values, log) for values in values_by_curve])
         for values_by_curve in zip(*((curve.low, curve.mean, curve.high) for curve in curves), strict=True)
     )
+    if not log:
+        low, high = np.clip(low, 0, top), np.clip(high, 0, top)
+    elif np.isfinite(mean).any():
+        low = np.fmax(low, np.nanmin(mean))
     colours = [STAND_INS.get(curve.colour, curve.colour) for curve in curves]
     shade_windows(axis, [curve.open for curve in curves], colours)
     for place, colour in enumerate(colours):

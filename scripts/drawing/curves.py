@@ -23,6 +23,7 @@ class Curve(NamedTuple):
     x: Sequence[float]
     values: np.ndarray  # (seeds, len(x))
     style: dict
+    aside: float = 0.0  # how far beside x it is drawn
 
 
 class Panel(NamedTuple):
@@ -136,7 +137,7 @@ def lines(
     beside: int | None = None,
     bands: bool = True,
 ) -> Picture:
-    """Panels side by side: the mean over the seeds, and a band from their smallest to their largest value.
+    """Panels side by side: the mean over the seeds, and a band of one standard deviation to both sides.
 
     `beside`: how many stand in a line; by default all. `bands`: False where so many would hide one another.
     """
@@ -148,19 +149,25 @@ def lines(
         axis.remove()
     numbers: list[Sequence] = []
     for place, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
-        for name, (x, values, look) in panel.curves.items():
-            low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
-            axis.plot(x, mean, label=name, markersize=4, **look)
+        log = panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values())
+        # Where a band would reach zero or near, it ends at the least value, so that the axis has not many decades more.
+        least = min((curve.values.min() for curve in panel.curves.values()), default=0.0) if log else -np.inf
+        for name, (x, values, look, aside) in panel.curves.items():
+            at, mean = np.add(x, aside), values.mean(axis=0)
+            spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
+            low, high = np.maximum(mean - spread, least), mean + spread
+            axis.plot(at, mean, label=name, **{"markersize": 4 if look["linestyle"] else 6} | look)
             if bands and look["linestyle"]:
-                axis.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                axis.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
             elif bands:  # points, which have nothing between them
-                axis.vlines(x, low, high, color=look["color"], alpha=0.4)
-            columns = zip(x, mean, low, high, *values, strict=True)
-            numbers += [(panel.title, name, at, *map(float, column)) for at, *column in columns]
+                axis.vlines(at, low, high, color=look["color"], alpha=0.4)
+            deviations = spread.tolist() if len(values) > 1 else [None] * len(mean)
+            columns = zip(x, mean.tolist(), deviations, *values.tolist(), strict=True)
+            numbers += [(panel.title, name, *column) for column in columns]
         axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
         if panel.x == "epoch":
             axis.xaxis.get_major_locator().set_params(integer=True)
-        if panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values()):
+        if log:
             axis.set_yscale("log")
         axis.spines[["top", "right"]].set_visible(False)
         if sharey and place % across:  # the first of its line has the labels
@@ -169,6 +176,8 @@ def lines(
         if panel.curves:
             axis.legend(frameon=False, fontsize="small")
     seeds = [folder.name for folder in rows[0].folders]
-    drawn = "mean and range" if bands else "mean"
+    drawn = "mean ± standard deviation" if bands else "mean"
     note = f"{drawn} of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]
-    return Picture(figure, note, ("panel", "curve", "x", "mean", "low", "high", *seeds), numbers)
+    if len(seeds) > 1:
+        figure.supxlabel(note, fontsize="small")
+    return Picture(figure, note, ("panel", "curve", "x", "mean", "deviation", *seeds), numbers)

@@ -1,6 +1,6 @@
 """Accuracy against the flags whose values have been run: figures 7 and 8, and every sweep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from scripts.drawing.curves import ACCURACY, Curve, Panel, lines
 from scripts.drawing.pictures import Picture, Runs
 from scripts.experiments.rows import JOINT, LABELS
 from utils.runs.files import read_rule
-from utils.runs.plots import COLOURS, FUSED, style
+from utils.runs.plots import COLOURS, FUSED, nested, style
 
 Read = Callable[[Path], float]  # an accuracy in % of the run in a folder
 SPREAD = 30  # positive values whose largest is so many times the least stand on a logarithmic axis
@@ -48,8 +48,12 @@ def sweep(
         places = places_of(settings, flag)
         curves = curves_of(settings, flag, [other for other in flags if other != flag], values, places)
         for runs in level:
-            held = np.repeat(values[runs.label][:, None], len(places), axis=1)
-            curves[runs.label] = Curve(list(places.values()), held, FUSED | {"linestyle": "--", "marker": ""})
+            at = list(places.values()) if numeric(places) else [-0.5, len(places) - 0.5]
+            held = np.repeat(values[runs.label][:, None], len(at), axis=1)
+            curves[runs.label] = Curve(at, held, FUSED | {"linestyle": "--", "marker": ""})
+        if numeric(places):  # equal curves both stay in sight
+            each = enumerate(curves.items())
+            curves = {n: curve._replace(style=curve.style | nested(k, len(curves))) for k, (n, curve) in each}
         panels.append(Panel("", (labels or {}).get(flag, f"--{flag}"), y, curves))
     picture = lines(rows, panels, sharey=True)
     for axis, flag in zip(picture.figure.axes, flags, strict=True):
@@ -60,9 +64,14 @@ def sweep(
 def places_of(settings: Sequence[Runs], flag: str) -> dict[object, float]:
     """{value: where it stands on the axis}: a number at itself, other values side by side in their order."""
     values = list(dict.fromkeys(hashable(vars(runs.args)[flag]) for runs in settings))
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if numeric(values):
         return {value: float(value) for value in sorted(values)}
     return {value: float(place) for place, value in enumerate(values)}
+
+
+def numeric(values: Iterable[object]) -> bool:
+    """Whether all values are numbers, between which a line says something."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def hashable(value: object) -> object:
@@ -73,7 +82,10 @@ def hashable(value: object) -> object:
 def curves_of(
     settings: Sequence[Runs], flag: str, others: Sequence[str], values: dict[str, np.ndarray], places: dict
 ) -> dict[str, Curve]:
-    """The curves of one panel by name, each with its points in order of the axis."""
+    """The curves of one panel by name, each with its points in order of the axis.
+
+    Words have nothing between them: the points of several settings stand side by side, without lines.
+    """
     groups: dict[str, list[Runs]] = {}
     for runs in settings:
         name = ", ".join(f"{other} {shown(vars(runs.args)[other])}" for other in others)
@@ -81,19 +93,21 @@ def curves_of(
     points = len(groups) > len(COLOURS) or max(map(len, groups.values())) == 1
     if points and others:
         groups = {"a setting": list(settings)}
-    curves = {}
+    curves, words = {}, not numeric(places)
     for number, (name, members) in enumerate(groups.items()):
         members = sorted(members, key=lambda runs: places[hashable(vars(runs.args)[flag])])
         x = [places[hashable(vars(runs.args)[flag])] for runs in members]
-        look = style(number) | ({"linestyle": ""} if points else {})
-        curves[name] = Curve(x, np.stack([values[runs.label] for runs in members], axis=1), look)
+        look = style(number) | ({"linestyle": ""} if points or words else {})
+        aside = 0.5 * ((number + 0.5) / len(groups) - 0.5) if words else 0.0
+        curves[name] = Curve(x, np.stack([values[runs.label] for runs in members], axis=1), look, aside)
     return curves
 
 
 def number_axis(axis, places: dict[object, float]) -> None:
-    """Ticks at the values, where they are few; a logarithmic axis for numbers of many sizes."""
-    numbers = [value for value in places if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) == len(places) and min(numbers) > 0 and max(numbers) >= SPREAD * min(numbers):
+    """Ticks at the values, where they are few; a logarithmic axis for numbers of many sizes, equal room for words."""
+    if not numeric(places):
+        axis.set_xlim(-0.5, len(places) - 0.5)
+    elif min(places) > 0 and max(places) >= SPREAD * min(places):
         axis.set_xscale("log")
     if len(places) <= 10:
         axis.set_xticks(list(places.values()), list(map(shown, places)), minor=False)

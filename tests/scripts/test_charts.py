@@ -44,6 +44,16 @@ def test_traces_are_drawn_on_decades_and_windows_as_long_as_they_are_open():
     assert {"0.1", "1", "10", "100"} <= {text for _, text in read.all("text")}
 
 
+def test_a_band_ends_with_the_axis_and_adds_no_decades():
+    def band(low, high, log):
+        ((corners, _),) = drawn(Reader(chart([Curve("audio", "red", [10.0, 1.0], low, high)], "y", "words", log)), BAND)
+        return sorted(y for _, y in corners)
+
+    assert band([9.0, 1e-7], [11.0, 2.0], log=True) == band([9.0, -1.0], [11.0, 2.0], log=True)
+    assert band([9.0, -1.0], [11.0, 2.0], log=True)[-1] == pytest.approx(BOTTOM)
+    assert band([9.0, -1.0], [101.0, 2.0], log=False)[::3] == pytest.approx([TOP, BOTTOM])
+
+
 @pytest.mark.parametrize(
     "values, labels",
     [

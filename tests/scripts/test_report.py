@@ -209,7 +209,9 @@ def test_epochs_in_words(shares, words):
 def test_a_value_that_is_none_is_a_gap():
     seeds = [[{"x": 1.0}, {"x": None}], [{"x": 3.0}, {"x": 2.0}]]
     curve = report.curve("x", "red", seeds, lambda row: row["x"])
-    assert (curve.mean, curve.low, curve.high) == ([2.0, None], [1.0, None], [3.0, None])
+    ends = pytest.approx(2 - 2**0.5), pytest.approx(2 + 2**0.5)  # one standard deviation, as in the tables
+    assert (curve.mean, curve.low, curve.high) == ([2.0, None], [ends[0], None], [ends[1], None])
+    assert report.averaged(seeds) == "mean ± standard deviation of 2 seeds" and report.averaged(seeds[:1]) == "1 seed"
 
 
 def test_fifty_runs_make_a_page_of_less_than_three_megabytes(tmp_path):

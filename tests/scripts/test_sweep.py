@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+from argparse import Namespace
 
 import pytest
 from helpers.desk import EXTRA, Desk, Inline
@@ -15,6 +16,8 @@ from methods import METHODS
 from methods.joint import Joint
 from scripts import sweep
 from scripts.drawing import figures
+from scripts.drawing.pictures import Runs
+from scripts.drawing.sweeps import sweep as sweep_of_runs
 from scripts.experiments import request, tuning
 from scripts.experiments.cells import Setting
 from scripts.experiments.ours import stages
@@ -127,6 +130,33 @@ def test_a_random_search_is_drawn_as_points(desk):
         points = list(csv.DictReader(file))
     assert [point["curve"] for point in points] == ["a setting"] * 6
     assert sorted(float(point["x"]) for point in points[:3]) == sorted(args.lr for args in told(desk))
+
+
+def test_words_are_points_side_by_side_and_equal_curves_are_both_seen(tmp_path):
+    def runs(label, **flags):
+        return Runs(label, Namespace(method="inforeg", **flags), [tmp_path / f"{label} {seed}" for seed in (0, 1)])
+
+    accuracy = {"paper": (60.0, 70.0), "accumulated": (80.0, 81.0)}  # whatever beta is
+    rows = [runs(f"{b} {w}", beta=b, window=w) for b in (0.5, 0.9) for w in accuracy]
+    rows.append(runs("Joint training"))
+
+    def read(folder):
+        *_, window, seed = folder.name.split(" ")
+        return accuracy.get(window, (60.0, 70.0))[int(seed)]
+
+    beta, window = sweep_of_runs(rows, ("beta", "window"), read, "accuracy").figure.axes
+    paper, accumulated, joint = beta.lines
+    assert list(paper.get_ydata()) == list(joint.get_ydata()) == [65, 65]
+    assert paper.get_linewidth() - joint.get_linewidth() > 1 and paper.get_linestyle() == "-"
+    *points, joint = window.lines
+    assert [line.get_linestyle() for line in (*points, joint)] == ["None", "None", "--"]
+    assert [line.get_label() for line in points] == ["beta 0.5", "beta 0.9"]
+    places = [round(at) for line in points for at in line.get_xdata()]
+    assert places == [0, 1, 0, 1] and len({at for line in points for at in line.get_xdata()}) == 4
+    spread = 50**0.5
+    bars = window.collections[0].get_segments()
+    assert [tuple(bar[:, 1]) for bar in bars][0] == pytest.approx((65 - spread, 65 + spread))
+    assert [tick.get_text() for tick in window.get_xticklabels()] == ["paper", "accumulated"]
 
 
 def test_tuning_chooses_by_validation_alone_and_then_runs_every_seed(desk, monkeypatch, capsys):
