@@ -71,6 +71,14 @@ def test_sizes_of_streams_and_of_careless_writers_are_no_truncation(tmp_path, si
     assert wave_fault(path) is None and len(read_wave(path, RATE)) == len(WAVE)
 
 
+def test_an_mp3_that_does_not_state_its_length_is_read(tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, WAVE, 44100, format="MP3", compression_level=0.1, bitrate_mode="CONSTANT")
+    data = path.read_bytes()
+    path.write_bytes(data[data.find(data[:2], data.find(b"Info")) :])  # without its first frame, the Xing header
+    assert soundfile.info(path).frames > len(read_wave(path, 44100)) >= len(WAVE)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_format_that_cannot_be_rewound_is_trained_on(tmp_path, workers):
     root = make_folder(tmp_path / "data")
