@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from engine.hints import one_of
+from engine.hints import one_of, suggestion
 from engine.parser import HelpFormatter, add_run, name_folder, named_file
 from localisation.mixture import Mixture
 from localisation.model import ENCODERS
@@ -29,7 +29,11 @@ def parse(command: str, argv: list[str]) -> argparse.Namespace:
     _add_choice(first)
     chosen, _ = first.parse_known_args(argv)
     parser = make_parser(command, chosen.dataset)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flag = unknown[0].split("=")[0]
+        meant = "--rounds" if flag == "--epochs" else suggestion(flag, parser)
+        parser.error(f"unknown argument {unknown[0]}{f'; did you mean {meant}?' if meant else ''}")
     stage, source = STAGES[command], LOCALISATION[args.dataset]
     if refusal := source.refusal(args):
         parser.error(refusal)

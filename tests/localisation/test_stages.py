@@ -355,4 +355,8 @@ def test_a_stage_says_what_it_is_for(capsys):
         assert end.value.code == 0 and "data set scenes" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         localise.main(["train-mix", "--rounds", "2"])  # the other stage's
-    assert "unrecognized arguments: --rounds 2" in capsys.readouterr().err
+    assert "unknown argument --rounds\n" in capsys.readouterr().err
+    for typed, meant in (("--epochs=1", "--rounds"), ("--round", "--rounds"), ("--batchsize", "--batch_size")):
+        with pytest.raises(SystemExit):
+            localise.main(["train-solo", typed])
+        assert f"unknown argument {typed}; did you mean {meant}?\n" in capsys.readouterr().err
