@@ -12,7 +12,7 @@ from scripts.trained.gradients import Measured, measure, pairs, summary
 from scripts.trained.restore import places
 from utils.runs.plots import style
 
-HEADER = ("setting", "run", "epoch", "modality", "window_open", "batch", "other_batch", "cosine")
+HEADER = ("setting", "run", "epochs", "modality", "next_window_open", "batch", "other_batch", "cosine")
 
 
 def figure4(rows: Sequence[Runs]) -> Picture:
@@ -33,7 +33,7 @@ def picture(rows: Sequence[Runs], measured: Sequence[Sequence[Measured]]) -> Pic
     `measured`: by row and seed.
     """
     names = tuple(measured[0][0].cosines)
-    figure = Figure(figsize=(1 + 3.6 * (len(names) + 1), 3.6 * len(rows) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1 + 3.6 * (len(names) + 1), 4 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), len(names) + 1, squeeze=False)
     numbers: list[Sequence] = []
     for runs, seeds, line in zip(rows, measured, axes, strict=True):
@@ -46,7 +46,7 @@ def picture(rows: Sequence[Runs], measured: Sequence[Sequence[Measured]]) -> Pic
         for folder, seed in zip(runs.folders, seeds, strict=True):
             for name, matrix in seed.cosines.items():
                 for one, other in zip(*np.triu_indices(len(matrix), k=1), strict=True):
-                    where = (runs.label, folder.name, seed.epoch, name, name in seed.opened)
+                    where = (runs.label, folder.name, seed.epochs, name, name in seed.opened)
                     numbers.append((*where, one + 1, other + 1, float(matrix[one, other])))
     first, count = rows[0].folders[0].name, len(rows[0].folders)
     note = f"{first}'s matrices, mean ± standard deviation of the pairs" + (f" of {count} seeds" if count > 1 else "")
@@ -59,7 +59,8 @@ def draw_matrix(axis, name: str, measured: Measured):
     end = len(matrix) + 0.5
     image = axis.imshow(matrix, "RdBu_r", vmin=-1, vmax=1, extent=(0.5, end, end, 0.5))
     state = "open" if name in measured.opened else "closed"
-    axis.set(xlabel="batch", ylabel="batch", title=f"{name}, epoch {measured.epoch}, window {state}")
+    after = f"{measured.epochs} epoch{'s' * (measured.epochs != 1)}"
+    axis.set(xlabel="batch", ylabel="batch", title=f"{name} after {after};\nthe next epoch's window: {state}")
     for ticks in (axis.xaxis, axis.yaxis):
         ticks.get_major_locator().set_params(integer=True)
     return image

@@ -25,11 +25,11 @@ CHUNK = 2**20  # weights whose products are summed at a time, in double precisio
 
 
 class Measured(NamedTuple):
-    """{modality: (N, N) cosines between the gradients of N batches}, and the modalities with an open window."""
+    """{modality: (N, N) cosines between the gradients of N batches}, and whose window is open in the next epoch."""
 
     cosines: dict[str, np.ndarray]
     opened: tuple[str, ...]
-    epoch: int  # from 1: the one that would come next
+    epochs: int  # of training so far
 
 
 def measure(path: Path, flags: argparse.Namespace, batches: int = BATCHES) -> Measured:
@@ -53,7 +53,7 @@ def measure(path: Path, flags: argparse.Namespace, batches: int = BATCHES) -> Me
     full = itertools.islice((batch for batch in loader if len(batch) == args.batch_size), batches)
     vectors = gradients(model, (batch.to(trained.device) for batch in full))
     opened = tuple(name for name in model.modalities if method.window.is_open(name))
-    return Measured({name: cosines(each) for name, each in vectors.items()}, opened, epoch + 1)
+    return Measured({name: cosines(each) for name, each in vectors.items()}, opened, epoch)
 
 
 def gradients(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, list[Tensor]]:

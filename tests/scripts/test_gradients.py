@@ -113,7 +113,7 @@ def test_a_run_is_measured_at_its_last_weights_on_the_next_epochs_batches(demo, 
                 slow_cosine(vectors[i], vectors[j]), abs=1e-4
             )  # of single precision
         np.testing.assert_allclose(np.diag(found.cosines[name]), 1)
-    assert found.epoch == 3 and found.opened == ("audio", "visual")
+    assert found.epochs == 2 and found.opened == ("audio", "visual")
     for name, matrix in measured(run / "last.pt", batches=2).cosines.items():
         np.testing.assert_array_equal(matrix, found.cosines[name][:2, :2])
 
@@ -152,12 +152,14 @@ def test_the_command_writes_its_figure_beside_the_checkpoint(run, capsys):
         of = gradients.pairs(matrix)
         line = f"{name:>8}: {of.mean():+.3f} ± {of.std():.3f}, {of.min():+.3f} to {of.max():+.3f} over 3 pairs"
         assert line in shown.splitlines()
-    assert {"audio, epoch 3, window open", "batch"} <= set(texts(run / "figures" / "gradients.svg"))
+    assert {"audio after 2 epochs;", "the next epoch's window: open", "batch"} <= set(
+        texts(run / "figures" / "gradients.svg")
+    )
     with (run / "figures" / "gradients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     wanted = {(name, i + 1, j + 1): m[i, j] for name, m in found.items() for i, j in combinations(range(3), 2)}
     assert {(r["modality"], int(r["batch"]), int(r["other_batch"])): float(r["cosine"]) for r in rows} == wanted
-    assert {(r["run"], r["epoch"], r["window_open"]) for r in rows} == {("seed0", "3", "True")}
+    assert {(r["run"], r["epochs"], r["next_window_open"]) for r in rows} == {("seed0", "2", "True")}
 
 
 def test_figure4_has_every_seed_and_the_same_bytes_each_time(demo, run, tmp_path, monkeypatch):
@@ -194,14 +196,15 @@ def test_the_commands_end_in_one_sentence(monkeypatch, script):
 def test_the_picture_of_three_modalities():
     draws = np.random.default_rng(0)
     cosines = {name: draws.uniform(-1, 1, (4, 4)) for name in ("audio", "visual", "text")}
-    seeds = [gradients.Measured(cosines, ("text",), 7), gradients.Measured({n: -m for n, m in cosines.items()}, (), 7)]
+    seeds = [gradients.Measured(cosines, ("text",), 1), gradients.Measured({n: -m for n, m in cosines.items()}, (), 1)]
     runs = Runs("Joint training", None, [Path("seed0"), Path("seed1")])
     picture = draw_cosines([runs], [seeds])
     *matrices, histogram = [axis for axis in picture.figure.axes if axis.get_label() != "<colorbar>"]
     for axis, (name, matrix) in zip(matrices, cosines.items(), strict=True):
         np.testing.assert_array_equal(axis.get_images()[0].get_array(), matrix)
         assert axis.get_images()[0].get_clim() == (-1, 1)
-        assert axis.get_title() == f"{name}, epoch 7, window {'open' if name == 'text' else 'closed'}"
+        state = "open" if name == "text" else "closed"
+        assert axis.get_title() == f"{name} after 1 epoch;\nthe next epoch's window: {state}"
         assert axis.get_xlabel() == axis.get_ylabel() == "batch"
     assert histogram.get_xlabel() and histogram.get_ylabel().endswith("(%)")
     # Both seeds' pairs together: a value for each negative one.
