@@ -13,6 +13,8 @@ from scripts.trained.maps import Map, make_maps
 from scripts.trained.restore import places, restore
 from utils.runs.plots import COLOURS, MARKERS, legend_below
 
+# Those of the modalities and six more. Beyond six, and not with every colour vision, the marker tells some apart, too.
+CLASS_COLOURS = (*COLOURS, "#000000", "#F0E442", "#882255", "#999999", "#332288", "#8B5A2B")
 HEADER = ("setting", "run", "modality", "sample", "class", "x", "y", "silhouette")
 
 
@@ -50,7 +52,7 @@ def picture(rows: Sequence[Runs], maps: Sequence[Sequence[dict[str, Map]]]) -> P
     `maps`: by row and seed.
     """
     names = tuple(maps[0][0])
-    figure = Figure(figsize=(3.4 * len(rows) + 0.4, 3.6 * len(names)), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(rows) + 0.4, 3.9 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), len(rows), squeeze=False)
     numbers: list[Sequence] = []
     for column, (runs, seeds) in enumerate(zip(rows, maps, strict=True)):
@@ -61,7 +63,7 @@ def picture(rows: Sequence[Runs], maps: Sequence[Sequence[dict[str, Map]]]) -> P
                 labels = [its_map.names[number] for number in its_map.classes]
                 points = zip(labels, *its_map.points.T.tolist(), its_map.silhouettes.tolist(), strict=True)
                 numbers += [(runs.label, folder.name, name, sample, *point) for sample, point in enumerate(points)]
-    legend_below(figure, *axes[0, 0].get_legend_handles_labels(), fontsize="small")
+    legend_below(figure, *axes[0, 0].get_legend_handles_labels(), fontsize="small", markerscale=1.5)
     first, count = rows[0].folders[0].name, len(rows[0].folders)
     note = first if count == 1 else f"points of {first}, silhouettes' mean ± standard deviation of {count} seeds"
     return Picture(figure, note, HEADER, numbers)
@@ -78,6 +80,7 @@ def draw_map(axis, title: str, seeds: Sequence[Map]) -> None:
 
 
 def look(number: int) -> dict:
-    """Colour and marker of a class: both differ among six that follow each other, the pair among 36."""
-    colour, shift = number % len(COLOURS), number // len(COLOURS)
-    return {"color": COLOURS[colour], "marker": MARKERS[(colour + shift) % len(MARKERS)], "linewidths": 0, "alpha": 0.8}
+    """Colour and marker of a class: the colour differs among twelve that follow each other, the pair among 72."""
+    shift, colour = divmod(number, len(CLASS_COLOURS))
+    marker = MARKERS[(colour + colour // len(MARKERS) + shift) % len(MARKERS)]
+    return {"color": CLASS_COLOURS[colour], "marker": marker, "linewidths": 0, "alpha": 0.8}

@@ -158,12 +158,16 @@ def test_the_picture_of_three_modalities_and_two_settings():
         for i, dots in enumerate(axis.collections):
             np.testing.assert_array_equal(dots.get_offsets(), of.points[classes == i])
             assert tuple(dots.get_facecolor()[0][:3]) == to_rgba(maps.look(i)["color"])[:3]
-    assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == names
+    legend = picture.figure.legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert legend.get_window_extent().width <= picture.figure.bbox.width
 
 
-def test_thirty_six_classes_look_different_and_six_in_colour_and_in_marker():
-    looks = [(maps.look(i)["color"], maps.look(i)["marker"]) for i in range(36)]
-    assert len(set(looks)) == 36
-    for i in range(0, 36, 6):
-        colours, markers = zip(*looks[i : i + 6], strict=True)
-        assert len(set(colours)) == len(set(markers)) == len(COLOURS) == 6
+def test_seventy_two_classes_look_different_and_twelve_in_colour():
+    looks = [(maps.look(i)["color"], maps.look(i)["marker"]) for i in range(72)]
+    assert len(set(looks)) == 72
+    for i in range(0, 72, 12):
+        assert len({colour for colour, _ in looks[i : i + 12]}) == 12
+    for i in range(0, 72, 6):
+        assert len({marker for _, marker in looks[i : i + 6]}) == 6
+    assert [colour for colour, _ in looks[: len(COLOURS)]] == list(COLOURS)

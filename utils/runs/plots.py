@@ -73,12 +73,14 @@ def legend_below(figure, handles: Iterable, labels: Iterable[str], **look) -> No
         legend = figure.legend(handles, labels, **places | look)
         return legend, legend.get_window_extent().size / figure.dpi
 
-    legend, (widest, _) = put(1)
-    legend.remove()
     width, height = figure.get_size_inches()
-    lines = math.ceil(len(labels) / max(1, width // widest))
-    _, (_, more) = put(math.ceil(len(labels) / max(1, lines)))
-    figure.set_size_inches(max(width, widest), height + more)
+    legend, (across, more) = put(1)
+    for columns in range(min(len(labels), max(1, int(width // across))), 0, -1):
+        legend.remove()
+        legend, (across, more) = put(columns)
+        if across <= width:
+            break
+    figure.set_size_inches(max(width, across), height + more)
 
 
 def draw(rows: list[dict], folder: Path, title: str, predictions: Mapping[str, ArrayLike]) -> None:
