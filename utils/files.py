@@ -157,11 +157,13 @@ def check(path: Path, sha256: str) -> bool:
 
 def remedy_for(path: Path) -> str:
     """What to do about a damaged file of a run's folder."""
-    if path.name not in REMEDIES and (path.parent / "done").exists():
-        return "the run is done, and there is no copy of it; remove the folder and train it again"
     if REMEDIES.get(path.name) == FROM_LAST and not path.with_name("last.pt").exists():
-        return "there is no last.pt to write it again from; remove the folder and make the run again"
-    return REMEDIES.get(path.name, "delete it to start the run anew")
+        return "there is no last.pt to write it again from; remove the folder and run it again, or in another --tag"
+    if path.name in REMEDIES or path.suffix != ".pt":
+        return REMEDIES.get(path.name, "delete it and make it again")
+    if (path.parent / "done").exists():
+        return "the run is done, and there is no copy of it; remove the folder and train it again"
+    return "delete it to start the run anew"
 
 
 def packed(data_root: str) -> bool:

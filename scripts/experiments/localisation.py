@@ -11,6 +11,7 @@ from localisation.stage import SCALE
 from scripts.experiments.jobs import Job, work_off
 from scripts.experiments.request import say_missing
 from scripts.results.localisation import table
+from scripts.results.places import place_of
 from utils.files import make_folder, write_atomically
 from utils.runs.setting import run_folder
 
@@ -75,6 +76,8 @@ class Study:
         say_missing(jobs, failed)
         if not all(job.done for job in jobs):
             return False
+        for job in jobs:
+            place_of(job.folder)  # a copy of another seed is none
         path = Path(self.flags.out) / "tables" / f"localisation_{self.flags.dataset}.md"
         make_folder(path.parent)
         text = self.tables()

@@ -51,6 +51,7 @@ def without(values, name):
     "lines, said",
     [
         ([], "no epoch"),
+        ([LINE, 1], "a line is not an epoch's record"),
         ([LINE, LINE], "line 2 is not of epoch 2"),
         ([without(LINE, "fisher_trace")], "no fisher_trace of epoch 1"),
         ([LINE, without(LINE, "test") | {"epoch": 1}], "no test of epoch 2"),
@@ -63,13 +64,14 @@ def test_lines_that_are_no_epochs(tmp_path, lines, said):
     write_lines(tmp_path / "metrics.jsonl", LINE)
     assert read_epochs(tmp_path, "fisher_trace", "test") == [LINE]
     write_lines(tmp_path / "metrics.jsonl", *lines)
-    with pytest.raises(RunError, match=f"metrics.jsonl is damaged .{said}.: .* make the run again"):
+    with pytest.raises(RunError, match=f"metrics.jsonl is damaged .{said}.: .* remove the folder and run it again"):
         read_epochs(tmp_path, "fisher_trace", "test")
 
 
 @pytest.mark.parametrize(
     "results, said",
     [
+        ([], "not a JSON object"),
         ({}, "no rule"),
         ({"last": None}, "no rule 'last'"),
         ({"last": without(LAST, "accuracy")}, "no number for 'accuracy' in rule 'last'"),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 from argparse import Namespace
 
@@ -17,6 +18,7 @@ from localisation.scenes import Scenes
 from localisation.stage import objects_of
 from scripts import localise
 from scripts.experiments import localisation
+from scripts.experiments.jobs import Job
 from scripts.experiments.localisation import FIRST, SECOND
 from scripts.results.folder import find_runs
 from scripts.results.localisation import table
@@ -130,6 +132,12 @@ def test_a_study_makes_its_runs_tables_and_sheet(study, monkeypatch):
     monkeypatch.setattr(localisation, "work_off", lambda jobs, at_a_time: {job: "no" for job in jobs if not job.done})
     with pytest.raises(SystemExit, match="1"):
         localise.main([*words, "--batch_size", "9"])
+    (folder,) = out.glob("scenes/solo/*/seed0")
+    shutil.copytree(folder, other := folder.with_name("seed1"))
+    monkeypatch.setattr(Job, "done", True)
+    with pytest.raises(RunError, match=f"{re.escape(str(other))} lies in the place of another run"):
+        localise.main([*words, "--seeds", "0", "1"])
+    shutil.rmtree(other)
 
 
 def test_tables_have_means_and_deviations():

@@ -24,9 +24,9 @@ def read_metrics(path: Path) -> list[dict]:
     try:
         rows = [json.loads(line) for line in read_checked(path).splitlines()]
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): start in another --tag") from None
+        raise RunError(f"{path} cannot be read ({error}): {remedy_for(path)}") from None
     if not all(isinstance(row, dict) and "epoch" in row for row in rows):
-        raise RunError(f"{path} is damaged (a line is not an epoch's record): start in another --tag")
+        raise damage(path, "a line is not an epoch's record")
     return rows
 
 
@@ -35,9 +35,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(read_checked(path))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): choose another --tag") from None
+        raise RunError(f"{path} cannot be read ({error}): {remedy_for(path)}") from None
     if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged (not a JSON object): choose another --tag")
+        raise damage(path, "not a JSON object")
     return content
 
 

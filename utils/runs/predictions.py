@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils.errors import RunError
-from utils.files import read_checked, write_checked
+from utils.files import read_checked, remedy_for, write_checked
 from utils.runs.files import damage
 
 FUSED = "fused"
@@ -70,7 +70,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # NumPy, zipfile and zlib each raise their own
-        raise RunError(f"{path} cannot be read ({error}): run it again in another --tag") from None
+        raise RunError(f"{path} cannot be read ({error}): {remedy_for(path)}") from None
     check_arrays(path, arrays)
     return arrays
 
