@@ -32,7 +32,7 @@ from scripts.trained.restore import add_flags, restore
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.numbers import positive, probability
-from utils.runs.files import read_json
+from utils.runs.files import check_numbers, read_json
 
 SHARES = ("0.25", "0.5", "0.75", "1")  # of the samples with a missing or a conflicting modality
 
@@ -161,6 +161,7 @@ def evaluated(
                     tested = tested or Evaluation(restore(checkpoint, flags))
                     results[key] = tested.metrics(condition_of(corruption, level), seed)
                     write_atomically(kept, json.dumps(results, indent=1) + "\n")
+                check_numbers(kept, key, results[key], ["accuracy"])
                 drawn.append(results[key])
             means = {name: statistics.mean(metrics[name] for metrics in drawn) for name in drawn[0]}
             yield Row(setting, folder.name.removeprefix("seed"), corruption, level, means)

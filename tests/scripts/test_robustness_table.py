@@ -139,6 +139,17 @@ def test_a_changed_checkpoint_is_evaluated_anew(results, done):
     assert after.keys() == before.keys() and all(after[key] != before[key] for key in after)
 
 
+def test_what_was_kept_and_is_no_number_is_named(results, done):
+    run(results, "--corruptions", *ASKED)
+    kept = results / "demo/joint/test/seed1/robustness.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"clean:clean seed 1": {"accuracy": "high"}}))
+    with pytest.raises(
+        RunError, match=f"{kept} is damaged .no number for 'accuracy' in clean:clean seed 1.: delete it"
+    ):
+        run(results, "--corruptions", *ASKED)
+    kept.unlink()
+
+
 def test_the_csv_has_every_figure(results, done):
     run(results, "--corruptions", *ASKED)
     with (results / "robustness.csv").open() as file:
