@@ -16,23 +16,18 @@ from dataclasses import replace
 from itertools import cycle, groupby
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from scripts.drawing.charts import TEXT, Curve, Mark, chart, compare
 from scripts.experiments.ensembles import ENSEMBLE
-from scripts.results.classes import ByClass
 from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs, tables_of, unlike
-from scripts.results.page import KINDS, WIDTHS, experiment_tables, image, table_of
-from scripts.results.render import render
+from scripts.results.page import KINDS, WIDTHS, class_table, counted, experiment_tables, image, table_of
 from scripts.results.tables import RULES, Table, grid, heading, legend
 from utils.errors import RunError, one_sentence
 from utils.files import make_folder, write_atomically
 from utils.runs.files import read_epochs, read_results
 from utils.runs.plots import COLOURS
-from utils.runs.predictions import read_predictions
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -177,20 +172,6 @@ def comparison(table: Table) -> list[dict]:
 # --- Curves
 
 
-def class_table(folders: Sequence[Path]) -> Markup | None:
-    """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities, or
-    train no classifier.
-    """
-    if not classifies(folders[0]):
-        return None
-    predictions = [read_predictions(folder) for folder in folders]
-    seeds = [ByClass.of_run(arrays, "last") for arrays in predictions]
-    if None in seeds or any(not np.array_equal(arrays["target"], predictions[0]["target"]) for arrays in predictions):
-        return None
-    caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {counted(seeds)}"
-    return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))
-
-
 def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dict]:
     """The pictures of a setting: accuracies, or the modality gap where no classifier is trained, Fisher traces, t-SNE,
     confusion matrix.
@@ -203,6 +184,8 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
     # Seeds of unequal length are a mixture that the page warns of; their curves end with the shortest.
     seeds = [rows[: min(map(len, runs))] for rows in runs]
     names = list(seeds[0][0]["fisher_trace"])
+    if any(rows[0]["fisher_trace"].keys() != set(names) for rows in seeds):
+        raise RunError(f"the runs in {folders[0].parent} are not of the same modalities: move one to another tag")
     by_modality = dict(zip(modalities or names, cycle(COLOURS), strict=False))
     colours = {name: by_modality[name] for name in names}
     opened = {name: [open_share(rows, name) for rows in zip(*seeds, strict=True)] for name in names}
@@ -280,11 +263,6 @@ def averaged(seeds: Sequence) -> str:
 def open_share(rows: Sequence[dict], name: str) -> float:
     """The share of an epoch's steps, in the mean of the seeds, in which the window was open."""
     return statistics.fmean(row["prime_window"][name] for row in rows)
-
-
-def counted(seeds: Sequence) -> str:
-    """How many seeds, in words: "1 seed", "3 seeds"."""
-    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
 def epochs_of(shares: Sequence[float]) -> str:

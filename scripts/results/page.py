@@ -7,12 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from scripts.drawing.pictures import caption_of
 from scripts.experiments.paper import EXPERIMENTS
+from scripts.results.classes import ByClass
+from scripts.results.columns import classifies
 from scripts.results.render import Cell, escape, render
 from scripts.results.tables import DOES_NOT_APPLY, MARKS, PAPER, RULES, TESTS, UNMARKED, probability, without_constants
+from utils.runs.predictions import read_predictions
 
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 WIDTHS = range(20, 84, 4)  # in rem: a page that is narrower says that a table of this class scrolls
@@ -29,6 +33,25 @@ def width_of(header: Sequence[str], rows: Sequence[Sequence]) -> float:
     """About how wide a table is, in rem: a letter takes 0.47, the sides of a cell 1.2; a row's name breaks."""
     texts = [[str(getattr(cell, "value", cell)).replace("+-", "±") for cell in row] for row in (header, *rows)]
     return 10 + sum(1.2 + 0.47 * max(map(len, column)) for column in list(zip(*texts, strict=True))[1:])
+
+
+def class_table(folders: Sequence[Path]) -> Markup | None:
+    """The classes by the last epochs, means over the seeds; None where runs are older than their probabilities, or
+    train no classifier.
+    """
+    if not classifies(folders[0]):
+        return None
+    predictions = [read_predictions(folder) for folder in folders]
+    seeds = [ByClass.of_run(arrays, "last") for arrays in predictions]
+    if None in seeds or any(not np.array_equal(arrays["target"], predictions[0]["target"]) for arrays in predictions):
+        return None
+    caption = f"Accuracy in % of each class, fused and by modality, and average precision (AP); {counted(seeds)}"
+    return Markup(render(*ByClass.mean(seeds).grid(), "html", caption))
+
+
+def counted(seeds: Sequence) -> str:
+    """How many seeds, in words: "1 seed", "3 seeds"."""
+    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
 def image(path: Path, words: str) -> Markup:

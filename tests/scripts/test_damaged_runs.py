@@ -110,6 +110,12 @@ def test_predictions_that_are_not_about_the_samples(tmp_path, changes, said):
         read_predictions(tmp_path)
 
 
+def change_args(folder, **values):
+    (folder / "checksums.txt").unlink(missing_ok=True)
+    args = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps(args | values))
+
+
 def change(path, **values):
     result = json.loads(path.read_text())
     path.write_text(json.dumps(result | {"last": result["last"] | values}))
@@ -136,13 +142,19 @@ def test_programs_name_the_file(run, tmp_path, program, name, damage):
 
 def test_the_page_needs_the_last_epoch_of_every_run_but_an_ensemble(run, tmp_path):
     ensemble = shutil.copytree(run, tmp_path / "demo/ensemble/default/seed0")
-    args = json.loads((ensemble / "args.json").read_text())
-    (ensemble / "args.json").write_text(json.dumps(args | {"method": "ensemble"}))
+    change_args(ensemble, method="ensemble")
     result = json.loads((run / "result.json").read_text())
     (ensemble / "result.json").write_text(json.dumps({"val": result["last"]}))  # of best.pt alone
     assert "Settings without this rule are not in the table." in report.page(tmp_path)
     (run / "result.json").write_text(json.dumps({"oracle": result["oracle"]}))
     with pytest.raises(RunError, match=f"{run} has no rule 'last'"):
+        report.page(tmp_path)
+
+
+def test_seeds_of_other_modalities_are_no_setting_of_the_page(run, made, tmp_path):
+    other = shutil.copytree(made.folder("audio alone", 1), run.with_name("seed1"))
+    change_args(other, method="joint")
+    with pytest.raises(RunError, match=f"the runs in {run.parent} are not of the same modalities"):
         report.page(tmp_path)
 
 
