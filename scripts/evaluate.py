@@ -98,10 +98,12 @@ def show(result: dict, seeds: int) -> None:
     if "mean" not in result:
         print("".join(f"{name:>24} {value:8.2%}\n" for name, value in result["clean"].items()), end="")
         return
-    print(f"{'':>24} {'clean':>8} {'drawn':>8} {'+-':>7} {'drop':>8}   {seeds} seed{'s' * (seeds > 1)}")
+    drawn = f"{'drawn':>8}" + f" {'+-':>7}" * (seeds > 1)
+    print(f"{'':>24} {'clean':>8} {drawn} {'drop':>8}   {seeds} seed{'s' * (seeds > 1)}")
     for name, value in result["clean"].items():
-        mean, deviation = result["mean"][name], result["deviation"][name]
-        print(f"{name:>24} {value:8.2%} {mean:8.2%} {deviation:7.2%} {value - mean:8.2%}")
+        mean = result["mean"][name]
+        drawn = f"{mean:8.2%}" + (f" {result['deviation'][name]:7.2%}" if seeds > 1 else "")
+        print(f"{name:>24} {value:8.2%} {drawn} {value - mean:8.2%}")
 
 
 def show_classes(tested: Evaluation, condition: Condition, flags: argparse.Namespace) -> dict[str, dict]:

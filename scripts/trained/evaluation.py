@@ -49,13 +49,13 @@ class Evaluation:
         self.mean: dict[str, Tensor] | None = None
 
     def average(self, condition: Condition, seeds: int, contribution: bool = False) -> dict[str, dict[str, float]]:
-        """Mean and standard deviation of the metrics over the seeds 1, 2, ...; the deviation of one seed is 0."""
+        """Mean and, of several, standard deviation of the metrics over the seeds 1, 2, ..."""
         drawn = [self.metrics(condition, seed, contribution) for seed in range(1, seeds + 1)]
         values = {name: [metrics[name] for metrics in drawn] for name in drawn[0]}
-        return {
-            "mean": {name: statistics.mean(several) for name, several in values.items()},
-            "deviation": {name: statistics.stdev(several) if seeds > 1 else 0.0 for name, several in values.items()},
-        }
+        found = {"mean": {name: statistics.mean(several) for name, several in values.items()}}
+        if seeds > 1:
+            found["deviation"] = {name: statistics.stdev(several) for name, several in values.items()}
+        return found
 
     def metrics(self, condition: Condition, seed: int = 1, contribution: bool = False) -> dict[str, float]:
         """SHARES of the fused prediction (engine/evaluate.py) and each modality's accuracy, as shares (0..1).
@@ -124,6 +124,8 @@ def read_rates(words: Sequence[str], modalities: Sequence[str]) -> dict[str, flo
     rates: dict[str, float] = {}
     for word in words:
         name, _, rate = word.partition(":")
+        if not rate:
+            raise RunError(f"--eval_missing {word}: it is MODALITY:RATE, such as {modalities[0]}:0.5")
         if name not in (*modalities, "any"):
             raise RunError(f"--eval_missing {word}: the modalities are {', '.join(modalities)}")
         try:
