@@ -9,6 +9,8 @@ from torch import Tensor
 from models.encoders import Staged, initialise
 from utils.distributed.gather import batch_mean
 
+REMEDY = "choose another --method or, with --dataset features, --encoder mlp --layers 2"
+
 
 class MMTM(nn.Module):
     """One unit. With s_m the mean of modality m's map over space and time, for every modality a gate of its channels:
@@ -70,11 +72,14 @@ class Exchange(nn.Module):
         whole = [name for name, encoder in encoders.items() if not isinstance(encoder, Staged)]
         if whole:
             raise ValueError(
-                f"MMTM units stand between the stages of convolutional encoders; that of {', '.join(whole)} has none"
+                f"MMTM units stand between the stages of encoders; that of {', '.join(whole)} has none: {REMEDY}"
             )
-        stages = {len(encoder.widths) for encoder in encoders.values()}
-        if len(encoders) < 2 or len(stages) > 1 or stages == {1}:
-            raise ValueError("MMTM units need several encoders of equally many stages, two or more")
+        stages = {name: len(encoder.widths) for name, encoder in encoders.items()}
+        if len(encoders) < 2 or len({*stages.values()}) > 1 or 1 in stages.values():
+            told = ", ".join(f"{count} of {name}" for name, count in stages.items())
+            raise ValueError(
+                f"MMTM units need several encoders of equally many stages, two or more, and these have {told}: {REMEDY}"
+            )
         widths = zip(*(encoder.widths[1:] for encoder in encoders.values()), strict=True)
         self.units = nn.ModuleList(MMTM(dict(zip(encoders, stage, strict=True))) for stage in widths)
         self.curated: Tensor | None = None  # (M,) bool: the modalities that get the average gates, in training

@@ -181,7 +181,7 @@ def test_greedy_needs_stages_and_says_so(root, tmp_path):
     with pytest.raises(RunError) as refused:
         program.main(flags(root, tmp_path, "--method", "greedy"))
     message = str(refused.value)
-    assert "convolutional encoders" in message and "vision, audio, text" in message and "\n" not in message
+    assert "the stages of encoders" in message and "vision, audio, text" in message and "\n" not in message
 
 
 @pytest.mark.parametrize("fusion", ["concat", "sum"])

@@ -79,7 +79,7 @@ WITHOUT_STAGES = {
     "MOSEI": "vision, audio, text",
 }
 REFUSED = {
-    (dataset, "greedy"): f"convolutional encoders; that of {names} has none"
+    (dataset, "greedy"): f"the stages of encoders; that of {names} has none: choose another --method"
     for dataset, names in WITHOUT_STAGES.items()
 }
 # One layer for all needs features of one width, and so does a comparison of features.

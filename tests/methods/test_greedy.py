@@ -19,7 +19,7 @@ from helpers.steps import (
 from engine.parser import parse
 from methods.greedy import Greedy
 from methods.joint import Joint
-from models.encoders import ConvNet, ResNet18
+from models.encoders import MLP, ConvNet, ResNet18
 from models.mmtm import MMTM, Exchange
 
 TWO, THREE = ("audio", "visual"), ("audio", "visual", "text")
@@ -286,6 +286,9 @@ def test_encoders_without_stages_and_a_single_one_are_refused(tiny_model, make_a
         Greedy(make_args(**FLAGS), model)
     with pytest.raises(ValueError, match="two or more"):
         Greedy(make_args(**FLAGS), tiny_model(("audio",)))
+    with pytest.raises(ValueError, match="1 of audio, 1 of visual: .*--dataset features, --encoder mlp --layers 2"):
+        Exchange({name: MLP(3, 4, layers=1) for name in ("audio", "visual")})
+    Exchange({name: MLP(3, 4, layers=2) for name in ("audio", "visual")})
 
 
 def test_defaults_and_the_refused_loss(capsys):
