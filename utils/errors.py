@@ -3,7 +3,10 @@
 import contextlib
 import errno
 import io
+import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,8 +95,22 @@ def one_sentence(status: int | None = None) -> Iterator[None]:
         check_checkout()
         with refusals():
             yield
+            sys.stdout.flush()
     except RunError as error:
         stop(error, status)
+    except BrokenPipeError:
+        if not unread():
+            raise
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def unread() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`; what waits to be printed is then let go."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if closed := any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def check_checkout() -> None:

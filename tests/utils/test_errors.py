@@ -1,5 +1,9 @@
 """What the system and the libraries refuse is said in one sentence that names the remedy."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +54,17 @@ def test_a_script_does_not_run_the_code_of_another_checkout(monkeypatch, tmp_pat
         pytest.fail("it went on")
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path}/scripts/sweep.py would run") and f"PYTHONPATH={tmp_path}," in said
+
+
+def test_output_that_nobody_reads_ends_a_program_without_a_traceback():
+    program = "from utils.errors import one_sentence\nwith one_sentence():\n    print('x' * 10**6)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error():
+    with pytest.raises(BrokenPipeError), one_sentence():
+        raise BrokenPipeError
