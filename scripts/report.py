@@ -16,9 +16,10 @@ from dataclasses import replace
 from itertools import cycle, groupby
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from scripts.drawing.charts import TEXT, Curve, Mark, chart, compare
+from scripts.drawing.charts import LOGARITHMS, TEXT, Curve, Mark, band, chart, compare
 from scripts.experiments.ensembles import ENSEMBLE
 from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs, tables_of, unlike
@@ -190,7 +191,7 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
     colours = {name: by_modality[name] for name in names}
     opened = {name: [open_share(rows, name) for rows in zip(*seeds, strict=True)] for name in names}
     traces = [
-        curve(name, colour, seeds, lambda row, name=name: row["fisher_trace"][name], opened[name])
+        curve(name, colour, seeds, lambda row, name=name: row["fisher_trace"][name], opened[name], log=True)
         for name, colour in colours.items()
     ]
     windows = "; ".join(f"{name}: {epochs_of(opened[name])}" for name in names)
@@ -200,8 +201,8 @@ def figures(folders: Sequence[Path], modalities: Sequence[str] = ()) -> list[dic
             "picture": chart(
                 traces, "Fisher trace", f"Fisher trace; epochs with an open prime learning window: {windows}.", log=True
             ),
-            "caption": f"Fisher trace; {averaged(seeds)}. Shaded: prime learning window, stronger where open in more "
-            f"steps ({windows}).",
+            "caption": f"Fisher trace; {averaged(seeds)}{LOGARITHMS * (len(seeds) > 1)}. Shaded: prime learning "
+            f"window, stronger where open in more steps ({windows}).",
             "key": [(one.name, one.colour) for one in traces],
         },
         *pictures(folders),
@@ -239,20 +240,17 @@ def gaps(seeds: Sequence[Sequence[dict]], colours: dict[str, str]) -> dict:
 
 
 def curve(
-    name: str, colour: str, seeds: Sequence[Sequence[dict]], read: Callable[[dict], float | None], opened=()
+    name: str,
+    colour: str,
+    seeds: Sequence[Sequence[dict]],
+    read: Callable[[dict], float | None],
+    opened: Sequence[float] = (),
+    log: bool = False,
 ) -> Curve:
-    """One curve of all seeds, with one standard deviation to both sides; an epoch in which one of them has no finite
-    value is a gap.
-    """
+    """One curve of all seeds with its `band`; an epoch in which one of them has no finite value is a gap."""
     by_epoch = [[read(row) for row in rows] for rows in zip(*seeds, strict=True)]
-    ends = [None if None in values else around(values) for values in by_epoch]
+    ends = [None if None in values else [end.item() for end in band(np.array(values), log)] for values in by_epoch]
     return Curve(name, colour, *([None if end is None else end[k] for end in ends] for k in range(3)), open=opened)
-
-
-def around(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and the ends of a band of one standard deviation to both sides; of one seed the mean alone."""
-    mean, spread = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return mean, mean - spread, mean + spread
 
 
 def averaged(seeds: Sequence) -> str:

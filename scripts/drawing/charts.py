@@ -19,6 +19,7 @@ from utils.runs.plots import shade_windows
 WIDTH, HEIGHT = 480, 250  # in pixels, which are matplotlib's points
 ROW, ACROSS, POINT = 48, (14, 452), 8  # where settings are compared: the height of one, left and width, a mark
 AREA = (50 / WIDTH, 38 / HEIGHT, 420 / WIDTH, 202 / HEIGHT)  # of the curves: left, bottom, width, height
+LOGARITHMS = " (of the logarithms on a logarithmic axis)"  # which the standard deviation of a band is of
 TEXT = "currentColor"  # black on white, white on black
 # Colours that only the page knows. Matplotlib draws with these stand-ins, which no palette has.
 STAND_INS = {TEXT: "#010203", "var(--faint)": "#010204", "var(--line)": "#010205", "var(--page)": "#010206"}
@@ -133,6 +134,21 @@ def plot(axis: Axes, curves: Sequence[Curve], y_label: str, log: bool, top: floa
         axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     dress(axis)
+
+
+def band(values: np.ndarray, log: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean of values (seeds, ...) over the seeds, and the ends of a band of one standard deviation to both sides.
+
+    On a logarithmic axis it is the deviation of the logarithms, so the band is as wide in decades above as below.
+    """
+    mean = values.mean(axis=0)
+    if len(values) == 1:
+        return mean, mean, mean
+    if log and (values > 0).all():
+        factor = np.exp(np.log(values).std(axis=0, ddof=1))
+        return mean, mean / factor, mean * factor
+    spread = values.std(axis=0, ddof=1)
+    return mean, mean - spread, mean + spread
 
 
 def drawable(values: Sequence[float | None], log: bool) -> list[float]:

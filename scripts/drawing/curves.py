@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from scripts.drawing.charts import LOGARITHMS, band
 from scripts.drawing.pictures import Picture, Runs
 from utils.runs.files import read_epochs
 from utils.runs.plots import FUSED, style
@@ -137,7 +138,7 @@ def lines(
     beside: int | None = None,
     bands: bool = True,
 ) -> Picture:
-    """Panels side by side: the mean over the seeds, and a band of one standard deviation to both sides.
+    """Panels side by side: the mean over the seeds, and a band of one standard deviation to both sides (`band`).
 
     `beside`: how many stand in a line; by default all. `bands`: False where so many would hide one another.
     """
@@ -150,18 +151,14 @@ def lines(
     numbers: list[Sequence] = []
     for place, (axis, panel) in enumerate(zip(axes, panels, strict=False)):
         log = panel.y in (TRACE, NORM) and all((curve.values > 0).all() for curve in panel.curves.values())
-        # Where a band would reach zero or near, it ends at the least value, so that the axis has not many decades more.
-        least = min((curve.values.min() for curve in panel.curves.values()), default=0.0) if log else -np.inf
         for name, (x, values, look, aside) in panel.curves.items():
-            at, mean = np.add(x, aside), values.mean(axis=0)
-            spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(mean)
-            low, high = np.maximum(mean - spread, least), mean + spread
+            at, (mean, low, high) = np.add(x, aside), band(values, log)
             axis.plot(at, mean, label=name, **{"markersize": 4 if look["linestyle"] else 6} | look)
             if bands and look["linestyle"]:
                 axis.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
             elif bands:  # points, which have nothing between them
                 axis.vlines(at, low, high, color=look["color"], alpha=0.4)
-            deviations = spread.tolist() if len(values) > 1 else [None] * len(mean)
+            deviations = values.std(axis=0, ddof=1).tolist() if len(values) > 1 else [None] * len(mean)
             columns = zip(x, mean.tolist(), deviations, *values.tolist(), strict=True)
             numbers += [(panel.title, name, *column) for column in columns]
         axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
@@ -178,6 +175,8 @@ def lines(
     seeds = [folder.name for folder in rows[0].folders]
     drawn = "mean ± standard deviation" if bands else "mean"
     note = f"{drawn} of {len(seeds)} seeds" if len(seeds) > 1 else seeds[0]
+    if bands and len(seeds) > 1 and any(axis.get_yscale() == "log" for axis in axes[: len(panels)]):
+        note += LOGARITHMS
     if len(seeds) > 1:
         figure.supxlabel(note, fontsize="small")
     return Picture(figure, note, ("panel", "curve", "x", "mean", "deviation", *seeds), numbers)

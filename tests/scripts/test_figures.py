@@ -141,7 +141,7 @@ def test_figure1_has_the_traces_of_the_right_runs_and_their_sum(tmp_path, monkey
                 line.get_ydata().tolist()
             )
         assert axis.get_yscale() == "log" and len(axis.collections) == len(axis.get_lines())  # a band for each
-    said = "mean ± standard deviation of 2 seeds"
+    said = "mean ± standard deviation of 2 seeds (of the logarithms on a logarithmic axis)"
     assert {"epoch", "model", "audio", "visual", together, apart, said} <= set(texts(path))
     assert caption_of(path) == f"Title of figure1; demo, {said}"
 

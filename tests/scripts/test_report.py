@@ -211,6 +211,9 @@ def test_a_value_that_is_none_is_a_gap():
     curve = report.curve("x", "red", seeds, lambda row: row["x"])
     ends = pytest.approx(2 - 2**0.5), pytest.approx(2 + 2**0.5)  # one standard deviation, as in the tables
     assert (curve.mean, curve.low, curve.high) == ([2.0, None], [ends[0], None], [ends[1], None])
+    assert report.curve("x", "red", [[{"x": 1.0}], [{"x": 9.0}]], lambda row: row["x"], log=True).low == [
+        pytest.approx(5 / 3**2**0.5)  # the logarithms, 0 and 2 log 3, deviate by sqrt(2) log 3
+    ]
     assert report.averaged(seeds) == "mean ± standard deviation of 2 seeds" and report.averaged(seeds[:1]) == "1 seed"
 
 
