@@ -121,3 +121,17 @@ def test_a_window_is_shaded_by_the_share_of_its_steps_and_the_legend_says_so():
     said = ["window open in every step", "window open in few steps"]
     assert part.get_legend_handles_labels()[1] == ["audio", "visual", *said]
     assert whole.get_legend_handles_labels()[1] == ["audio", "visual", said[0]]
+
+
+def test_each_of_many_modalities_is_drawn_and_two_differ_without_colours():
+    names = [f"sensor{number}" for number in range(8)]  # more than there are colours
+    row = {"epoch": 0} | {split: dict.fromkeys(["accuracy", *names], 0.5) for split in ("train", "test")}
+    row |= {"alpha": dict.fromkeys(names, 1.0), "regulated": dict.fromkeys(names, 0.5)}
+    row |= {"fisher_trace": dict.fromkeys(names, 1.0), "prime_window": dict.fromkeys(names, False)}
+    for plot, more in ((plots.fisher_trace, []), (plots.accuracy, ["fused"]), (plots.alpha, [])):
+        axes = Figure().subplots()
+        plot(axes, [row, row | {"epoch": 1}])
+        labels = [label.partition(",")[0] for label in axes.get_legend_handles_labels()[1]]
+        assert set(labels) - {"training"} == {*more, *names}, plot
+        first, second = axes.get_legend_handles_labels()[0][len(more) :][:2]
+        assert first.get_linestyle() != second.get_linestyle(), plot  # without their colours, too

@@ -166,9 +166,8 @@ def own(figure, rows: list[dict], columns: list[str]) -> None:
 def fisher_trace(axes, rows: list[dict]) -> None:
     """Figure 1: the trace of each encoder over the epochs; its prime learning windows are shaded in its colour."""
     names = list(rows[0]["fisher_trace"])
-    for name, colour in zip(names, COLOURS, strict=False):
-        traces = [row["fisher_trace"][name] for row in rows]
-        axes.plot(_epochs(rows), traces, color=colour, marker="o", markersize=3, label=name)
+    for place, name in enumerate(names):
+        axes.plot(_epochs(rows), [row["fisher_trace"][name] for row in rows], **style(place), markersize=4, label=name)
     shade_windows(axes, [[row["prime_window"][name] for row in rows] for name in names], explain=True)
     if all(trace > 0 for row in rows for trace in row["fisher_trace"].values()):
         axes.set_yscale("log")
@@ -202,10 +201,12 @@ def depth(share: float) -> float:
 
 def accuracy(axes, rows: list[dict]) -> None:
     """Test accuracy of the fused prediction (black) and of each modality's read-out; training accuracy dotted."""
-    for name, colour in zip(("accuracy", *rows[0]["fisher_trace"]), ("black", *COLOURS), strict=False):
+    looks = {"accuracy": FUSED} | {name: style(place) for place, name in enumerate(rows[0]["fisher_trace"])}
+    for name, look in looks.items():
         label = "fused" if name == "accuracy" else name
-        axes.plot(_epochs(rows), [100 * row["test"][name] for row in rows], color=colour, label=f"{label}, test")
-        axes.plot(_epochs(rows), [100 * row["train"][name] for row in rows], color=colour, linestyle=":", linewidth=1)
+        test, train = ([100 * row[split][name] for row in rows] for split in ("test", "train"))
+        axes.plot(_epochs(rows), test, **look, markersize=4, label=f"{label}, test")
+        axes.plot(_epochs(rows), train, color=look["color"], linestyle=":", linewidth=1)
     axes.plot([], [], color="grey", linestyle=":", linewidth=1, label="training")
     axes.set(ylabel="accuracy (%)", ylim=(0, 101))
 
@@ -237,13 +238,12 @@ def alpha(axes, rows: list[dict]) -> None:
 
     The legend has the share of the steps, of all epochs, in which it was.
     """
-    for name, colour in zip(rows[0]["alpha"], COLOURS, strict=False):
+    for place, name in enumerate(rows[0]["alpha"]):
+        look = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)], "linewidth": 2}
         strengths = [math.nan if row["alpha"][name] is None else row["alpha"][name] for row in rows]
         share = sum(row["regulated"][name] for row in rows) / len(rows)
         edges = [row["epoch"] + 0.5 for row in rows] + [len(rows) + 0.5]
-        axes.stairs(
-            strengths, edges, baseline=None, color=colour, linewidth=2, label=f"{name}, in {share:.0%} of the steps"
-        )
+        axes.stairs(strengths, edges, baseline=None, **look, label=f"{name}, in {share:.0%} of the steps")
     axes.set_ylabel("regulation strength  α")
     if not any(value is not None for row in rows for value in row["alpha"].values()):
         axes.set_ylim(0, 1)  # nothing to show, on an axis that does not look like something
