@@ -14,7 +14,6 @@ Reads `<raw>/images/{train,test}/<class>/<class>_<n>.jpg` and `<raw>/texts/{trai
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dataset.lists import repeated
 from dataset.prepare.clips import Clip, ClipError, check_source
 from dataset.prepare.run import check_args, common_parser, prepare, run
 from dataset.prepare.splits import PARTS, read_list
@@ -60,7 +60,7 @@ def read_titles(path: Path, pictures: Path) -> list[Titled]:
         if len(row) < 3 or not name.lower().endswith(".jpg") or not label or {"/", "\\"} & {*name, *label}:
             raise DataError(f"{path}, line {number}: expected `file.jpg,title,class`, found {row}")
         found.append(Titled(Path(name).stem, label, "", (pictures / label / name,), title))
-    if twice := [name for name, count in Counter(clip.name for clip in found).items() if count > 1]:
+    if twice := repeated(clip.name for clip in found):
         raise DataError(f"{path}: pictures named more than once, {list_names(twice)}: remove a row")
     return found
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from dataset.classes import ACTIONS
+from dataset.lists import repeated
 from dataset.prepare.clips import Clip
 from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
@@ -121,7 +122,7 @@ def check_numbers(lists: Sequence[dict[tuple[str, int], str]], clips: dict[tuple
     names = {label: counts.most_common(1)[0][0] for label, counts in votes.items()}
     wrong = [f"{label}: {', '.join(counts)}" for label, counts in sorted(votes.items()) if len(counts) > 1]
     wrong += [f"{label} called {name}" for label, name in names.items() if not label.isdigit() and label != name]
-    shared = [name for name, count in Counter(names.values()).items() if count > 1]
+    shared = repeated(names.values())
     if wrong or shared:
         raise DataError(
             f"lists and folders name the classes differently ({'; '.join(wrong + shared)}): are both of one release?"

@@ -21,13 +21,13 @@ MultiBench's files have it: the transformer reads out the last step.
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from dataset.lists import repeated
 from dataset.prepare import pickles
 from dataset.prepare.arrays import checksum, complete, finished, write
 from dataset.prepare.run import alone, check_out, run
@@ -136,7 +136,7 @@ def check_shapes(raw: Raw) -> None:
         if both.any():
             raise DataError(f"{part} has utterances of an earlier part, {shown(fields['id'], both)}: "
                                "no utterance may be in two")  # fmt: skip
-        if twice := [name for name, times in Counter(fields["id"]).items() if times > 1]:
+        if twice := repeated(fields["id"]):
             raise DataError(f"{part} has several utterances of one id, {list_names(twice)}: each needs its own")
         seen |= dict.fromkeys(fields["id"], part)
 

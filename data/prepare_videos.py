@@ -18,12 +18,12 @@ Sound: mono, 16 bit, --sample_rate. Frames: those on the screen at i/fps (datase
 """
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from string import whitespace
 
+from dataset.lists import repeated
 from dataset.prepare.clips import Clip, name_fault
 from dataset.prepare.media import prepare_clip
 from dataset.prepare.run import check_args, common_parser, prepare, run
@@ -110,7 +110,7 @@ def divide(clips: dict[str, list[Clip]], val: str | None) -> Parts | None:
 
 def check_unique(clips: Sequence[Clip]) -> None:
     """Raise DataError if two clips would have the same name."""
-    if twice := [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]:
+    if twice := repeated(clip.name for clip in clips):
         paths = list(dict.fromkeys(str(clip.sources[0]) for clip in clips if clip.name == twice[0]))
         remedy = "remove or rename one" if len(paths) > 1 else "remove a row of the list"
         raise DataError(f"{len(twice)} clips are there twice, {' and '.join(paths)} among them: {remedy}")

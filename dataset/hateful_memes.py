@@ -1,12 +1,11 @@
 """Hateful Memes: pictures with a text in them, hateful or not (Kiela et al., NeurIPS 2020)."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from dataset.image_text import ImageText, Row, numbered
-from dataset.lists import read_lines
+from dataset.lists import read_lines, repeated
 from dataset.splits import check_disjoint
 from utils.errors import DataError, list_names
 
@@ -81,9 +80,8 @@ def read_rows(path: Path) -> list[Row]:
             f"{path} has no label in {unlabelled} of {len(rows)} lines, as the test files were first published: take "
             "the file of the release after the challenge, or test on --test_split dev_seen"
         )
-    repeated = [name for name, count in Counter(row.name for row in rows).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path}: memes named more than once, {list_names(repeated)}")
+    if twice := repeated(row.name for row in rows):
+        raise DataError(f"{path}: memes named more than once, {list_names(twice)}")
     outside = [row.name for row in rows if ".." in PurePosixPath(row.picture).parts or row.picture.startswith("/")]
     if outside:
         raise DataError(f"{path}: pictures outside the data folder, {list_names(outside)}")

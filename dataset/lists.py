@@ -7,6 +7,8 @@ line or a field do not count, nor do blank lines.
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from string import whitespace
 
@@ -36,6 +38,11 @@ def read_classes(path: Path, remedy: str) -> list[str]:
     if len(names) < 2 or len(set(names)) < len(names):
         raise DataError(f"{path} must hold two class names or more, each once, one a line: {remedy}")
     return names
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that are there more than once, in the order in which they come first."""
+    return [name for name, times in Counter(names).items() if times > 1]
 
 
 def read_fields(path: Path) -> list[tuple[int, list[str]]]:

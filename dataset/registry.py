@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 
 from torch.utils.data import Dataset, Subset
@@ -18,7 +17,7 @@ from dataset.food101 import Food101
 from dataset.grid import GRID
 from dataset.hateful_memes import HatefulMemes
 from dataset.kinetics_sounds import KineticsSounds
-from dataset.lists import read_lines
+from dataset.lists import read_lines, repeated
 from dataset.modelnet40 import ModelNet40
 from dataset.mosi import MOSEI, MOSI
 from dataset.splits import split_off
@@ -104,8 +103,8 @@ def places_of(path: str | Path, train: MultimodalDataset, flag: str = "--train_l
     names = [name for _, name in read_lines(Path(path))]
     if not names:
         raise DataError(f"{where} names no sample: write the name of one in each line")
-    if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise DataError(f"{where} names samples more than once, {list_names(repeated)}: leave the others out")
+    if twice := repeated(names):
+        raise DataError(f"{where} names samples more than once, {list_names(twice)}: leave the others out")
     place = {name: position for position, name in enumerate(train.names)}
     if unknown := sorted(set(names).difference(place)):
         raise DataError(

@@ -1,10 +1,9 @@
 """The strict reader of split files, and a share withheld from a split."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.lists import read_fields
+from dataset.lists import read_fields, repeated
 from utils.errors import DataError, list_names
 
 
@@ -31,9 +30,8 @@ def read_split(path: Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     outside = [clip for clip in clips if "/" in clip or "\\" in clip or "\0" in clip or clip in (".", "..")]
     if outside:
         raise DataError(f"{path}: clip names must be plain names without a path, {list_names(outside)}")
-    repeated = [clip for clip, count in Counter(clips).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path}: clips named more than once, {list_names(repeated)}")
+    if twice := repeated(clips):
+        raise DataError(f"{path}: clips named more than once, {list_names(twice)}")
     return [(clip, number_of[row[1]]) for clip, (_, row) in zip(clips, rows, strict=True)]
 
 

@@ -1,6 +1,6 @@
 """UCF101: 13320 clips of 101 actions from YouTube, as pictures and optical flow (Soomro et al., arXiv 1212.0402)."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dataset.base import MultimodalDataset
-from dataset.lists import read_lines
+from dataset.lists import read_lines, repeated
 from dataset.recipes.corrupt import Corrupt
 from dataset.recipes.frames import FrameTransform, even_frames, load_frames, number_of, random_frames
 from dataset.recipes.pictures import read_picture
@@ -112,7 +112,7 @@ class UCF101(MultimodalDataset):
         rows = [line.split() for _, line in read_lines(path)]
         if not rows or any(row[:1] != [str(number)] or len(row) != 2 for number, row in enumerate(rows, 1)):
             raise DataError(f"{path}: rows must be `number class`, numbered from 1: prepare the data again")
-        if twice := [name for name, count in Counter(name for _, name in rows).items() if count > 1]:
+        if twice := repeated(name for _, name in rows):
             raise DataError(f"{path}: classes named more than once, {list_names(twice)}: prepare the data again")
         return tuple(name for _, name in rows)
 
