@@ -25,7 +25,7 @@ from dataset.recipes.corrupt import KINDS
 from scripts.drawing.robustness import draw
 from scripts.results.columns import classifies
 from scripts.results.folder import Setting, find_runs
-from scripts.results.labels import STAR, label_settings
+from scripts.results.labels import label_settings, notes_on
 from scripts.results.robustness import CLEAN, Row, make_csv, make_tables
 from scripts.trained.evaluation import Condition, Evaluation
 from scripts.trained.restore import add_flags, restore
@@ -101,9 +101,7 @@ def write(rows: list[Row], text: str, out: Path, names: Collection[str]) -> None
     for dataset in dict.fromkeys(row.setting[0] for row in rows):
         of_dataset = [row for row in rows if row.setting[0] == dataset]
         labels, shared = label_settings(list(dict.fromkeys(row.setting for row in of_dataset)), names)
-        notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
-        notes += [STAR] if any("*" in text for text in labels.values()) else []
-        draw(of_dataset, labels, "\n".join(notes), out / f"robustness_{dataset}")
+        draw(of_dataset, labels, "\n".join(notes_on(labels, shared)), out / f"robustness_{dataset}")
     print(f"{text}\nwritten to {out}")
 
 

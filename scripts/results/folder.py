@@ -13,7 +13,7 @@ from scripts.experiments.ensembles import ENSEMBLE
 from scripts.results.columns import WANTED, Samples, classifies, read_columns
 from scripts.results.consistency import Origin, differences
 from scripts.results.experiment import joint_for
-from scripts.results.labels import STAR, Setting, flags_of_tag, label_settings
+from scripts.results.labels import Setting, flags_of_tag, label_settings, notes_on
 from scripts.results.lines import Line
 from scripts.results.places import by_setting
 from scripts.results.tables import Table
@@ -107,8 +107,7 @@ def table_of(dataset: str, runs: dict[Setting, list[Path]], rule: str, chosen: S
     # The order is that of the run that has most: one of a single modality lacks the others.
     names = dict.fromkeys(name for metrics in sorted(of_runs, key=len, reverse=True) for name in metrics)
     columns = [name for name in names if name not in WANTED]
-    notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
-    notes += [STAR] if any("*" in text for text in labels.values()) else []
+    notes = notes_on(labels, shared)
     notes += [UNTRAINED.format(labels[setting]) for setting, folders in runs.items() if not classifies(folders[0])]
     title = "Every setting"
     return Table("", title, dataset, rule, seeds, tuple(columns), tuple(lines), (), tuple(chosen), tuple(notes))

@@ -39,6 +39,12 @@ def label_settings(settings: Sequence[Setting], flags: Collection[str]) -> tuple
     return {s: text if count[text] == 1 else f"{s[1]}/{s[2]}" for s, text in labels.items()}, shared
 
 
+def notes_on(labels: Mapping[Setting, str], shared: Mapping[str, str]) -> list[str]:
+    """What a reader of these labels has to know: the flags that none repeats, and what a star means."""
+    notes = [f"In every run: {' '.join(f'--{flag} {value}' for flag, value in shared.items())}."] if shared else []
+    return notes + ([STAR] if any("*" in text for text in labels.values()) else [])
+
+
 def label(setting: Setting, flags: dict[str, str] | None) -> str:
     """The method as the paper prints it, with a star for --unimodal_loss split, and the other flags of the setting."""
     _, method, tag = setting
