@@ -156,8 +156,7 @@ class CGGM(Modulation):
 
     def clipped(self) -> Iterable[Parameter]:
         """All but the classifiers', which learn beside the model: they do not shrink with its gradients."""
-        heads = set(self.model.heads.parameters())
-        return [p for p in self.model.parameters() if p not in heads]
+        return (p for name, p in self.model.named_parameters() if not name.startswith("heads."))
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"accuracy": self.accuracy}
