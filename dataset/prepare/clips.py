@@ -156,7 +156,7 @@ class Maker:
 
     def sizes(self, name: str) -> list[int | None]:
         """The size of each of the clip's `places`."""
-        return [size_of(place) for place in self.places(name)]
+        return [bytes_of(place) for place in self.places(name)]
 
     def noted(self) -> dict[str, list[int]]:
         """What the record holds."""
@@ -223,7 +223,7 @@ class Maker:
         return None
 
 
-def size_of(path: Path) -> int | None:
+def bytes_of(path: Path) -> int | None:
     """The bytes of a file, or of all files in a folder; None if it is not there."""
     if path.is_dir():
         return sum(entry.stat().st_size for entry in os.scandir(path))
