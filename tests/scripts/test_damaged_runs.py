@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 from helpers.results import TARGET, N
-from helpers.table2 import make
 
 from scripts import collect, report
 from scripts.drawing.sweeps import by_rule
@@ -23,11 +22,6 @@ ARRAYS = {
     "names": np.arange(N).astype(str), "classes": np.arange(8).astype(str), "heads": np.array(["fused", "audio"]),
     "target": TARGET, "last": TARGET, "last_by_head": np.zeros((N, 2), int), "last_probabilities": np.ones((N, 2, 8)),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("made") / "results")
 
 
 @pytest.fixture

@@ -4,18 +4,12 @@ import json
 import shutil
 
 import pytest
-from helpers.table2 import make
 
 from scripts import collect, localise, report
 from scripts.drawing import figures
 from scripts.experiments.paper import EXPERIMENTS
 from scripts.results.places import by_setting
 from utils.errors import RunError
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("made") / "results")
 
 
 @pytest.fixture

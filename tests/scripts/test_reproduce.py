@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers.desk import EXTRA, Desk, Inline, count_trainings
+from helpers.desk import EXTRA, Inline, count_trainings
 from helpers.instances import make_series, save_series
 from helpers.places import ROOT
 
@@ -18,11 +18,6 @@ from scripts import reproduce
 from scripts.drawing.figures import FIGURES
 from scripts.experiments.cells import LOG, Experiment, Row, cells, folder_of, setting_of
 from scripts.experiments.paper import EXPERIMENTS
-
-
-@pytest.fixture
-def desk(monkeypatch, demo, tmp_path):
-    return Desk(monkeypatch, demo, tmp_path / "out")
 
 
 def listed(capsys, desk, *words):

@@ -25,11 +25,6 @@ from utils import lock
 from utils.errors import RunError
 
 
-@pytest.fixture
-def desk(monkeypatch, demo, tmp_path):
-    return Desk(monkeypatch, demo, tmp_path / "out")
-
-
 def test_two_processes_on_one_folder_train_each_cell_once(desk, tmp_path, monkeypatch):
     count_trainings(monkeypatch, tmp_path / "trained")
     desk.say(SEEDS="0 1", JOBS="1")
